@@ -1,0 +1,1 @@
+"""Configurations: each file says what a run costs and what it reaches."""

@@ -1,0 +1,76 @@
+"""flaxflair: the FLAIR that was not scanned.
+
+The public functions, imported when first used so that `import flaxflair` costs nothing:
+
+    load_model      a trained fold of a finished run
+    load_cohort     the subjects of a prepared BIDS data set
+    predict_array   intensities [x, y, z, m] -> synthetic FLAIR [x, y, z]
+    predict_files   NIfTI files -> synthetic FLAIR NIfTI, on their grid
+    saliency_maps   P3S maps [x, y, z, m] of one subject
+    p3s             P3S of any network: `p3s(forward, params, images, target)`
+    score           metrics of a synthetic FLAIR against the true one
+    read_volume     one checked NIfTI volume
+    write_volume    one NIfTI volume, whole or not at all
+
+and the records that they take and give: `Model`, `Subject`, `Masks`, `Volume`, `Geometry`; what
+cannot be used raises `InputError`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flaxflair.cohort import load_cohort
+    from flaxflair.evaluate import score
+    from flaxflair.model import Model, load_model, predict_array, predict_files, saliency_maps
+    from flaxflair.nifti import read_volume, write_volume
+    from flaxflair.saliency import p3s
+    from flaxflair.volume import Geometry, InputError, Masks, Subject, Volume
+
+__all__ = [
+    "Geometry",
+    "InputError",
+    "Masks",
+    "Model",
+    "Subject",
+    "Volume",
+    "load_cohort",
+    "load_model",
+    "p3s",
+    "predict_array",
+    "predict_files",
+    "read_volume",
+    "saliency_maps",
+    "score",
+    "write_volume",
+]
+
+_HOME = {
+    "load_cohort": "cohort",
+    "score": "evaluate",
+    "Model": "model",
+    "load_model": "model",
+    "predict_array": "model",
+    "predict_files": "model",
+    "saliency_maps": "model",
+    "read_volume": "nifti",
+    "write_volume": "nifti",
+    "p3s": "saliency",
+    "Geometry": "volume",
+    "InputError": "volume",
+    "Masks": "volume",
+    "Subject": "volume",
+    "Volume": "volume",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'flaxflair' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"flaxflair.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

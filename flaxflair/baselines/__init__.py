@@ -1,0 +1,1 @@
+"""Baselines: methods that are no network, each with the same `predict` as one."""

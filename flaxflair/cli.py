@@ -1,0 +1,114 @@
+"""The command `flaxflair`: subcommands and dispatch, no more.
+
+Nothing heavy is imported before a subcommand runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flaxflair.sequences import SEQUENCES, TARGET
+from flaxflair.volume import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand and returns its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (InputError, OSError) as error:
+        print(f"flaxflair: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("flaxflair: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flaxflair",
+        description="The FLAIR that was not scanned, synthesised from the sequences that were.",
+        epilog="To train: python -m flaxflair.main --config=configs/fcn64.py:quick",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    phantom = commands.add_parser("phantom", help="write a simulated MS data set, as BIDS")
+    phantom.add_argument("out", type=Path, help="folder to make")
+    phantom.add_argument("--subjects", type=int, default=24, help="how many (24)")
+    phantom.add_argument("--healthy", type=int, default=4, help="how many without lesions (4)")
+    phantom.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    phantom.add_argument(
+        "--layout",
+        choices=("raw", "prepared"),
+        default="prepared",
+        help="each sequence on its own grid, or all on the FLAIR's (prepared)",
+    )
+    phantom.add_argument(
+        "--scale", type=float, default=1.0, help="1 is 208×256×40 voxels; less is coarser (1)"
+    )
+    phantom.set_defaults(run=_phantom)
+
+    montage = commands.add_parser("montage", help="draw all sequences of one subject")
+    montage.add_argument("root", type=Path, help="BIDS data set")
+    montage.add_argument("out", type=Path, help="PNG to write")
+    montage.add_argument("--participant", default="01", help="label of the subject (01)")
+    montage.set_defaults(run=_montage)
+
+    predict = commands.add_parser("predict", help="synthesise a FLAIR from prepared images")
+    predict.add_argument("--model", type=Path, required=True, help="folder of a finished run")
+    predict.add_argument("--fold", type=int, default=0, help="which of its models (0)")
+    for name, sequence in SEQUENCES.items():
+        if name != TARGET:
+            predict.add_argument(f"--{name.lower()}", type=Path, help=f"{sequence.title} image")
+    predict.add_argument("--brain", type=Path, help="brain mask, if the model needs one")
+    predict.add_argument("--slab", type=int, default=32, help="voxels predicted at a time (32)")
+    predict.add_argument("--out", type=Path, required=True, help="FLAIR to write")
+    predict.set_defaults(run=_predict)
+    return parser
+
+
+def _phantom(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from flaxflair.phantom import write_phantom
+    from flaxflair.screen import show_bar
+
+    done: list[int] = []
+    with show_bar(Console(), "phantom", args.subjects, 0) as bar:
+
+        def count(index: int) -> None:
+            done.append(index)
+            bar.advance(len(done))
+
+        write_phantom(
+            args.out,
+            subjects=args.subjects,
+            healthy=args.healthy,
+            seed=args.seed,
+            layout=args.layout,
+            scale=args.scale,
+            on_subject=count,
+        )
+
+
+def _montage(args: argparse.Namespace) -> None:
+    from flaxflair.figures import montage
+
+    montage(args.root, args.participant, args.out)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from flaxflair import load_model, predict_files
+
+    given = {name: getattr(args, name.lower()) for name in SEQUENCES if name != TARGET}
+    inputs = {name: path for name, path in given.items() if path is not None}
+    model = load_model(args.model, args.fold)
+    predict_files(model, inputs, args.out, brain=args.brain, slab=args.slab)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

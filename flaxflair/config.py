@@ -1,0 +1,281 @@
+"""The typed configuration of a run: what can be chosen, its default, and what is refused.
+
+The defaults are the paper's. A file in `configs/` returns one of these trees, changed where it
+differs. Knows nothing of flags, files or JAX.
+
+Annotations here stay types (no `from __future__ import annotations`): the flags parse by them.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from flaxflair.sequences import INPUTS, parse_inputs
+from flaxflair.volume import InputError
+
+
+@dataclass
+class PhantomConfig:
+    """The embedded data set, used when no data root is given.
+
+    Attributes:
+      subjects: how many are made.
+      healthy: how many of them have no lesion.
+      seed: of the simulation.
+      scale: 1.0 is the paper's 208×256×40 grid; less keeps the field of view with larger voxels.
+    """
+
+    subjects: int = 24
+    healthy: int = 4
+    seed: int = 0
+    scale: float = 1.0
+
+
+@dataclass
+class DataConfig:
+    """What is read.
+
+    Attributes:
+      root: prepared BIDS data set; empty for the embedded phantom.
+      inputs: names of the input sequences.
+      region: voxels that count in the loss and in every fit, `volume` (the paper) or `brain`;
+        with `brain`, the prediction is zero outside it.
+    """
+
+    root: str = ""
+    inputs: tuple[str, ...] = INPUTS
+    region: str = "volume"
+    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+
+
+@dataclass
+class NormalizationConfig:
+    """How intensities become numbers near one.
+
+    Attributes:
+      method: `dataset`, one z-score per sequence over all voxels of all images (the paper), or
+        `brain`, a z-score per sequence and subject within the brain.
+      statistics: of `training` subjects only, or of `all` (the paper, which sees the held-out
+        images' mean and SD); of no effect on input sequences when `method` is `brain`.
+    """
+
+    method: str = "dataset"
+    statistics: str = "training"
+
+
+@dataclass
+class NetworkConfig:
+    """The network.
+
+    Attributes:
+      name: a key of `networks.NETWORKS`.
+      layers: hidden layers.
+      filters: filters in each.
+      dtype: of the computation, `float32` or `bfloat16`; parameters are always float32.
+      init: `glorot` (the paper), or `least_squares`, which starts as the least-squares solution
+        and so spends no step on what a line already explains.
+    """
+
+    name: str = "fcn"
+    layers: int = 3
+    filters: int = 64
+    dtype: str = "float32"
+    init: str = "glorot"
+
+
+@dataclass
+class TrainConfig:
+    """How the network is fitted.
+
+    Attributes:
+      optimizer: a key of `train.OPTIMIZERS`.
+      learning_rate: its peak, if the schedule is not constant.
+      schedule: `constant`, or `cosine`: a short linear warm-up, then a cosine to zero.
+      epochs: at most this many.
+      window: edge lengths of windows along x, y, z; zeros for whole volumes (the paper).
+      windows_per_subject: drawn from every training subject in an epoch; of no effect on whole
+        volumes.
+      batch: windows or volumes in a step.
+    """
+
+    optimizer: str = "sgd"
+    learning_rate: float = 0.0005
+    schedule: str = "constant"
+    epochs: int = 1000
+    window: tuple[int, int, int] = (0, 0, 0)
+    windows_per_subject: int = 1
+    batch: int = 1
+
+
+@dataclass
+class StopConfig:
+    """When training ends, and which weights are kept.
+
+    Attributes:
+      watch: the subjects whose error is watched: `heldout`, the fold itself (the paper; optimistic,
+        since the fold then chooses the weights it is scored with), `training`, one training
+        subject set aside, or `none`.
+      every: epochs between two looks.
+      strips: p of STOP_p; 0 never stops early.
+      strip_length: q, in epochs; a multiple of `every`.
+      keep: `best` weights by the watched error, or the `last`.
+    """
+
+    watch: str = "heldout"
+    every: int = 1
+    strips: int = 3
+    strip_length: int = 5
+    keep: str = "best"
+
+
+@dataclass
+class FoldsConfig:
+    """How the cohort is cut.
+
+    Attributes:
+      count: number of folds; 0 leaves one participant out at a time.
+      seed: of the draw, and of the networks' initial weights.
+    """
+
+    count: int = 5
+    seed: int = 0
+
+
+@dataclass
+class PredictConfig:
+    """How volumes are predicted.
+
+    Attributes:
+      batch: subjects computed side by side under `vmap` in the one call of a fold.
+      slab: thickness of a streamed slab along the longest axis; 0 predicts whole volumes.
+    """
+
+    batch: int = 1
+    slab: int = 0
+
+
+@dataclass
+class Config:
+    """A run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
+    folds: FoldsConfig = field(default_factory=FoldsConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    save_every_seconds: float = 30.0
+
+
+_CHOICES = {
+    "data.region": ("volume", "brain"),
+    "normalization.method": ("dataset", "brain"),
+    "normalization.statistics": ("training", "all"),
+    "network.dtype": ("float32", "bfloat16"),
+    "network.init": ("glorot", "least_squares"),
+    "train.schedule": ("constant", "cosine"),
+    "stop.watch": ("heldout", "training", "none"),
+    "stop.keep": ("best", "last"),
+}
+_AT_LEAST_ONE = (
+    "network.layers",
+    "network.filters",
+    "train.epochs",
+    "train.windows_per_subject",
+    "train.batch",
+    "stop.every",
+    "stop.strip_length",
+    "predict.batch",
+)
+
+_NOT_NEGATIVE = ("stop.strips", "folds.count", "predict.slab")
+
+
+def _get(config: Config, path: str) -> Any:
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def validate(config: Config) -> Config:
+    """Returns the configuration with its inputs in the package's order.
+
+    Raises:
+      InputError: a field holds what it cannot; the message names field, value and choices.
+    """
+    for path, choices in _CHOICES.items():
+        if (value := _get(config, path)) not in choices:
+            raise InputError(f"config.{path} is {value!r}; choose from {', '.join(choices)}")
+    for path in _AT_LEAST_ONE:
+        if (value := _get(config, path)) < 1:
+            raise InputError(f"config.{path} is {value}; it must be at least 1")
+    for path in _NOT_NEGATIVE:
+        if (value := _get(config, path)) < 0:
+            raise InputError(f"config.{path} is {value}; it must be 0 or more")
+    if not 0 < config.data.phantom.scale <= 1:
+        scale = config.data.phantom.scale
+        raise InputError(f"config.data.phantom.scale is {scale}; it must be above 0, at most 1")
+    if not config.train.learning_rate > 0:
+        raise InputError(
+            f"config.train.learning_rate is {config.train.learning_rate}; it must be above 0"
+        )
+    if config.stop.keep == "best" and config.stop.watch == "none":
+        raise InputError(
+            "config.stop.keep is 'best' and nothing is watched; set stop.watch or keep 'last'"
+        )
+    if config.stop.strips and config.stop.watch == "none":
+        raise InputError("config.stop.strips needs a watched error; set stop.watch, or strips to 0")
+    if config.stop.strips and config.stop.strip_length % config.stop.every:
+        raise InputError(
+            f"config.stop.strip_length is {config.stop.strip_length}; "
+            f"it must be a multiple of stop.every ({config.stop.every})"
+        )
+    window = config.train.window
+    if len(window) != 3 or (any(window) and min(window) < 1):
+        raise InputError(f"config.train.window is {window}; give three edges, or three zeros")
+    try:
+        config.data.inputs = parse_inputs(config.data.inputs)
+    except ValueError as error:
+        raise InputError(f"config.data.inputs: {error}") from None
+    return config
+
+
+def to_json(config: Config) -> str:
+    """Returns the configuration as JSON text, its fields in a fixed order."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Undoes `to_json`."""
+    return _build(Config, json.loads(text))
+
+
+def _build(kind: type, values: dict[str, Any]) -> Any:
+    defaults = kind()
+    known = {
+        entry.name: _build(type(current), value)
+        if dataclasses.is_dataclass(current := getattr(defaults, entry.name))
+        else (tuple(value) if isinstance(value, list) else value)
+        for entry in dataclasses.fields(kind)
+        if (value := values.get(entry.name)) is not None
+    }
+    return kind(**known)
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """Returns one line for each field in which two configurations differ."""
+    a, b = _flat(dataclasses.asdict(ours)), _flat(dataclasses.asdict(theirs))
+    return [f"{name}: {a[name]} instead of {b[name]}" for name in a if a[name] != b[name]]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= _flat(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves

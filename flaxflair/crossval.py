@@ -1,0 +1,438 @@
+"""Cross-validation: for each fold fit, save, predict, write, score, explain; then the summary.
+
+The one place where data, network, files and screen meet. A fold that is done is left alone, one
+that was cut off goes on from its last checkpoint, so the same command always ends with the same
+numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from rich.console import Console
+
+from flaxflair import checkpoint, derivative, evaluate, normalize, panels
+from flaxflair import config as configs
+from flaxflair import model as models
+from flaxflair.baselines import least_squares
+from flaxflair.cohort import by_grid, extract_brain, load_cohort
+from flaxflair.config import Config
+from flaxflair.examples import Example, by_shape, make_batches, make_example
+from flaxflair.files import write_json
+from flaxflair.folds import make_folds, split
+from flaxflair.machine import describe_machine
+from flaxflair.model import Model
+from flaxflair.networks import NETWORKS, Network
+from flaxflair.networks.network import Params, count_parameters
+from flaxflair.predict import predict_volumes
+from flaxflair.saliency import shares
+from flaxflair.screen import Journal, say_seconds, show_bar
+from flaxflair.signals import Interrupted, deferred
+from flaxflair.summary import summarize, tabulate
+from flaxflair.train import (
+    FitState,
+    Plan,
+    TrainStep,
+    fit,
+    init_fit,
+    is_finished,
+    make_optimizer,
+    make_train_step,
+)
+from flaxflair.volume import Array, InputError, Subject
+
+# The first step compiles; by the fourth the time of one has settled.
+TIMED_STEP = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all folds of a run share.
+
+    Attributes:
+      config: of the run.
+      workdir: where it writes.
+      source: the data set it reads.
+      subjects: participant -> sessions.
+      folds: held-out participants of each fold.
+      network: pure functions.
+      journal: `log.jsonl`.
+      console: for people.
+    """
+
+    config: Config
+    workdir: Path
+    source: Path
+    subjects: Mapping[str, Sequence[Subject]]
+    folds: Sequence[Sequence[str]]
+    network: Network
+    journal: Journal
+    console: Console
+
+    def of(self, participants: Sequence[str]) -> list[Subject]:
+        """Returns the sessions of participants."""
+        return [subject for name in participants for subject in self.subjects[name]]
+
+
+def run(
+    config: Config,
+    workdir: Path,
+    source: Path,
+    *,
+    folds: Sequence[int] | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Runs (or goes on with) a cross-validation and returns its summary.
+
+    Args:
+      config: of the run.
+      workdir: made if missing. Afterwards it holds `config.json`, `folds.json`, `log.jsonl`,
+        `summary.json`, a folder a fold, and `derivative/`, the synthetic FLAIRs and saliency maps
+        as a BIDS derivative.
+      source: prepared BIDS data set.
+      folds: which to run; None for all.
+      console: None prints nothing.
+
+    Returns:
+      What `summary.json` holds, over the folds done so far.
+
+    Raises:
+      InputError: the data cannot be used, or `workdir` holds a run of another configuration.
+      Interrupted: SIGTERM or SIGINT came while training; everything is saved.
+    """
+    console = console or Console(quiet=True)
+    configs.validate(config)
+    _claim(workdir, config, source)
+    journal = Journal(workdir / "log.jsonl")
+    with console.status("reading the data set"):
+        cohort = load_cohort(source, config.data.inputs)
+    if config.data.region == "brain":
+        cohort = [extract_brain(subject) for subject in cohort]
+    subjects: dict[str, list[Subject]] = {}
+    for subject in cohort:
+        subjects.setdefault(subject.participant, []).append(subject)
+    groups = {name: sessions[0].group for name, sessions in subjects.items()}
+    cut = make_folds(groups, config.folds.count, config.folds.seed)
+    wanted = list(range(len(cut))) if folds is None else list(folds)
+    for fold in wanted:
+        split(cut, fold)
+    write_json(workdir / "folds.json", {"groups": groups, "heldout": cut})
+    network = NETWORKS[config.network.name](len(config.data.inputs), config.network)
+    job = Job(config, workdir, source, subjects, cut, network, journal, console)
+    derivative.start(workdir / "derivative", source)
+    journal.write("run", folds=wanted, subjects=len(cohort), machine=describe_machine())
+    _announce(job, wanted)
+    optimizer, train_step = _make_step(job, wanted)
+    for position, fold in enumerate(wanted):
+        if not _scores_path(workdir, fold).is_file():
+            _run_fold(job, fold, optimizer, train_step, remaining=len(wanted) - position)
+    summary = summarize(workdir)
+    write_json(workdir / "summary.json", summary)
+    console.print(tabulate(summary))
+    return summary
+
+
+def _claim(workdir: Path, config: Config, source: Path) -> None:
+    """Makes the folder this run's own, or checks that it is."""
+    path = workdir / "config.json"
+    stored = {"source": str(source.resolve()), "config": json.loads(configs.to_json(config))}
+    if not path.is_file():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, stored)
+        return
+    there = json.loads(path.read_text())
+    others = configs.differences(config, configs.from_json(json.dumps(there["config"])))
+    if there["source"] != stored["source"]:
+        others.append(f"source: {stored['source']} instead of {there['source']}")
+    if others:
+        raise InputError(
+            f"{workdir}: holds a run of another configuration ({'; '.join(others[:3])}); "
+            "name another --workdir, or remove this one"
+        )
+
+
+def _steps(job: Job, fold: int) -> int:
+    """Steps in an epoch of one fold."""
+    config = job.config.train
+    training, _ = split(job.folds, fold)
+    count = len(job.of(training)) - (job.config.stop.watch == "training")
+    shown = count if not any(config.window) else count * config.windows_per_subject
+    return -(-shown // config.batch)
+
+
+def _make_step(job: Job, wanted: Sequence[int]) -> tuple[optax.GradientTransformation, TrainStep]:
+    """Returns optimiser and step, made once so that all folds share one compilation."""
+    config = job.config.train
+    steps = config.epochs * max(_steps(job, fold) for fold in wanted)
+    optimizer = make_optimizer(config.optimizer, config.learning_rate, config.schedule, steps)
+    return optimizer, make_train_step(job.network.forward, optimizer)
+
+
+def _announce(job: Job, wanted: Sequence[int]) -> None:
+    """Says what will be run, before it is."""
+    config = job.config
+    shapes = {subject.geometry.shape for subject in job.of(list(job.subjects))}
+    grid = " and ".join("×".join(map(str, shape)) for shape in sorted(shapes)[:3])
+    params = job.network.init(jax.random.key(0))
+    window = config.train.window
+    what = "whole volumes" if not any(window) else f"windows of {'×'.join(map(str, window))}"
+    job.console.print(
+        f"[bold]{config.network.name}[/], {count_parameters(params):,} parameters, "
+        f"from {', '.join(config.data.inputs)} to FLAIR\n"
+        f"{sum(map(len, job.subjects.values()))} sessions of {len(job.subjects)} participants "
+        f"on {grid} voxels, {len(wanted)} of {len(job.folds)} folds\n"
+        f"at most {config.train.epochs} epochs of {_steps(job, wanted[0])} steps on {what}, "
+        f"{config.train.optimizer} at {config.train.learning_rate:g} ({config.train.schedule}), "
+        f"{config.network.dtype}, into {job.workdir}"
+    )
+
+
+def _run_fold(
+    job: Job,
+    fold: int,
+    optimizer: optax.GradientTransformation,
+    train_step: TrainStep,
+    *,
+    remaining: int,
+) -> None:
+    started = time.monotonic()
+    config = job.config
+    training, heldout = (job.of(names) for names in split(job.folds, fold))
+    watched = list(heldout)
+    if config.stop.watch == "training":
+        training, watched = training[:-1], training[-1:]
+    everyone = training + heldout if config.normalization.statistics == "all" else training
+    normalization = normalize.fit(everyone, config.normalization.method)
+    examples = [make_example(s, normalization, config.data.region) for s in training]
+    job.journal.write("fold", fold=fold, training=_names(training), heldout=_names(heldout))
+    watch = None
+    if config.stop.watch != "none":
+        looked_at = [make_example(s, normalization, config.data.region) for s in watched]
+        watch = _make_watch(job, looked_at)
+    rival = least_squares.fit(examples)
+    params = _fit(job, fold, examples, rival, watch, optimizer, train_step, remaining)
+    model = Model(
+        config.data.inputs, config.network, job.network, params, normalization, config.data.region
+    )
+    models.save_model(_fold_dir(job.workdir, fold), model)
+    methods: dict[str, Callable[[Sequence[Subject]], list[Array]]] = {
+        config.network.name: lambda subjects: _predict_grid(job, model, subjects),
+        "least_squares": lambda subjects: [
+            _predict_rival(rival, normalization, config.data.region, s) for s in subjects
+        ],
+    }
+    heldout = [subject for together in by_grid(heldout) for subject in together]
+    flairs = {name: _predict_all(heldout, method) for name, method in methods.items()}
+    rows = {
+        name: [evaluate.score(s, flair) for s, flair in zip(heldout, own, strict=True)]
+        for name, own in flairs.items()
+    }
+    synthetic = flairs[config.network.name]
+    for subject, flair in zip(heldout, synthetic, strict=True):
+        derivative.write_flair(
+            job.workdir / "derivative",
+            subject,
+            flair,
+            extracted=config.data.region == "brain",
+            model={"Network": config.network.name, "Fold": fold, "Training": _names(training)},
+        )
+    saliency = _explain(job, fold, model, heldout, synthetic)
+    scores = {
+        "fold": fold,
+        "heldout": _names(heldout),
+        "methods": rows,
+        "truth": [evaluate.score_truth(subject) for subject in heldout],
+        "least_squares": rival.coefficients.tolist(),
+        "saliency": saliency,
+        "seconds": time.monotonic() - started,
+    }
+    write_json(_scores_path(job.workdir, fold), scores)
+    mean = {name: float(np.mean([row["mse"] for row in rows[name]])) for name in rows}
+    job.journal.write("scored", fold=fold, mse=mean, seconds=scores["seconds"])
+    told = ", ".join(f"{name} {value:.4g}" for name, value in mean.items())
+    job.console.print(f"fold {fold}: MSE {told}, {say_seconds(scores['seconds'])}")
+
+
+def _fit(
+    job: Job,
+    fold: int,
+    examples: Sequence[Example],
+    rival: least_squares.LeastSquares,
+    watch: Callable[[Params], float] | None,
+    optimizer: optax.GradientTransformation,
+    train_step: TrainStep,
+    remaining: int,
+) -> Params:
+    """Fits one fold, from its last checkpoint if there is one, and returns the weights to keep."""
+    config, folder = job.config, _fold_dir(job.workdir, fold)
+    batches, steps_per_epoch = make_batches(
+        examples,
+        window=config.train.window,
+        windows_per_subject=config.train.windows_per_subject,
+        batch=config.train.batch,
+        address=(config.folds.seed, fold),
+    )
+    stop = config.stop
+    plan = Plan(config.train.epochs, steps_per_epoch, stop.every, stop.strips, stop.strip_length)
+    params = _init(job, fold, rival)
+    state = init_fit(params, optimizer, plan)
+    state = checkpoint.load(folder / "last", state) or state
+    first = int(state.train.step)
+    if first:
+        job.journal.write("resumed", fold=fold, step=first)
+    total = plan.epochs * steps_per_epoch
+    saved = started = time.monotonic()
+    with show_bar(job.console, f"fold {fold}", total, first) as bar, deferred() as signalled:
+        for progress in fit(train_step, state, batches, watch, plan):
+            state = progress.state
+            bar.advance(progress.step)
+            if progress.epoch_loss is not None:
+                bar.note(progress.epoch, progress.epoch_loss, progress.error)
+                job.journal.write(
+                    "epoch",
+                    fold=fold,
+                    epoch=progress.epoch,
+                    loss=progress.epoch_loss,
+                    error=progress.error,
+                )
+            if progress.step == first + 1:
+                jax.block_until_ready(progress.loss)
+                started = time.monotonic()
+            if progress.step == first + TIMED_STEP:
+                jax.block_until_ready(progress.loss)
+                step = (time.monotonic() - started) / (TIMED_STEP - 1)
+                _estimate(job, fold, step, total - progress.step, total * (remaining - 1))
+            now, asked = time.monotonic(), signalled()
+            if asked or progress.finished or now - saved > config.save_every_seconds:
+                _save(job, fold, state)
+                saved = now
+            if asked and not progress.finished:
+                raise Interrupted(f"saved after step {progress.step} of fold {fold}", asked)
+    if not is_finished(state, plan):
+        raise RuntimeError(f"fold {fold} ended early")
+    job.journal.write(
+        "fitted", fold=fold, step=int(state.train.step), best_epoch=int(state.best_epoch)
+    )
+    return state.best if stop.keep == "best" else state.train.params
+
+
+def _init(job: Job, fold: int, rival: least_squares.LeastSquares) -> Params:
+    """Returns the weights that a fold starts from."""
+    key = jax.random.fold_in(jax.random.key(job.config.folds.seed), fold)
+    params = job.network.init(key)
+    if job.config.network.init == "glorot":
+        return params
+    if job.network.start_linear is None:
+        raise InputError(
+            f"config.network.init is 'least_squares', and a {job.config.network.name} of "
+            f"{job.config.network.filters} filters cannot start as a linear map of "
+            f"{len(job.config.data.inputs)} sequences; take twice as many filters, or 'glorot'"
+        )
+    return job.network.start_linear(params, rival.coefficients)
+
+
+def _save(job: Job, fold: int, state: FitState) -> None:
+    folder = _fold_dir(job.workdir, fold)
+    if int(state.best_epoch):
+        checkpoint.save(folder / "best", int(state.best_epoch), state.best)
+    checkpoint.save(folder / "last", int(state.train.step), state)
+    job.journal.write("saved", fold=fold, step=int(state.train.step))
+
+
+def _estimate(job: Job, fold: int, step: float, left: int, later: int) -> None:
+    job.journal.write("timed", fold=fold, seconds_a_step=step)
+    job.console.print(
+        f"fold {fold}: {step:.3g} s a step on this machine, so at most "
+        f"{say_seconds(step * left)} for this fold and {say_seconds(step * (left + later))} in all"
+    )
+
+
+def _make_watch(job: Job, examples: Sequence[Example]) -> Callable[[Params], float]:
+    """Returns parameters -> mean squared error of z-scores over the voxels that count."""
+
+    def watch(params: Params) -> float:
+        total, count = 0.0, 0
+        for together in by_shape(examples):
+            images = np.stack([example.images for example in together])
+            forward, batch = job.network.forward, min(job.config.predict.batch, len(together))
+            flairs = np.asarray(predict_volumes(forward, params, images, batch=batch))
+            for example, flair in zip(together, flairs, strict=True):
+                error = np.square(flair - example.flair)[example.region]
+                total, count = total + float(error.sum(dtype=np.float64)), count + error.size
+        return total / count
+
+    return watch
+
+
+def _predict_all(
+    subjects: Sequence[Subject], method: Callable[[Sequence[Subject]], list[Array]]
+) -> list[Array]:
+    """Returns a method's FLAIRs, subjects of one grid being handed to it together."""
+    return [flair for together in by_grid(subjects) for flair in method(together)]
+
+
+def _predict_grid(job: Job, model: Model, subjects: Sequence[Subject]) -> list[Array]:
+    return models.predict_many(
+        model,
+        [subject.images for subject in subjects],
+        [subject.masks.brain for subject in subjects],
+        slab=job.config.predict.slab,
+        batch=job.config.predict.batch,
+    )
+
+
+def _predict_rival(
+    rival: least_squares.LeastSquares,
+    normalization: normalize.Normalization,
+    region: str,
+    subject: Subject,
+) -> Array:
+    brain = subject.masks.brain
+    images = normalize.encode_images(normalization, subject.images, brain)
+    predicted = least_squares.predict(rival, images)
+    flair = normalize.decode_flair(normalization, predicted, subject.images, brain)
+    return np.where(brain, flair, 0) if region == "brain" else flair
+
+
+def _explain(
+    job: Job, fold: int, model: Model, subjects: Sequence[Subject], flairs: Sequence[Array]
+) -> dict[str, Any]:
+    """Writes the saliency maps of subjects, draws one of them, and returns all shares."""
+    drawn = max(subjects, key=_lesion_voxels)
+    tables = {}
+    for subject, flair in zip(subjects, flairs, strict=True):
+        maps = models.saliency_maps(model, subject, slab=job.config.predict.slab)
+        derivative.write_saliency(job.workdir / "derivative", subject, maps)
+        table = shares(maps, evaluate.regions(subject))
+        tables[subject.name] = {
+            region: dict(zip(subject.sequences, row, strict=True)) for region, row in table.items()
+        }
+        if subject is drawn:
+            folder = _fold_dir(job.workdir, fold)
+            panels.draw_p3s(subject, maps, folder / f"{subject.name}_p3s.png")
+            panels.draw_prediction(subject, flair, folder / f"{subject.name}_prediction.png")
+    return tables
+
+
+def _lesion_voxels(subject: Subject) -> int:
+    return 0 if subject.masks.lesion is None else int(subject.masks.lesion.sum())
+
+
+def _fold_dir(workdir: Path, fold: int) -> Path:
+    return workdir / f"fold-{fold}"
+
+
+def _scores_path(workdir: Path, fold: int) -> Path:
+    return _fold_dir(workdir, fold) / "scores.json"
+
+
+def _names(subjects: Sequence[Subject]) -> list[str]:
+    return [subject.name for subject in subjects]

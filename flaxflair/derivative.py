@@ -1,0 +1,81 @@
+"""The BIDS derivative that a run leaves: synthetic FLAIRs and saliency maps, and their sidecars.
+
+Knows names and files; knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flaxflair import bids
+from flaxflair.files import write_json
+from flaxflair.nifti import write_volume
+from flaxflair.sequences import SEQUENCES
+from flaxflair.volume import Array, Subject
+
+
+def start(root: Path, source: Path) -> None:
+    """Makes the data set `root`, derived from the data set `source`."""
+    bids.describe_derivative(
+        root, "Synthetic FLAIR and saliency", {"source": source.resolve().as_uri()}
+    )
+    # BIDS has no suffix for a saliency map, and that of an image would be a trap: a pipeline that
+    # collects T1w files must not pick up a map of one.
+    (root / ".bidsignore").write_text("*_p3s.nii.gz\n*_p3s.json\n")
+
+
+def write_flair(
+    root: Path, subject: Subject, flair: Array, *, extracted: bool, model: Mapping[str, Any]
+) -> None:
+    """Writes `sub-01_desc-synth_FLAIR.nii.gz` and its sidecar.
+
+    Args:
+      root: of the derivative.
+      subject: whose FLAIR it is; the image gets its affine.
+      flair: [x, y, z], in the units of the training FLAIRs.
+      extracted: whether it is zero outside the brain.
+      model: what the sidecar says of the model.
+    """
+    folder, entities = _place(root, subject)
+    image = folder / bids.name_file("FLAIR", **entities, desc="synth")
+    write_volume(image, flair, subject.geometry.affine)
+    sidecar = {
+        "Description": f"Synthetic FLAIR, predicted from {', '.join(subject.sequences)}",
+        "Sources": _sources(subject),
+        "SkullStripped": extracted,
+        "Model": model,
+    }
+    write_json(folder / bids.sidecar(image), sidecar)
+
+
+def write_saliency(root: Path, subject: Subject, maps: Array) -> None:
+    """Writes `sub-01_desc-T1_p3s.nii.gz` and a sidecar for each sequence.
+
+    Args:
+      root: of the derivative.
+      subject: whose maps they are.
+      maps: [x, y, z, m], from `model.saliency_maps`.
+    """
+    folder, entities = _place(root, subject)
+    for channel, name in enumerate(subject.sequences):
+        path = folder / bids.name_file("p3s", **entities, desc=name)
+        write_volume(path, maps[..., channel], subject.geometry.affine)
+        sidecar = {
+            "Description": f"Saliency of {SEQUENCES[name].title}: absolute derivative of the "
+            "squared error of the synthetic FLAIR with respect to this input, both as z-scores",
+            "Sources": _sources(subject),
+        }
+        write_json(folder / bids.sidecar(path), sidecar)
+
+
+def _place(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:
+    folder = bids.subject_folder(root, subject.participant, subject.session)
+    # A FLAIR in its own space says nothing; one in a template's says which.
+    space = None if subject.space in (None, "FLAIR") else subject.space
+    return folder, {"sub": subject.participant, "ses": subject.session, "space": space}
+
+
+def _sources(subject: Subject) -> list[str]:
+    return [f"bids:source:{path}" for path in subject.sources if "FLAIR.nii" not in path]

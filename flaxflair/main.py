@@ -1,0 +1,93 @@
+"""The main job: `python -m flaxflair.main --config=configs/fcn64.py[:variant]`. Flags, no more."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+from rich.console import Console
+
+from flaxflair.config import Config, validate
+from flaxflair.crossval import run
+from flaxflair.embedded import locate, open_phantom
+from flaxflair.screen import show_bar
+from flaxflair.sequences import parse_inputs
+from flaxflair.signals import Interrupted
+from flaxflair.volume import InputError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file, such as configs/fcn64.py or configs/fcn64.py:quick."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; by default runs/CONFIG-VARIANT."
+)
+_FOLDS = flags.DEFINE_list("folds", None, "Folds to run, such as 0,3; by default all.")
+_INPUTS = flags.DEFINE_string("inputs", None, "Inputs, such as T1,T2,DIR; by default the config's.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the cross-validation that the flags describe."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    logging.set_verbosity(logging.WARNING)  # orbax tells each save in a dozen lines
+    console = Console()
+    try:
+        config: Config = _CONFIG.value
+        if _INPUTS.value is not None:
+            config.data.inputs = _parse(_INPUTS.value)
+        run(
+            validate(config),
+            Path(_WORKDIR.value or _default_workdir()),
+            _source(config, console),
+            folds=None if _FOLDS.value is None else [_fold(text) for text in _FOLDS.value],
+            console=console,
+        )
+    except Interrupted as reason:
+        console.print(f"interrupted: {reason}; the same command goes on from there")
+        sys.exit(128 + reason.number)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)
+    except (InputError, OSError) as error:
+        sys.exit(f"flaxflair: {error}")
+
+
+def _source(config: Config, console: Console) -> Path:
+    """Returns the data set to read: the one given, or the embedded phantom."""
+    if config.data.root:
+        return Path(config.data.root)
+    phantom = config.data.phantom
+    if not locate(phantom).is_dir():
+        console.print(f"no data root given: making the phantom, {phantom.subjects} subjects")
+    with show_bar(console, "phantom", phantom.subjects, 0) as bar:
+        return open_phantom(phantom, bar.advance)
+
+
+def _default_workdir() -> Path:
+    path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return Path("runs") / "-".join(part for part in (Path(path).stem, variant) if part)
+
+
+def _parse(names: str) -> tuple[str, ...]:
+    try:
+        return parse_inputs(names)
+    except ValueError as error:
+        raise InputError(f"--inputs: {error}") from None
+
+
+def _fold(text: str) -> int:
+    if not text.strip().isdigit():
+        raise InputError(f"--folds: {text!r} is not the number of a fold")
+    return int(text)
+
+
+def start() -> None:
+    """Parses flags and runs."""
+    flags.mark_flag_as_required("config")
+    app.run(main)
+
+
+if __name__ == "__main__":
+    start()

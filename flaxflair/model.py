@@ -1,0 +1,251 @@
+"""Model: a trained network and all it needs to be used; saved, loaded and applied as one.
+
+What a notebook, the command line and another program use. Takes intensities and gives intensities;
+knows nothing of how it was trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxflair import checkpoint, normalize
+from flaxflair.config import NetworkConfig
+from flaxflair.files import write_json
+from flaxflair.networks import NETWORKS, Network
+from flaxflair.networks.network import Params
+from flaxflair.nifti import read_volume, write_volume
+from flaxflair.normalize import Normalization, Stats
+from flaxflair.predict import predict_streamed, predict_volumes
+from flaxflair.saliency import p3s_streamed
+from flaxflair.volume import Array, GeometryError, InputError, Subject, Volume
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, its normalisation, and the sequences it reads.
+
+    Attributes:
+      sequences: names of the input sequences, in the order of the channels.
+      config: what the network was built from.
+      network: its pure functions.
+      params: its parameters.
+      normalization: intensities to z-scores and back.
+      region: `volume`, or `brain`: then the FLAIR outside the brain is zero.
+    """
+
+    sequences: tuple[str, ...]
+    config: NetworkConfig
+    network: Network
+    params: Params
+    normalization: Normalization
+    region: str = "volume"
+
+
+def save_model(folder: Path, model: Model) -> None:
+    """Saves a model: `model.json` and the checkpoint `params/`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(folder / "params", 0, model.params)
+    content = {
+        "sequences": model.sequences,
+        "region": model.region,
+        "network": asdict(model.config),
+        "normalization": asdict(model.normalization),
+    }
+    write_json(folder / "model.json", content)
+
+
+def load_model(run: str | Path, fold: int = 0) -> Model:
+    """Loads the model that one fold of a finished run left.
+
+    Args:
+      run: folder given to `--workdir`.
+      fold: which of its folds.
+
+    Raises:
+      InputError: there is no such run or fold, or it is not finished.
+    """
+    folder = Path(run) / f"fold-{fold}"
+    path = folder / "model.json"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; train the fold first, or name another run or fold")
+    content = json.loads(path.read_text())
+    config = NetworkConfig(**content["network"])
+    sequences = tuple(content["sequences"])
+    network = NETWORKS[config.name](len(sequences), config)
+    params = checkpoint.load(folder / "params", network.init(jax.random.key(0)))
+    if params is None:
+        raise InputError(f"{folder / 'params'}: holds no parameters; train the fold again")
+    stored = content["normalization"]
+    normalization = Normalization(_stats(stored["images"]), Stats(**_tuples(stored["flair"])))
+    return Model(sequences, config, network, params, normalization, content["region"])
+
+
+def _stats(stored: dict[str, Any] | None) -> Stats | None:
+    return None if stored is None else Stats(**_tuples(stored))
+
+
+def _tuples(stored: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(values) for name, values in stored.items()}
+
+
+def predict_array(
+    model: Model, images: Array, brain: Array | None = None, *, slab: int = 0
+) -> Array:
+    """Synthesises the FLAIR of one session.
+
+    Args:
+      model: from `load_model`.
+      images: [x, y, z, m], intensities of `model.sequences` in that order, on one grid.
+      brain: bool[x, y, z]; needed if the model was trained on the brain, else of no effect.
+      slab: voxels along the longest axis predicted at a time, for volumes that do not fit; 0 for
+        the whole volume at once.
+
+    Returns:
+      float32[x, y, z], in the units of the training FLAIRs.
+
+    Raises:
+      InputError: the number of sequences is not the model's, or the brain is needed and missing.
+    """
+    return predict_many(model, [images], [brain], slab=slab)[0]
+
+
+def predict_many(
+    model: Model,
+    images: Sequence[Array],
+    brains: Sequence[Array | None],
+    *,
+    slab: int = 0,
+    batch: int = 1,
+) -> list[Array]:
+    """Synthesises the FLAIRs of sessions that share one grid shape, in one compiled call.
+
+    See `predict_array` for arguments and errors; `batch` is the number of volumes side by side.
+    """
+    encoded = [_encode(model, image, brain) for image, brain in zip(images, brains, strict=True)]
+    forward, params, radius = model.network.forward, model.params, model.network.radius
+    if slab:
+        flairs = [predict_streamed(forward, params, e, radius=radius, slab=slab) for e in encoded]
+    else:
+        stacked = jnp.asarray(np.stack(encoded))
+        batch = min(batch, len(encoded))
+        flairs = list(np.asarray(predict_volumes(forward, params, stacked, batch=batch)))
+    decoded = [
+        normalize.decode_flair(model.normalization, flair, image, _region(model, brain))
+        for flair, image, brain in zip(flairs, images, brains, strict=True)
+    ]
+    if model.region == "brain":
+        return [
+            np.where(_known(brain), flair, 0) for flair, brain in zip(decoded, brains, strict=True)
+        ]
+    return decoded
+
+
+def saliency_maps(model: Model, subject: Subject, *, slab: int = 0) -> Array:
+    """Returns the P3S maps of one subject (Wei et al. 2019, eq. 3).
+
+    Args:
+      model: from `load_model`.
+      subject: with a true FLAIR and the model's sequences.
+      slab: voxels along the longest axis computed at a time; 0 for the whole volume at once.
+
+    Returns:
+      float32[x, y, z, m], one map a sequence, in squared z-scores per z-score. With a model of the
+      brain, errors outside the brain do not count.
+
+    Raises:
+      InputError: the subject has no FLAIR, or other sequences than the model.
+    """
+    if subject.flair is None:
+        raise InputError(f"{subject.name}: has no FLAIR, and saliency is of the error against it")
+    if subject.sequences != model.sequences:
+        raise InputError(
+            f"{subject.name}: has {','.join(subject.sequences)}; the model reads "
+            f"{','.join(model.sequences)}"
+        )
+    brain = subject.masks.brain
+    images = _encode(model, subject.images, brain)
+    target = normalize.encode_flair(model.normalization, subject.flair, brain)
+    return p3s_streamed(
+        model.network.forward,
+        model.params,
+        images,
+        target,
+        weight=brain if model.region == "brain" else None,
+        radius=model.network.radius,
+        slab=slab,
+    )
+
+
+def predict_files(
+    model: Model,
+    inputs: Mapping[str, str | Path],
+    out: str | Path,
+    *,
+    brain: str | Path | None = None,
+    slab: int = 0,
+) -> Volume:
+    """Synthesises a FLAIR from prepared NIfTI files and writes it on their grid.
+
+    Args:
+      model: from `load_model`.
+      inputs: sequence name -> file, at least the model's sequences, all on one grid.
+      out: `.nii` or `.nii.gz` to write; its folder must exist.
+      brain: file of the brain mask; see `predict_array`.
+      slab: see `predict_array`.
+
+    Returns:
+      What was written.
+
+    Raises:
+      InputError: a sequence is missing or a file cannot be used; the message names it.
+      GeometryError: the grids differ.
+    """
+    missing = [name for name in model.sequences if name not in inputs]
+    if missing:
+        raise InputError(f"no file for {missing[0]}; the model reads {','.join(model.sequences)}")
+    paths = [Path(inputs[name]) for name in model.sequences]
+    if Path(out).resolve() in [
+        path.resolve() for path in [*paths, *([Path(brain)] if brain else [])]
+    ]:
+        raise InputError(f"{out}: is one of the inputs; name another file to write")
+    volumes = [read_volume(path) for path in paths]
+    mask = None if brain is None else read_volume(brain)
+    for path, volume in zip([*paths, brain], [*volumes, mask], strict=True):
+        if volume is not None and not volume.geometry.matches(volumes[0].geometry):
+            raise GeometryError(f"{path}: its grid differs from that of {paths[0]}")
+    stacked = np.stack([volume.array for volume in volumes], axis=-1)
+    region = None if mask is None else mask.array > 0.5
+    flair = predict_array(model, stacked, region, slab=slab)
+    geometry = volumes[0].geometry
+    write_volume(out, flair, geometry.affine)
+    return Volume(flair, geometry)
+
+
+def _encode(model: Model, images: Array, brain: Array | None) -> Array:
+    if images.ndim != 4 or images.shape[-1] != len(model.sequences):
+        raise InputError(
+            f"images have shape {images.shape}; x, y, z and {len(model.sequences)} sequences "
+            f"({','.join(model.sequences)}) are needed"
+        )
+    region = _region(model, brain)
+    return normalize.encode_images(model.normalization, images, region)
+
+
+def _region(model: Model, brain: Array | None) -> Array:
+    """Returns the brain mask if the model needs one, else nothing in its place."""
+    needed = model.normalization.images is None or model.region == "brain"
+    return _known(brain) if needed else np.empty(0, bool)
+
+
+def _known(brain: Array | None) -> Array:
+    if brain is None:
+        raise InputError("this model was trained on the brain and needs a brain mask")
+    return brain

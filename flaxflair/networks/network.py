@@ -1,0 +1,36 @@
+"""What a network is to everything above it. Knows no particular network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+
+from flaxflair.volume import Array
+
+Params = nnx.State
+Forward = Callable[[Params, jax.Array], jax.Array]
+
+
+class Network(NamedTuple):
+    """A network as pure functions.
+
+    Attributes:
+      init: key -> params.
+      forward: (params, images b x y z m) -> flair b x y z, float32.
+      start_linear: (params, coefficients m + 1) -> params of a network that computes exactly
+        `Σ_m c_m · image_m + c_(m+1)`, from which training then goes on; None if it cannot.
+      radius: voxels on each side that an output depends on.
+    """
+
+    init: Callable[[jax.Array], Params]
+    forward: Forward
+    start_linear: Callable[[Params, Array], Params] | None
+    radius: int
+
+
+def count_parameters(params: Params) -> int:
+    """Returns the number of trained values."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

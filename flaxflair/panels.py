@@ -1,0 +1,138 @@
+"""Panels: slices through one subject, as a paper prints them. Knows arrays and files of pictures.
+
+Every image is shown in radiological order (front up, patient's left on the right of the page) on
+black, with no axes; images that are compared share one grey scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from flaxflair.sequences import SEQUENCES
+from flaxflair.volume import Array, Subject
+
+matplotlib.use("Agg")
+
+INK, PAPER = "white", "black"
+
+
+def axial_slice(subject: Subject) -> int:
+    """Returns the axial slice with most lesion; without lesions, the one with most brain."""
+    lesion = subject.masks.lesion
+    shown = lesion if lesion is not None and lesion.any() else subject.masks.brain
+    return int(np.argmax(shown.sum(axis=(0, 1))))
+
+
+def upright(slice_xy: Array, affine: Array) -> Array:
+    """Turns an axial slice [x, y] so that it prints in radiological order, whatever its axes."""
+    image = slice_xy
+    if abs(affine[0, 0]) < abs(affine[1, 0]):
+        image, columns = image.T, (affine[:, 1], affine[:, 0])
+    else:
+        columns = (affine[:, 0], affine[:, 1])
+    if columns[0][0] > 0:
+        image = image[::-1]
+    if columns[1][1] > 0:
+        image = image[:, ::-1]
+    return image.T
+
+
+def grey_range(image: Array, brain: Array) -> tuple[float, float]:
+    """Returns black and white of an image: the 0.5th and 99.7th percentile within the brain."""
+    low, high = np.percentile(image[brain], (0.5, 99.7))
+    return min(float(low), 0.0) if low < 0 else 0.0, float(high)
+
+
+def draw_p3s(subject: Subject, maps: Array, path: Path, *, z: int | None = None) -> None:
+    """Draws saliency maps above the sequences they belong to (Wei et al. 2019, Fig. 6).
+
+    Args:
+      subject: with the model's sequences.
+      maps: [x, y, z, m], from `model.saliency_maps`; all share one scale.
+      path: PNG to write.
+      z: slice; by default the one with most lesion.
+    """
+    z = axial_slice(subject) if z is None else z
+    brain = subject.masks.brain
+    top = float(np.percentile(maps[brain], 99.5))
+    count = len(subject.sequences)
+    figure = _sheet(2, count, subject, colorbar=True)
+    grid = figure.add_gridspec(2, count + 1, width_ratios=[1.0] * count + [0.06], **_TIGHT)
+    shown = None
+    for channel, name in enumerate(subject.sequences):
+        axes = figure.add_subplot(grid[0, channel])
+        image = upright(maps[:, :, z, channel], subject.geometry.affine)
+        shown = _show(axes, image, subject, 0, top, "inferno")
+        axes.set_title(SEQUENCES[name].title, color=INK, fontsize=12)
+        axes = figure.add_subplot(grid[1, channel])
+        own = subject.images[..., channel]
+        _show(
+            axes, upright(own[:, :, z], subject.geometry.affine), subject, *grey_range(own, brain)
+        )
+    if shown is not None:
+        bar = figure.colorbar(shown, cax=figure.add_subplot(grid[0, count]))
+        bar.ax.tick_params(colors=INK, labelsize=8)
+        bar.set_label("saliency", color=INK, fontsize=9)
+    figure.savefig(path, facecolor=PAPER, dpi=110)
+
+
+def draw_prediction(subject: Subject, flair: Array, path: Path, *, z: int | None = None) -> None:
+    """Draws true FLAIR, synthetic FLAIR and their absolute difference, on one scale each.
+
+    Args:
+      subject: with a FLAIR.
+      flair: [x, y, z], synthetic, in the true one's units.
+      path: PNG to write.
+      z: slice; by default the one with most lesion. Lesions are outlined on the true FLAIR.
+    """
+    if subject.flair is None:
+        raise ValueError(f"{subject.name} has no FLAIR to draw")
+    z = axial_slice(subject) if z is None else z
+    affine, brain = subject.geometry.affine, subject.masks.brain
+    low, high = grey_range(subject.flair, brain)
+    figure = _sheet(1, 3, subject, colorbar=True)
+    grid = figure.add_gridspec(1, 4, width_ratios=[1.0, 1.0, 1.0, 0.05], **_TIGHT)
+    pictures: Sequence[tuple[str, Array, float, float, str]] = (
+        ("true FLAIR", subject.flair, low, high, "gray"),
+        ("synthetic FLAIR", flair, low, high, "gray"),
+        ("absolute error", np.abs(flair - subject.flair), 0, 0.5 * (high - low), "inferno"),
+    )
+    shown = None
+    for column, (title, image, black, white, colours) in enumerate(pictures):
+        axes = figure.add_subplot(grid[0, column])
+        turned = upright(image[:, :, z], affine)
+        shown = _show(axes, turned, subject, black, white, colours)
+        axes.set_title(title, color=INK, fontsize=12)
+        lesion = subject.masks.lesion
+        if column == 0 and lesion is not None and lesion[:, :, z].any():
+            outline = upright(lesion[:, :, z], affine).astype(float)
+            axes.contour(outline, levels=[0.5], colors="#ff5a4f", linewidths=0.7)
+    if shown is not None:
+        bar = figure.colorbar(shown, cax=figure.add_subplot(grid[0, 3]))
+        bar.ax.tick_params(colors=INK, labelsize=8)
+    figure.savefig(path, facecolor=PAPER, dpi=110)
+
+
+_TIGHT = {"left": 0.01, "right": 0.94, "top": 0.92, "bottom": 0.01, "wspace": 0.03, "hspace": 0.03}
+
+
+def _sheet(rows: int, columns: int, subject: Subject, *, colorbar: bool) -> Figure:
+    """Returns an empty figure in which `rows × columns` slices keep their proportions."""
+    dx, dy, _ = subject.geometry.voxel_size
+    x, y, _ = subject.geometry.shape
+    height = 2.6
+    width = height * (x * dx) / (y * dy)
+    return Figure(figsize=(columns * width + (0.9 if colorbar else 0), rows * height + 0.35))
+
+
+def _show(axes, image, subject: Subject, black: float, white: float, colours: str = "gray"):
+    dx, dy, _ = subject.geometry.voxel_size
+    axes.set_axis_off()
+    return axes.imshow(
+        image, cmap=colours, vmin=black, vmax=white, aspect=dy / dx, interpolation="nearest"
+    )

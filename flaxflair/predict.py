@@ -1,0 +1,60 @@
+"""Prediction: whole volumes in one call, or any volume in slabs of bounded memory.
+
+Works on normalised arrays. Knows nothing of files, subjects or intensities.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import numpy as np
+
+from flaxflair.networks.network import Forward, Params
+from flaxflair.volume import Array
+from flaxflair.windows import stream
+
+
+@partial(jax.jit, static_argnames=("forward", "batch"))
+def predict_volumes(
+    forward: Forward, params: Params, images: jax.Array, *, batch: int = 1
+) -> jax.Array:
+    """Predicts volumes of one grid in one compiled call.
+
+    Args:
+      forward: of the network.
+      params: of the network.
+      images: [n, x, y, z, m], z-scores.
+      batch: volumes computed side by side under `vmap`; the rest follow in a loop on the device, so
+        that memory grows with `batch` and not with n.
+
+    Returns:
+      [n, x, y, z], z-scores.
+    """
+
+    def one(image: jax.Array) -> jax.Array:
+        return forward(params, image[None])[0]  # x y z m -> x y z
+
+    return jax.lax.map(one, images, batch_size=batch)
+
+
+def predict_streamed(
+    forward: Forward, params: Params, images: Array, *, radius: int, slab: int
+) -> Array:
+    """Predicts one volume in slabs; equal to `predict_volumes` to rounding.
+
+    Args:
+      forward: of the network.
+      params: of the network.
+      images: [x, y, z, m], z-scores, on the host (a memory map will do).
+      radius: voxels on each side that an output depends on.
+      slab: voxels along the longest axis that are written at a time.
+
+    Returns:
+      [x, y, z], z-scores.
+    """
+
+    def predict(part: Array) -> Array:
+        return np.asarray(predict_volumes(forward, params, part[None])[0])
+
+    return stream(predict, (images,), halo=radius, slab=slab)

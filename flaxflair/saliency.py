@@ -1,0 +1,99 @@
+"""Pulse-sequence-specific saliency (P3S): what each input contributed to the error.
+
+Source: Wei et al. 2019, section 2.2, eq. 3. Works on normalised arrays, for any network and any
+stack of inputs. Knows nothing of files or figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxflair.networks.network import Forward, Params
+from flaxflair.volume import Array
+from flaxflair.windows import stream
+
+
+@partial(jax.jit, static_argnames="forward")
+def p3s(
+    forward: Forward,
+    params: Params,
+    images: jax.Array,
+    target: jax.Array,
+    weight: jax.Array | None = None,
+) -> jax.Array:
+    """Returns `|∂‖target − forward(params, images)‖² / ∂images|`.
+
+    Args:
+      forward: of the network.
+      params: of the network.
+      images: [x, y, z, m], z-scores.
+      target: [x, y, z], z-scores of the true FLAIR.
+      weight: [x, y, z], what each voxel's error counts; None counts all alike, as the paper does.
+
+    Returns:
+      [x, y, z, m], the map of each input sequence, in units of squared z-scores per z-score.
+    """
+
+    def squared_error(images: jax.Array) -> jax.Array:
+        error = jnp.square(target - forward(params, images[None])[0])
+        return jnp.sum(error if weight is None else weight * error)
+
+    return jnp.abs(jax.grad(squared_error)(images))
+
+
+def p3s_streamed(
+    forward: Forward,
+    params: Params,
+    images: Array,
+    target: Array,
+    *,
+    weight: Array | None = None,
+    radius: int,
+    slab: int,
+) -> Array:
+    """Returns `p3s` computed in slabs, equal to rounding, in bounded memory.
+
+    The gradient at a voxel gathers outputs up to `radius` away, each of which reads inputs up to
+    `radius` away: the halo is twice the network's radius.
+
+    Args:
+      forward: of the network.
+      params: of the network.
+      images: [x, y, z, m].
+      target: [x, y, z].
+      weight: [x, y, z]; None counts all voxels alike.
+      radius: voxels on each side that an output depends on.
+      slab: voxels along the longest axis written at a time; 0 for the whole volume at once.
+    """
+    counts = np.ones(target.shape, np.float32) if weight is None else weight.astype(np.float32)
+
+    def maps(images: Array, target: Array, counts: Array) -> Array:
+        return np.asarray(p3s(forward, params, *map(jnp.asarray, (images, target, counts))))
+
+    return stream(maps, (images, target, counts), halo=2 * radius, slab=slab)
+
+
+def shares(maps: Array, regions: Mapping[str, Array | None]) -> dict[str, list[float]]:
+    """Returns each sequence's share of the saliency in each region.
+
+    Args:
+      maps: [x, y, z, m], from `p3s`.
+      regions: name -> bool[x, y, z]; None for a region that is not known.
+
+    Returns:
+      name -> m shares that add up to 1; NaN where the region is unknown or empty, or
+      holds no saliency.
+    """
+    table = {}
+    for name, region in regions.items():
+        total = np.zeros(maps.shape[-1])
+        if region is not None:
+            total = maps[region].sum(axis=0, dtype=np.float64)
+        whole = total.sum() or np.nan
+        table[name] = (total / whole).tolist()
+    return table

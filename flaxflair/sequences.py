@@ -1,0 +1,81 @@
+"""Pulse sequences: their names, their order, and how BIDS file names spell them.
+
+Knows nothing of files or of images; it only says that the sequence called `DIR` is the one whose
+file name carries `acq-DIR` and the suffix `T2w`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PulseSequence:
+    """One MRI pulse sequence, and its spelling in BIDS.
+
+    Attributes:
+      name: short name used for channels, flags and tables (`T1`).
+      suffix: BIDS suffix (`T1w`).
+      acquisition: BIDS `acq` label that tells it from other sequences of the same suffix, or None
+        for the sequence that owns the bare suffix (and every `acq` label nobody else claims).
+      title: what a figure prints above it.
+    """
+
+    name: str
+    suffix: str
+    acquisition: str | None
+    title: str
+
+
+# BIDS has no suffix for spin-echo T1 or for double inversion recovery. Both are told apart by
+# `acq`: a DIR is long-TE and T2-weighted, and must never be mistaken for the FLAIR that we
+# synthesise.
+SEQUENCES: Mapping[str, PulseSequence] = {
+    sequence.name: sequence
+    for sequence in (
+        PulseSequence("T1", "T1w", None, "T1-w"),
+        PulseSequence("T1SE", "T1w", "SE", "T1SE"),
+        PulseSequence("T2", "T2w", None, "T2-w"),
+        PulseSequence("PD", "PDw", None, "PD"),
+        PulseSequence("DIR", "T2w", "DIR", "DIR"),
+        PulseSequence("FLAIR", "FLAIR", None, "FLAIR"),
+    )
+}
+
+TARGET = "FLAIR"
+INPUTS: tuple[str, ...] = tuple(name for name in SEQUENCES if name != TARGET)
+
+
+def parse_inputs(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the input sequences named, in the package's order.
+
+    Args:
+      names: comma-separated (`"T1,T2,DIR"`) or a tuple of names; case does not matter.
+
+    Raises:
+      ValueError: a name is unknown, repeated, the target itself, or none is given.
+    """
+    parts = names.split(",") if isinstance(names, str) else list(names)
+    wanted = [part.strip().upper() for part in parts if part.strip()]
+    unknown = [name for name in wanted if name not in INPUTS]
+    if unknown:
+        raise ValueError(f"unknown input sequence {unknown[0]!r}; choose from {', '.join(INPUTS)}")
+    if not wanted:
+        raise ValueError(f"no input sequence named; choose from {', '.join(INPUTS)}")
+    if len(set(wanted)) != len(wanted):
+        raise ValueError(f"an input sequence is named twice in {','.join(wanted)}")
+    return tuple(name for name in INPUTS if name in wanted)
+
+
+def identify(suffix: str, acquisition: str | None) -> str | None:
+    """Returns the name of the sequence that a file of this suffix and `acq` label holds.
+
+    A label that a sequence claims (`acq-DIR_T2w`) goes to that sequence; every other label of the
+    suffix (`acq-highres_T2w`) goes to the sequence that owns the bare suffix. None: not one of
+    ours.
+    """
+    same = [sequence for sequence in SEQUENCES.values() if sequence.suffix == suffix]
+    claimed = [s.name for s in same if s.acquisition is not None and s.acquisition == acquisition]
+    bare = [s.name for s in same if s.acquisition is None]
+    return next(iter(claimed or bare), None)

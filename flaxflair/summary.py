@@ -1,0 +1,94 @@
+"""The summary of a run: from each fold's scores to `summary.json` and the table on screen.
+
+Knows the files that a fold leaves, and no network.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from flaxflair import evaluate
+from flaxflair.files import without_nan
+from flaxflair.machine import describe_machine
+
+# Metric -> heading and digits.
+_COLUMNS = {
+    "mse": ("MSE", 1),
+    "nmse_brain": ("NMSE brain", 3),
+    "psnr": ("PSNR dB", 1),
+    "ssim": ("SSIM", 3),
+    "ratio1": ("Ratio 1", 3),
+    "ratio2": ("Ratio 2", 3),
+}
+
+
+def summarize(workdir: Path) -> dict[str, Any]:
+    """Returns the summary of the folds that are done, from their `scores.json`.
+
+    Returns:
+      `{"methods": {NAME: {METRIC: {"mean", "sd", "folds", "folds_sd"}}}, "truth": {METRIC: …},
+      "saliency": {REGION: {SEQUENCE: share}}, "seconds": …, "folds": […], "machine": {…}}`; see
+      `evaluate.summarize` for what the numbers are. Undefined is null.
+    """
+    paths = sorted(workdir.glob("fold-*/scores.json"), key=lambda p: int(p.parent.name[5:]))
+    done = [json.loads(path.read_text()) for path in paths]
+    names = list(done[0]["methods"]) if done else []
+    summary = {
+        "methods": {
+            name: evaluate.summarize([_rows(scores["methods"][name]) for scores in done])
+            for name in names
+        },
+        "truth": evaluate.summarize([_rows(scores["truth"]) for scores in done]),
+        "saliency": _mean_shares([own for scores in done for own in scores["saliency"].values()]),
+        "folds": [scores["fold"] for scores in done],
+        "seconds": sum(scores["seconds"] for scores in done),
+        "machine": describe_machine(),
+    }
+    return without_nan(summary)
+
+
+def _rows(stored: Sequence[Mapping[str, float | None]]) -> list[evaluate.Row]:
+    return [{k: math.nan if v is None else v for k, v in row.items()} for row in stored]
+
+
+def _mean_shares(tables: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, Any]:
+    """Returns region -> sequence -> mean share, over the subjects in which the region is known."""
+    means: dict[str, dict[str, float]] = {}
+    for region in tables[0] if tables else ():
+        rows = np.array([list(table[region].values()) for table in tables], np.float64)
+        known = rows[np.isfinite(rows).all(axis=1)]
+        mean = known.mean(axis=0) if len(known) else np.full(rows.shape[1], math.nan)
+        means[region] = dict(zip(tables[0][region], mean.tolist(), strict=True))
+    return means
+
+
+def tabulate(summary: Mapping[str, Any]) -> Table:
+    """Returns the table that a run ends with: every method, and the truth's lesion contrast."""
+    table = Table(title=f"Mean (SD) over {len(summary['folds'])} folds, held-out subjects")
+    table.add_column("")
+    for title, _ in _COLUMNS.values():
+        table.add_column(title, justify="right")
+    for name, scores in summary["methods"].items():
+        table.add_row(name, *(_cell(scores[metric], metric) for metric in _COLUMNS))
+    truth = summary["truth"]
+    table.add_section()
+    table.add_row("true FLAIR", *(_cell(truth.get(metric), metric) for metric in _COLUMNS))
+    noise = truth.get("noise_mse")
+    if noise and noise["mean"] is not None:
+        table.add_row("its noise", _cell(noise, "mse"), *[""] * (len(_COLUMNS) - 1))
+    return table
+
+
+def _cell(entry: Mapping[str, Any] | None, metric: str) -> str:
+    if entry is None or entry["mean"] is None:
+        return "" if entry is None else "–"
+    digits = _COLUMNS[metric][1]
+    spread = "" if entry["sd"] is None else f" ({entry['sd']:.{digits}f})"
+    return f"{entry['mean']:.{digits}f}{spread}"

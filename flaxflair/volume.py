@@ -1,0 +1,132 @@
+"""Records: geometry, volumes, subjects, and the errors that name them.
+
+Knows nothing of files, of intensities or of networks.
+
+Axis legend, for the whole package:
+
+    b        subject (or window) in a batch
+    x y z    voxel axes, in the order of the file
+    m        pulse sequence, as an input channel
+    f        filters of a hidden layer
+
+A comment such as `# b x y z m -> b x y z` states the axes before and after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message names it and says what to do."""
+
+
+class GeometryError(InputError):
+    """A grid or an affine cannot be used, or differs from the one it has to equal."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a grid of voxels lies in the scanner's space.
+
+    Attributes:
+      shape: voxels along x, y, z.
+      affine: float64[4, 4], voxel indices to millimetres (RAS+).
+    """
+
+    shape: tuple[int, int, int]
+    affine: Array
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Edge lengths of a voxel in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    def matches(self, other: Geometry) -> bool:
+        """Whether both are one grid: equal shapes, and corners within a hundredth of a voxel."""
+        if self.shape != other.shape:
+            return False
+        corner = np.array([*self.shape, 1.0])
+        tolerance = 0.01 * min(self.voxel_size)
+        return all(
+            np.abs((self.affine - other.affine) @ point).max() <= tolerance
+            for point in (np.array([0.0, 0.0, 0.0, 1.0]), corner)
+        )
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image and its place in space, which never part.
+
+    Attributes:
+      array: float32[x, y, z].
+      geometry: its grid.
+    """
+
+    array: Array
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Regions of one subject, bool[x, y, z]; None where the data set does not know one.
+
+    Attributes:
+      brain: everything inside the skull. Always known.
+      lesion: white-matter lesions; all False in a healthy subject.
+      white_matter: white matter, lesions included.
+      ventricles: ventricular cerebrospinal fluid.
+    """
+
+    brain: Array
+    lesion: Array | None = None
+    white_matter: Array | None = None
+    ventricles: Array | None = None
+
+    @property
+    def nawm(self) -> Array | None:
+        """Normal-appearing white matter: white matter without lesions."""
+        if self.white_matter is None:
+            return None
+        return self.white_matter if self.lesion is None else self.white_matter & ~self.lesion
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One scanning session of one participant, every sequence on one grid.
+
+    Attributes:
+      participant: BIDS label with prefix (`sub-01`); folds never part its sessions.
+      session: BIDS label with prefix (`ses-1`), or None.
+      group: `MS`, `HC`, or whatever `participants.tsv` says; empty if it says nothing.
+      sequences: names of the channels of `images`, in order.
+      images: float32[x, y, z, m].
+      flair: float32[x, y, z], the FLAIR that was scanned, or None.
+      masks: regions.
+      geometry: the one grid.
+      space: BIDS `space` label of the files, or None.
+      sources: the files read, relative to the data set's root.
+      noisefree: float32[x, y, z], the FLAIR before noise; only a phantom has one.
+    """
+
+    participant: str
+    session: str | None
+    group: str
+    sequences: tuple[str, ...]
+    images: Array = field(repr=False)
+    flair: Array | None = field(repr=False)
+    masks: Masks = field(repr=False)
+    geometry: Geometry
+    space: str | None = None
+    sources: tuple[str, ...] = ()
+    noisefree: Array | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """`sub-01`, or `sub-01_ses-1`."""
+        return self.participant if self.session is None else f"{self.participant}_{self.session}"

@@ -1,0 +1,69 @@
+"""Samples: small made-up images, the same every time, and an FCN in SciPy to compare with."""
+
+from __future__ import annotations
+
+import zlib
+
+import jax
+import numpy as np
+from scipy import ndimage
+
+from flaxflair.networks.network import Network, Params
+from flaxflair.volume import Array
+
+# Oblique, anisotropic and shifted, so that a swapped axis or a lost offset shows.
+AFFINE = np.array(
+    [
+        [-0.9, 0.1, 0.05, 10.0],
+        [0.12, 0.85, 0.3, -20.0],
+        [0.02, -0.28, 2.9, 30.0],
+        [0.0, 0.0, 0.0, 1.0],
+    ]
+)
+SHAPE = (8, 9, 7)
+
+
+def brain_of(shape: tuple[int, int, int]) -> Array:
+    """Returns a box that leaves a border of one voxel, bool[x, y, z]."""
+    brain = np.zeros(shape, bool)
+    brain[1:-1, 1:-1, 1:-1] = True
+    return brain
+
+
+def image_of(name: str, shape: tuple[int, int, int] = SHAPE) -> Array:
+    """Returns a brain-extracted image, float32[x, y, z], that no other name has."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    return np.where(brain_of(shape), rng.uniform(50, 500, shape), 0).astype(np.float32)
+
+
+def draw_params(network: Network) -> Params:
+    """Returns parameters, biases included, without the seconds that compiling `init` takes."""
+    rng = np.random.default_rng(0)
+    shapes = network.init(jax.random.key(0))
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype), shapes)
+
+
+def reference_fcn(params: Params, images: Array) -> Array:
+    """The FCN once more, in SciPy and float64: x y z m -> x y z."""
+    arrays = {
+        jax.tree_util.keystr(place): np.asarray(leaf, np.float64)
+        for place, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    # `hidden` comes before `readout`, and `hidden/0` before `hidden/1`, in the order of a state.
+    kernels = [array for name, array in arrays.items() if "kernel" in name]
+    biases = [array for name, array in arrays.items() if "bias" in name]
+    values = images.astype(np.float64)
+    for kernel, bias in zip(kernels, biases, strict=True):
+        values = bias + np.stack(
+            [
+                sum(
+                    ndimage.correlate(values[..., m], kernel[..., m, f], mode="constant")
+                    for m in range(kernel.shape[-2])
+                )
+                for f in range(kernel.shape[-1])
+            ],
+            axis=-1,
+        )
+        if kernel is not kernels[-1]:
+            values = np.maximum(values, 0)
+    return values[..., 0]

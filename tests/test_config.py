@@ -1,0 +1,145 @@
+"""Configurations and pulse sequences: what can be chosen, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flaxflair.config import Config, differences, from_json, to_json, validate
+from flaxflair.sequences import INPUTS, SEQUENCES, TARGET, identify, parse_inputs
+from flaxflair.volume import InputError
+
+REFUSED = [
+    ("data.region", "head"),
+    ("data.inputs", ("T1", "T7")),
+    ("data.inputs", ()),
+    ("data.phantom.scale", 0.0),
+    ("data.phantom.scale", 1.5),
+    ("normalization.method", "none"),
+    ("normalization.statistics", "test"),
+    ("network.dtype", "float16"),
+    ("network.init", "zeros"),
+    ("network.layers", 0),
+    ("network.filters", -1),
+    ("train.schedule", "linear"),
+    ("train.learning_rate", 0.0),
+    ("train.learning_rate", float("nan")),
+    ("train.epochs", 0),
+    ("train.batch", 0),
+    ("train.windows_per_subject", 0),
+    ("train.window", (16, 0, 16)),
+    ("train.window", (-1, -1, -1)),
+    ("train.window", (16, 16)),
+    ("stop.watch", "test"),
+    ("stop.watch", "none"),
+    ("stop.keep", "first"),
+    ("stop.every", 0),
+    ("stop.every", 2),
+    ("stop.strips", -1),
+    ("stop.strip_length", 0),
+    ("folds.count", -1),
+    ("predict.batch", 0),
+    ("predict.slab", -8),
+]
+
+
+def changed(path: str, value: Any) -> Config:
+    """Returns the default configuration with one field set."""
+    config = Config()
+    *parents, name = path.split(".")
+    owner: Any = config
+    for parent in parents:
+        owner = getattr(owner, parent)
+    setattr(owner, name, value)
+    return config
+
+
+@pytest.mark.parametrize(("path", "value"), REFUSED)
+def test_a_field_that_cannot_be_is_refused_by_name_with_what_to_choose(path: str, value: Any):
+    with pytest.raises(InputError) as refusal:
+        validate(changed(path, value))
+    message = str(refusal.value)
+    assert "config." in message
+    assert path.removeprefix("data.phantom.").split(".")[-1] in message
+    assert "; " in message
+
+
+def test_the_defaults_are_the_papers_and_are_accepted():
+    config = validate(Config())
+    assert (config.network.layers, config.network.filters) == (3, 64)
+    assert (config.train.optimizer, config.train.learning_rate, config.train.batch) == (
+        "sgd",
+        0.0005,
+        1,
+    )
+    assert (config.stop.strips, config.stop.strip_length) == (3, 5)
+    assert (config.data.phantom.subjects, config.data.phantom.healthy) == (24, 4)
+    assert config.folds.count == 5
+    assert config.data.inputs == INPUTS
+
+
+def test_a_fit_that_watches_nothing_keeps_its_last_weights():
+    config = changed("stop.watch", "none")
+    config.stop.strips = 0
+    with pytest.raises(InputError, match=r"stop\.keep is 'best' and nothing is watched"):
+        validate(config)
+    config.stop.keep = "last"
+    validate(config)
+    config.stop.strips = 3
+    with pytest.raises(InputError, match=r"stop\.strips needs a watched error"):
+        validate(config)
+
+
+def test_validation_brings_the_inputs_into_the_packages_order():
+    assert validate(changed("data.inputs", ("dir", "t1"))).data.inputs == ("T1", "DIR")
+
+
+def test_json_and_back_is_the_same_configuration():
+    config = changed("train.window", (48, 48, 32))
+    config.data.phantom.scale = 0.25
+    config.data.inputs = ("T1", "T2")
+    assert from_json(to_json(config)) == config
+    assert to_json(from_json(to_json(config))) == to_json(config)
+
+
+def test_a_field_that_json_does_not_name_has_its_default():
+    assert from_json('{"network": {"filters": 8}}') == changed("network.filters", 8)
+
+
+def test_differences_name_each_field_that_differs_with_both_values():
+    ours = changed("network.filters", 8)
+    ours.data.phantom.seed = 1
+    assert differences(ours, Config()) == [
+        "data.phantom.seed: 1 instead of 0",
+        "network.filters: 8 instead of 64",
+    ]
+    assert differences(ours, ours) == []
+
+
+def test_inputs_are_parsed_in_any_order_and_case_into_the_packages_order():
+    assert parse_inputs("dir, t1 ,T1SE") == ("T1", "T1SE", "DIR")
+    assert parse_inputs(tuple(reversed(INPUTS))) == INPUTS
+    assert TARGET not in INPUTS
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ("T1,T9", "unknown input sequence 'T9'; choose from T1, T1SE, T2, PD, DIR"),
+        ("T1,FLAIR", "unknown input sequence 'FLAIR'"),
+        (" , ", "no input sequence named; choose from"),
+        ("T1,t1", "named twice in T1,T1"),
+    ],
+)
+def test_inputs_that_cannot_be_are_refused(names: str, found: str):
+    with pytest.raises(ValueError, match=found):
+        parse_inputs(names)
+
+
+def test_every_sequence_is_identified_by_its_own_spelling_and_by_no_other():
+    for sequence in SEQUENCES.values():
+        assert identify(sequence.suffix, sequence.acquisition) == sequence.name
+    assert identify("T2w", "highres") == "T2"
+    assert identify("FLAIR", "3D") == "FLAIR"
+    assert identify("mask", None) is None

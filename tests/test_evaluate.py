@@ -1,0 +1,93 @@
+"""Scores: one row a subject, summed up as the paper's tables are."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from flaxflair import metrics
+from flaxflair.evaluate import METRICS, regions, score, score_truth, summarize
+from flaxflair.volume import InputError
+from tests.samples import SHAPE, brain_of, image_of
+
+LESION = np.zeros(SHAPE, bool)
+LESION[3:5, 4, 3] = True
+NAN = float("nan")
+
+
+def test_the_truth_scores_as_perfect_and_keeps_its_own_contrast(make_subject):
+    subject = make_subject(lesion=LESION, white_matter=brain_of(SHAPE))
+    row = score(subject, subject.flair)
+    assert tuple(row) == METRICS
+    assert (row["mse"], row["nmse_brain"], row["psnr"]) == (0, 0, math.inf)
+    assert row["ssim"] == pytest.approx(1)
+    assert (row["ratio1"], row["ratio2"]) == metrics.lesion_ratios(
+        subject.flair, LESION, brain_of(SHAPE) & ~LESION
+    )
+    assert {**score_truth(subject), "noise_mse": 0} == {
+        "ratio1": row["ratio1"],
+        "ratio2": row["ratio2"],
+        "noise_mse": 0,
+    }
+
+
+def test_the_noise_of_a_phantom_is_the_squared_error_of_its_own_flair(make_subject):
+    subject = make_subject()
+    assert math.isnan(score_truth(subject)["noise_mse"])
+    subject = dataclasses.replace(subject, noisefree=subject.flair + 3)
+    assert score_truth(subject)["noise_mse"] == pytest.approx(9, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "masks", [{}, {"lesion": LESION}, {"lesion": ~(LESION | True), "white_matter": LESION}]
+)
+def test_a_contrast_without_lesions_or_white_matter_is_nan(make_subject, masks):
+    subject = make_subject(**masks)
+    row = score(subject, image_of("prediction"))
+    assert math.isnan(row["ratio1"])
+    assert math.isnan(row["ratio2"])
+    assert row["mse"] > 0
+
+
+def test_a_subject_without_a_flair_cannot_be_scored_and_is_named(make_subject):
+    with pytest.raises(InputError, match="sub-07: has no FLAIR to compare with"):
+        score(make_subject("sub-07", flair=False), image_of("prediction"))
+
+
+def test_tables_average_over_subjects_within_a_fold_and_then_over_folds():
+    folds = [[{"mse": 1.0}, {"mse": 3.0}], [{"mse": 10.0}, {"mse": 20.0}, {"mse": 30.0}]]
+    row = summarize(folds)["mse"]
+    assert row["folds"] == [2, 20]
+    assert row["mean"] == 11
+    assert row["folds_sd"] == pytest.approx([math.sqrt(2), 10])
+    assert row["sd"] == pytest.approx((math.sqrt(2) + 10) / 2)
+
+
+def test_undefined_scores_are_left_out_and_a_fold_without_any_is_nan():
+    folds = [
+        [{"ratio1": NAN}, {"ratio1": 1.5}],
+        [{"ratio1": NAN}],
+        [{"ratio1": 2.5}, {"ratio1": 1.5}],
+    ]
+    row = summarize(folds)["ratio1"]
+    np.testing.assert_equal(row["folds"], [1.5, NAN, 2])
+    np.testing.assert_equal(row["folds_sd"], [NAN, NAN, math.sqrt(0.5)])
+    assert row["mean"] == 1.75
+    assert row["sd"] == pytest.approx(math.sqrt(0.5))
+
+
+def test_a_score_that_nobody_has_is_nan():
+    row = summarize([[{"ratio1": NAN}], [{"ratio1": NAN}]])["ratio1"]
+    np.testing.assert_equal([row["mean"], row["sd"]], [NAN, NAN])
+
+
+def test_saliency_is_shared_out_in_the_volume_and_in_every_mask_there_is(make_subject):
+    table = regions(make_subject(lesion=LESION))
+    assert list(table) == ["volume", "white matter", "ventricles", "lesions"]
+    assert table["white matter"] is None
+    assert table["ventricles"] is None
+    np.testing.assert_array_equal(table["lesions"], LESION)
+    np.testing.assert_array_equal(table["volume"], np.ones(SHAPE, bool))

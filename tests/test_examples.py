@@ -1,0 +1,139 @@
+"""Batches: a function of the step number, and of nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+
+from flaxflair.examples import Batch, Example, by_shape, make_batches, make_example
+from flaxflair.normalize import fit
+from flaxflair.volume import InputError
+
+WHOLE = {"window": (0, 0, 0), "windows_per_subject": 1, "batch": 1}
+
+
+def example_of(number: int, shape: tuple[int, int, int] = (6, 5, 4)) -> Example:
+    """Returns an example whose FLAIR is its number, and which counts in one corner."""
+    images = np.random.default_rng(number).normal(size=(*shape, 2)).astype(np.float32)
+    region = np.zeros(shape, bool)
+    region[:2, :2, :2] = True
+    return Example(images, np.full(shape, number, np.float32), region)
+
+
+EXAMPLES = [example_of(number) for number in range(5)]
+
+
+def seen(batch: Batch) -> list[int]:
+    """Returns the numbers of the examples in a batch."""
+    return batch.flair[:, 0, 0, 0].astype(int).tolist()
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_whole_volume_batch_is_the_example_itself():
+    batches, steps = make_batches(EXAMPLES, **WHOLE, address=(0, 0))
+    batch = batches(0)
+    (number,) = seen(batch)
+    assert steps == 5
+    np.testing.assert_array_equal(batch.images[0], EXAMPLES[number].images)
+    np.testing.assert_array_equal(batch.weight[0], EXAMPLES[number].region)
+    assert {array.dtype for array in batch} == {np.dtype(np.float32)}
+
+
+def test_an_epoch_shows_every_subject_once_in_an_order_drawn_anew():
+    batches, steps = make_batches(EXAMPLES, **WHOLE, address=(0, 0))
+    epochs = [
+        [number for step in range(steps) for number in seen(batches(epoch * steps + step))]
+        for epoch in range(8)
+    ]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len(set(map(tuple, epochs))) > 4
+
+
+def test_an_epoch_of_windows_shows_every_subject_as_often():
+    batches, steps = make_batches(
+        EXAMPLES, window=(2, 2, 2), windows_per_subject=4, batch=2, address=(0, 0)
+    )
+    assert steps == 10
+    counts = Counter(number for step in range(steps) for number in seen(batches(step)))
+    assert counts == dict.fromkeys(range(5), 4)
+
+
+def test_an_epoch_that_a_batch_does_not_divide_ends_with_its_first_subjects_again():
+    batches, steps = make_batches(EXAMPLES, **{**WHOLE, "batch": 3}, address=(0, 0))
+    assert steps == 2
+    numbers = seen(batches(0)) + seen(batches(1))
+    assert sorted(numbers[:5]) == [0, 1, 2, 3, 4]
+    assert numbers[5] == numbers[0]
+
+
+@pytest.mark.parametrize("window", [(0, 0, 0), (3, 2, 0)])
+def test_the_same_step_of_the_same_address_is_the_same_batch_whatever_came_before(window):
+    make = partial(make_batches, EXAMPLES, window=window, windows_per_subject=3, batch=2)
+    straight, steps = make(address=(7, 1))
+    jumping, _ = make(address=(7, 1))
+    batches = [straight(step) for step in range(2 * steps)]
+    for step in reversed(range(2 * steps)):
+        assert_same(jumping(step), batches[step])
+
+
+@pytest.mark.parametrize("address", [(7, 2), (8, 1)])
+def test_another_seed_or_fold_sees_other_batches(address: tuple[int, int]):
+    make = partial(make_batches, EXAMPLES, window=(3, 2, 1), windows_per_subject=2, batch=1)
+    ours, steps = make(address=(7, 1))
+    theirs, _ = make(address=address)
+    differing = [not np.array_equal(ours(s).images, theirs(s).images) for s in range(steps)]
+    assert sum(differing) > steps / 2
+
+
+def test_windows_are_of_one_size_and_hold_voxels_that_count():
+    examples = [example_of(0), example_of(1, (9, 3, 7))]
+    batches, steps = make_batches(
+        examples, window=(3, 3, 0 + 2), windows_per_subject=5, batch=2, address=(0, 0)
+    )
+    for step in range(steps):
+        batch = batches(step)
+        assert batch.flair.shape == (2, 3, 3, 2)
+        assert batch.weight.any(axis=(1, 2, 3)).all()
+
+
+def test_a_batch_of_volumes_of_different_shapes_is_refused_with_the_way_out():
+    mixed = [example_of(0), example_of(1, (6, 5, 9))]
+    make_batches(mixed, **WHOLE, address=(0,))
+    with pytest.raises(InputError, match=r"needs volumes of one shape and there are 2; set config"):
+        make_batches(mixed, **{**WHOLE, "batch": 2}, address=(0,))
+    with pytest.raises(InputError, match="there are 2; "):
+        make_batches(mixed, window=(4, 4, 6), windows_per_subject=1, batch=2, address=(0,))
+
+
+def test_nobody_to_train_on_is_refused():
+    with pytest.raises(InputError, match="no subject to train on"):
+        make_batches([], **WHOLE, address=(0,))
+
+
+@pytest.mark.parametrize("region", ["volume", "brain"])
+def test_an_example_is_a_subject_in_z_scores_with_the_voxels_that_count(make_subject, region: str):
+    subject = make_subject()
+    example = make_example(subject, fit([subject], "dataset"), region)
+    assert example.images.mean() == pytest.approx(0, abs=1e-5)
+    assert example.flair.std() == pytest.approx(1, abs=1e-5)
+    counting = subject.masks.brain if region == "brain" else np.ones(subject.geometry.shape, bool)
+    np.testing.assert_array_equal(example.region, counting)
+
+
+def test_a_subject_without_a_flair_is_no_example_and_is_named(make_subject):
+    normalization = fit([make_subject()], "dataset")
+    with pytest.raises(InputError, match="sub-07: has no FLAIR to learn from"):
+        make_example(make_subject("sub-07", flair=False), normalization, "volume")
+
+
+def test_examples_are_grouped_by_grid_in_the_order_they_come():
+    mixed = [example_of(0), example_of(1, (6, 5, 9)), example_of(2)]
+    groups = [[int(e.flair.flat[0]) for e in group] for group in by_shape(mixed)]
+    assert groups == [[0, 2], [1]]

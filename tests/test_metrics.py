@@ -1,0 +1,110 @@
+"""Metrics and tissue: numbers worked out by hand, and NaN for what is undefined."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from skimage.measure import label
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from flaxflair import metrics
+from flaxflair.tissue import white_matter
+from tests.samples import brain_of, image_of
+
+TRUTH = image_of("truth", (11, 9, 8))
+PREDICTION = (TRUTH + image_of("error", TRUTH.shape) / 5).astype(np.float32)
+BRAIN = brain_of(TRUTH.shape)
+NOWHERE = np.zeros(TRUTH.shape, bool)
+
+
+def test_the_squared_error_is_a_mean_over_the_volume_or_a_region():
+    square = (PREDICTION.astype(np.float64) - TRUTH) ** 2
+    assert metrics.mse(PREDICTION, TRUTH) == pytest.approx(square.mean())
+    assert metrics.mse(PREDICTION, TRUTH, BRAIN) == pytest.approx(square[BRAIN].mean())
+    assert math.isnan(metrics.mse(PREDICTION, TRUTH, NOWHERE))
+
+
+def test_the_normalised_error_is_one_for_the_mean_and_zero_for_the_truth():
+    mean = np.full_like(TRUTH, TRUTH[BRAIN].mean())
+    assert metrics.nmse(mean, TRUTH, BRAIN) == pytest.approx(1)
+    assert metrics.nmse(TRUTH, TRUTH, BRAIN) == 0
+    assert metrics.nmse(PREDICTION * 9, TRUTH * 9, BRAIN) == pytest.approx(
+        metrics.nmse(PREDICTION, TRUTH, BRAIN)
+    )
+
+
+def test_similarity_and_peak_signal_to_noise_are_scikit_images_at_the_truths_range():
+    extent = float(np.ptp(TRUTH))
+    assert metrics.ssim(PREDICTION, TRUTH) == pytest.approx(
+        structural_similarity(TRUTH, PREDICTION, data_range=extent, win_size=7), abs=1e-5
+    )
+    assert metrics.psnr(PREDICTION, TRUTH) == pytest.approx(
+        peak_signal_noise_ratio(TRUTH, PREDICTION, data_range=extent), abs=1e-4
+    )
+    assert metrics.ssim(TRUTH, TRUTH) == pytest.approx(1)
+    assert metrics.psnr(TRUTH, TRUTH) == math.inf
+
+
+@pytest.mark.parametrize(("slices", "window"), [(3, 3), (4, 3), (5, 5), (6, 5), (7, 7)])
+def test_the_window_of_the_similarity_shrinks_to_a_thin_volume(slices: int, window: int):
+    truth, prediction = TRUTH[..., :slices], PREDICTION[..., :slices]
+    assert metrics.ssim(prediction, truth) == pytest.approx(
+        structural_similarity(
+            truth, prediction, data_range=metrics.data_range(truth), win_size=window
+        ),
+        abs=1e-5,
+    )
+
+
+def test_what_cannot_be_compared_is_nan():
+    flat = np.zeros_like(TRUTH)
+    assert math.isnan(metrics.nmse(PREDICTION, flat, BRAIN))
+    assert math.isnan(metrics.nmse(PREDICTION, TRUTH, NOWHERE))
+    assert math.isnan(metrics.psnr(PREDICTION, flat))
+    assert math.isnan(metrics.ssim(PREDICTION, flat))
+    assert math.isnan(metrics.ssim(PREDICTION[..., :2], TRUTH[..., :2]))
+
+
+def test_lesion_ratios_compare_with_all_and_with_surrounding_normal_white_matter():
+    distance = np.abs(np.arange(-10, 11)).reshape(-1, 1, 1)
+    lesion = distance == 0
+    nawm = distance > 1  # a rim of grey matter between the lesion and its surroundings
+    flair = np.select([lesion, distance == 1, distance <= 5], [3.0, 99.0, 2.0], 1.0)
+    first, second = metrics.lesion_ratios(flair, lesion, nawm | lesion)
+    assert first == pytest.approx(3 / ((8 * 2 + 10 * 1) / 18))
+    assert second == pytest.approx(1.5)
+
+
+def test_a_healthy_subject_has_no_lesion_ratio():
+    assert np.isnan(metrics.lesion_ratios(TRUTH, NOWHERE, BRAIN)).all()
+
+
+def test_without_white_matter_around_or_with_none_brighter_than_zero_a_ratio_is_nan():
+    lesion = NOWHERE.copy()
+    lesion[1, 1, 1] = True
+    far = NOWHERE.copy()
+    far[-2:, -2:, -2:] = True
+    first, second = metrics.lesion_ratios(TRUTH + 1, lesion, far)
+    assert first > 0
+    assert math.isnan(second)
+    assert np.isnan(metrics.lesion_ratios(np.zeros_like(TRUTH), lesion, BRAIN)).all()
+
+
+def test_white_matter_is_the_largest_piece_of_the_brightest_class_in_the_brain():
+    radius = np.linalg.norm(np.indices((32, 32, 32)) - 15.5, axis=0)
+    brain = radius < 15
+    t1 = np.select([radius < 5, radius < 10, brain], [30.0, 100.0, 70.0], 400.0)
+    t1 += np.random.default_rng(0).normal(0, 4, t1.shape)
+    truth = (radius >= 5) & (radius < 10)
+    t1[15, 15, 2:4] = 300  # a vessel
+    found = white_matter(t1, brain)
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.98
+    assert np.asarray(label(found, connectivity=1)).max() == 1
+    assert not found[15, 15, 2]
+    assert not found[~brain].any()
+
+
+def test_where_there_are_no_three_classes_nothing_is_white_matter():
+    assert not white_matter(BRAIN * 100.0, BRAIN).any()

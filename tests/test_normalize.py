@@ -1,0 +1,100 @@
+"""Normalisation: z-scores that can be undone, and statistics that say what they are of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from flaxflair import normalize as norm
+from flaxflair.volume import InputError
+
+intensities = hnp.arrays(
+    np.float32,
+    st.tuples(*[st.integers(1, 4)] * 3, st.just(2)),
+    elements=st.floats(-1e4, 1e4, width=32),
+)
+statistics = st.builds(
+    norm.Stats,
+    mean=st.tuples(*[st.floats(-1e4, 1e4)] * 2),
+    std=st.tuples(*[st.floats(1, 1e3)] * 2),
+)
+
+
+@given(intensities, statistics)
+def test_denormalize_undoes_normalize(image, stats):
+    restored = norm.denormalize(norm.normalize(image, stats), stats)
+    assert restored.dtype == np.float32
+    np.testing.assert_allclose(restored, image, rtol=1e-6, atol=0.01)
+
+
+@pytest.mark.parametrize("offset", [0, 1e3, 1e7])
+def test_pooled_statistics_are_those_of_all_voxels_together(offset: float):
+    rng = np.random.default_rng(0)
+    images = [
+        rng.normal(offset, 3, (*shape, 2)) * [1, -2] for shape in ((5, 4, 3), (2, 9, 7), (1, 1, 1))
+    ]
+    stats = norm.pool(iter(images))
+    voxels = np.concatenate([image.reshape(-1, 2) for image in images])
+    np.testing.assert_allclose(stats.mean, voxels.mean(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(stats.std, voxels.std(axis=0), rtol=1e-7)
+
+
+def test_statistics_that_cannot_scale_are_refused():
+    for images in ([], [np.ones((2, 2, 2, 1))], [np.full((2, 2, 2, 1), np.nan)]):
+        with pytest.raises(ValueError, match="statistics"):
+            norm.pool(images)
+
+
+def test_z_scores_over_the_data_set_have_one_scale_for_all_subjects(make_subject):
+    subjects = [make_subject("sub-01"), make_subject("sub-02", (6, 5, 9))]
+    learnt = norm.fit(subjects, "dataset")
+    codes = [norm.encode_images(learnt, s.images, s.masks.brain).reshape(-1, 2) for s in subjects]
+    np.testing.assert_allclose(np.concatenate(codes).mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(codes).std(axis=0), 1, atol=1e-5)
+    flairs = [norm.encode_flair(learnt, s.flair, s.masks.brain).ravel() for s in subjects]
+    assert np.concatenate(flairs).mean() == pytest.approx(0, abs=1e-6)
+    assert np.concatenate(flairs).std() == pytest.approx(1, abs=1e-5)
+
+
+def test_z_scores_in_the_brain_are_every_subjects_own(make_subject):
+    learnt = norm.fit([make_subject("sub-01"), make_subject("sub-02")], "brain")
+    stranger = make_subject("sub-99")
+    brain = stranger.masks.brain
+    for code in (
+        norm.encode_images(learnt, stranger.images * 40, brain),
+        norm.encode_flair(learnt, stranger.flair * 40, brain)[..., None],
+    ):
+        np.testing.assert_allclose(code[brain].mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(code[brain].std(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["dataset", "brain"])
+def test_a_decoded_flair_is_the_one_that_was_encoded(make_subject, method: str):
+    subject = make_subject()
+    learnt = norm.fit([subject], method)
+    code = norm.encode_flair(learnt, subject.flair, subject.masks.brain)
+    decoded = norm.decode_flair(learnt, code, subject.images, subject.masks.brain)
+    np.testing.assert_allclose(decoded, subject.flair, atol=1e-3)
+
+
+def test_with_brain_statistics_a_receivers_gain_carries_over_to_the_prediction(make_subject):
+    subject = make_subject()
+    learnt = norm.fit([subject], "brain")
+    code = norm.encode_flair(learnt, subject.flair, subject.masks.brain)
+    decoded = norm.decode_flair(learnt, code, subject.images * 7, subject.masks.brain)
+    np.testing.assert_allclose(decoded, subject.flair * 7, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("method", ["dataset", "brain"])
+def test_a_subject_without_a_flair_cannot_be_learnt_from_and_is_named(make_subject, method: str):
+    with pytest.raises(InputError, match="sub-07: has no FLAIR to learn from"):
+        norm.fit([make_subject(), make_subject("sub-07", flair=False)], method)
+
+
+def test_images_that_are_no_longer_intensities_have_no_level(make_subject):
+    subject = make_subject()
+    with pytest.raises(InputError, match="not positive; give intensities as scanned"):
+        norm.level(subject.images - 1000, subject.masks.brain)

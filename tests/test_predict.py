@@ -1,0 +1,42 @@
+"""Prediction: batches, slabs and whole volumes are one and the same."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxflair.networks.fcn import build
+from flaxflair.networks.network import Network, Params
+from flaxflair.predict import predict_streamed, predict_volumes
+from tests.samples import draw_params
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture(scope="module")
+def shallow() -> tuple[Network, Params]:
+    """An FCN of one hidden layer, and parameters for it."""
+    network = build(2, layers=1, filters=4)
+    return network, draw_params(network)
+
+
+@pytest.mark.parametrize(("shape", "slab"), [((13, 9, 7), 4), ((5, 6, 11), 1)])
+def test_streamed_prediction_equals_whole_volume_prediction(shallow, shape, slab: int):
+    network, params = shallow
+    images = np.random.default_rng(0).normal(size=(*shape, 2)).astype(np.float32)
+    whole = np.asarray(predict_volumes(network.forward, params, jnp.asarray(images)[None])[0])
+    streamed = predict_streamed(network.forward, params, images, radius=network.radius, slab=slab)
+    np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5 * whole.std())
+
+
+def test_any_number_of_volumes_side_by_side_predicts_the_same(shallow):
+    network, params = shallow
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6, 7, 5, 2)), jnp.float32)
+    one, two, three = (
+        np.asarray(predict_volumes(network.forward, params, images, batch=batch))
+        for batch in (1, 2, 3)
+    )
+    assert one.shape == (3, 6, 7, 5)
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-5 * one.std())
+    np.testing.assert_allclose(three, one, rtol=0, atol=1e-5 * one.std())

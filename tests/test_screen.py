@@ -1,0 +1,72 @@
+"""What a run says and when it listens: the journal, the bar, and signals that wait."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flaxflair.screen import Journal, say_seconds, show_bar
+from flaxflair.signals import Interrupted, deferred
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(4.4, "4 s"), (99, "99 s"), (720, "12 min"), (12_600, "3.5 h"), (181_440, "2.1 days")],
+)
+def test_a_length_of_time_is_said_in_the_unit_a_person_would_use(seconds: float, said: str):
+    assert say_seconds(seconds) == said
+
+
+def test_the_journal_is_one_line_of_json_an_event_and_is_never_rewritten(tmp_path: Path):
+    for run in range(2):
+        Journal(tmp_path / "log.jsonl").write("epoch", run=run, loss=0.5)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["run"] for line in lines] == [0, 1]
+    assert json.loads(lines[0])["event"] == "epoch"
+    assert json.loads(lines[0])["time"].endswith("Z")
+
+
+def test_a_bar_on_a_pipe_shows_its_last_state_with_the_last_error_it_was_told():
+    pipe = io.StringIO()
+    with show_bar(Console(file=pipe, width=120), "fold 0", total=10, done=3) as bar:
+        bar.note(1, 0.75, 0.5)
+        bar.note(2, 0.25, None)
+        bar.advance(10)
+    lines = [line for line in pipe.getvalue().splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert "fold 0" in lines[0]
+    assert "epoch 2  loss 0.2500  held-out 0.5000" in lines[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_until_it_is_asked_for_and_its_handler_returns_after(number: int):
+    before = signal.getsignal(number)
+    with deferred() as received:
+        assert received() is None
+        os.kill(os.getpid(), number)
+        assert received() == number
+    assert signal.getsignal(number) is before
+
+
+def test_outside_the_main_thread_no_signal_is_held_back():
+    seen: list[object] = []
+
+    def work() -> None:
+        with deferred() as received:
+            seen.append(received())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [None]
+
+
+def test_an_interruption_says_by_which_signal():
+    assert Interrupted("saved", signal.SIGTERM).number == signal.SIGTERM
