@@ -63,6 +63,7 @@ class Job:
       source: the data set it reads.
       subjects: participant -> sessions.
       folds: held-out participants of each fold.
+      wanted: numbers of the folds to run.
       network: pure functions.
       journal: `log.jsonl`.
       console: for people.
@@ -73,6 +74,7 @@ class Job:
     source: Path
     subjects: Mapping[str, Sequence[Subject]]
     folds: Sequence[Sequence[str]]
+    wanted: Sequence[int]
     network: Network
     journal: Journal
     console: Console
@@ -110,8 +112,6 @@ def run(
     """
     console = console or Console(quiet=True)
     configs.validate(config)
-    _claim(workdir, config, source)
-    journal = Journal(workdir / "log.jsonl")
     with console.status("reading the data set"):
         cohort = load_cohort(source, config.data.inputs)
     if config.data.region == "brain":
@@ -124,16 +124,18 @@ def run(
     wanted = list(range(len(cut))) if folds is None else list(folds)
     for fold in wanted:
         split(cut, fold)
+    _claim(workdir, config, source)
+    journal = Journal(workdir / "log.jsonl")
     write_json(workdir / "folds.json", {"groups": groups, "heldout": cut})
     network = NETWORKS[config.network.name](len(config.data.inputs), config.network)
-    job = Job(config, workdir, source, subjects, cut, network, journal, console)
+    job = Job(config, workdir, source, subjects, cut, wanted, network, journal, console)
     derivative.start(workdir / "derivative", source)
     journal.write("run", folds=wanted, subjects=len(cohort), machine=describe_machine())
-    _announce(job, wanted)
-    optimizer, train_step = _make_step(job, wanted)
-    for position, fold in enumerate(wanted):
+    _announce(job)
+    optimizer, train_step = _make_step(job)
+    for fold in wanted:
         if not _scores_path(workdir, fold).is_file():
-            _run_fold(job, fold, optimizer, train_step, remaining=len(wanted) - position)
+            _run_fold(job, fold, optimizer, train_step)
     summary = summarize(workdir)
     write_json(workdir / "summary.json", summary)
     console.print(tabulate(summary))
@@ -168,15 +170,15 @@ def _steps(job: Job, fold: int) -> int:
     return -(-shown // config.batch)
 
 
-def _make_step(job: Job, wanted: Sequence[int]) -> tuple[optax.GradientTransformation, TrainStep]:
+def _make_step(job: Job) -> tuple[optax.GradientTransformation, TrainStep]:
     """Returns optimiser and step, made once so that all folds share one compilation."""
     config = job.config.train
-    steps = config.epochs * max(_steps(job, fold) for fold in wanted)
+    steps = config.epochs * max(_steps(job, fold) for fold in job.wanted)
     optimizer = make_optimizer(config.optimizer, config.learning_rate, config.schedule, steps)
     return optimizer, make_train_step(job.network.forward, optimizer)
 
 
-def _announce(job: Job, wanted: Sequence[int]) -> None:
+def _announce(job: Job) -> None:
     """Says what will be run, before it is."""
     config = job.config
     shapes = {subject.geometry.shape for subject in job.of(list(job.subjects))}
@@ -188,8 +190,8 @@ def _announce(job: Job, wanted: Sequence[int]) -> None:
         f"[bold]{config.network.name}[/], {count_parameters(params):,} parameters, "
         f"from {', '.join(config.data.inputs)} to FLAIR\n"
         f"{sum(map(len, job.subjects.values()))} sessions of {len(job.subjects)} participants "
-        f"on {grid} voxels, {len(wanted)} of {len(job.folds)} folds\n"
-        f"at most {config.train.epochs} epochs of {_steps(job, wanted[0])} steps on {what}, "
+        f"on {grid} voxels, {len(job.wanted)} of {len(job.folds)} folds\n"
+        f"at most {config.train.epochs} epochs of {_steps(job, job.wanted[0])} steps on {what}, "
         f"{config.train.optimizer} at {config.train.learning_rate:g} ({config.train.schedule}), "
         f"{config.network.dtype}, into {job.workdir}"
     )
@@ -200,8 +202,6 @@ def _run_fold(
     fold: int,
     optimizer: optax.GradientTransformation,
     train_step: TrainStep,
-    *,
-    remaining: int,
 ) -> None:
     started = time.monotonic()
     config = job.config
@@ -218,7 +218,7 @@ def _run_fold(
         looked_at = [make_example(s, normalization, config.data.region) for s in watched]
         watch = _make_watch(job, looked_at)
     rival = least_squares.fit(examples)
-    params = _fit(job, fold, examples, rival, watch, optimizer, train_step, remaining)
+    params = _fit(job, fold, examples, rival, watch, optimizer, train_step)
     model = Model(
         config.data.inputs, config.network, job.network, params, normalization, config.data.region
     )
@@ -269,7 +269,6 @@ def _fit(
     watch: Callable[[Params], float] | None,
     optimizer: optax.GradientTransformation,
     train_step: TrainStep,
-    remaining: int,
 ) -> Params:
     """Fits one fold, from its last checkpoint if there is one, and returns the weights to keep."""
     config, folder = job.config, _fold_dir(job.workdir, fold)
@@ -293,7 +292,6 @@ def _fit(
     with show_bar(job.console, f"fold {fold}", total, first) as bar, deferred() as signalled:
         for progress in fit(train_step, state, batches, watch, plan):
             state = progress.state
-            bar.advance(progress.step)
             if progress.epoch_loss is not None:
                 bar.note(progress.epoch, progress.epoch_loss, progress.error)
                 job.journal.write(
@@ -303,13 +301,14 @@ def _fit(
                     loss=progress.epoch_loss,
                     error=progress.error,
                 )
+            bar.advance(progress.step)
             if progress.step == first + 1:
                 jax.block_until_ready(progress.loss)
                 started = time.monotonic()
             if progress.step == first + TIMED_STEP:
                 jax.block_until_ready(progress.loss)
                 step = (time.monotonic() - started) / (TIMED_STEP - 1)
-                _estimate(job, fold, step, total - progress.step, total * (remaining - 1))
+                _estimate(job, fold, step, total, total - progress.step)
             now, asked = time.monotonic(), signalled()
             if asked or progress.finished or now - saved > config.save_every_seconds:
                 _save(job, fold, state)
@@ -347,12 +346,15 @@ def _save(job: Job, fold: int, state: FitState) -> None:
     job.journal.write("saved", fold=fold, step=int(state.train.step))
 
 
-def _estimate(job: Job, fold: int, step: float, left: int, later: int) -> None:
+def _estimate(job: Job, fold: int, step: float, total: int, left: int) -> None:
+    """Notes what a step takes, and says once how long the run will."""
     job.journal.write("timed", fold=fold, seconds_a_step=step)
-    job.console.print(
-        f"fold {fold}: {step:.3g} s a step on this machine, so at most "
-        f"{say_seconds(step * left)} for this fold and {say_seconds(step * (left + later))} in all"
-    )
+    if fold == job.wanted[0]:
+        everything = left + total * (len(job.wanted) - 1)
+        job.console.print(
+            f"{step:.3g} s a step on this machine: at most {say_seconds(step * left)} for this "
+            f"fold and {say_seconds(step * everything)} for {len(job.wanted)}, and then predictions"
+        )
 
 
 def _make_watch(job: Job, examples: Sequence[Example]) -> Callable[[Params], float]:

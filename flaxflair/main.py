@@ -33,6 +33,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     logging.set_verbosity(logging.WARNING)  # orbax tells each save in a dozen lines
     console = Console()
+    if not console.is_terminal:
+        console.width = 110
     try:
         config: Config = _CONFIG.value
         if _INPUTS.value is not None:

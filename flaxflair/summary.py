@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from flaxflair import evaluate
@@ -71,10 +72,13 @@ def _mean_shares(tables: Sequence[Mapping[str, Mapping[str, float | None]]]) -> 
 
 def tabulate(summary: Mapping[str, Any]) -> Table:
     """Returns the table that a run ends with: every method, and the truth's lesion contrast."""
-    table = Table(title=f"Mean (SD) over {len(summary['folds'])} folds, held-out subjects")
-    table.add_column("")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"Mean (SD) over {len(summary['folds'])} folds, held-out subjects",
+    )
+    table.add_column("", no_wrap=True)
     for title, _ in _COLUMNS.values():
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for name, scores in summary["methods"].items():
         table.add_row(name, *(_cell(scores[metric], metric) for metric in _COLUMNS))
     truth = summary["truth"]

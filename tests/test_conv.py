@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,18 +14,22 @@ from jax import lax
 from flaxflair.networks.conv import blocks, conv3d
 
 DIMS = ("NDHWC", "DHWIO", "NDHWC")
-GRIDS = [(1, 1, 1), (1, 2, 3), (3, 1, 2), (4, 4, 4), (5, 9, 7), (13, 6, 11)]
 CHANNELS = [(5, 64), (64, 64), (64, 1), (5, 16), (16, 16), (16, 1), (1, 1), (9, 33), (96, 96)]
+CASES = [((5, 9, 7), channels) for channels in CHANNELS] + [
+    (grid, channels)
+    for grid in [(1, 1, 1), (1, 2, 3), (13, 6, 11)]
+    for channels in [(5, 9), (9, 10), (9, 5)]
+]
+
+# Most of the time goes into compiling, and what is tested is the arithmetic, not the machine code.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def example(grid, c, f, batch=1, dtype=jnp.float32):
+def example(grid, c, f, batch=1, dtype=np.float32):
     """Returns images, kernel and an output cotangent."""
-    x, w, g = (jax.random.key(i) for i in range(3))
-    return (
-        jax.random.normal(x, (batch, *grid, c), dtype),
-        jax.random.normal(w, (3, 3, 3, c, f), dtype),
-        jax.random.normal(g, (batch, *grid, f), dtype),
-    )
+    normal = np.random.default_rng(0).standard_normal
+    shapes = (batch, *grid, c), (3, 3, 3, c, f), (batch, *grid, f)
+    return tuple(jnp.asarray(normal(shape), dtype) for shape in shapes)
 
 
 def same(x, w):
@@ -34,17 +40,14 @@ def reference(x, w):
     return lax.conv_general_dilated(x, w, (1, 1, 1), "SAME", dimension_numbers=DIMS)
 
 
-@jax.jit
-def direct(x, w, g):
-    """Returns value, gradient of the images and gradient of the kernel, all by XLA."""
-    y, vjp = jax.vjp(reference, x, w)
+def value_and_gradients(conv, x, w, g):
+    """Returns the value, the gradient of the images and that of the kernel."""
+    y, vjp = jax.vjp(conv, x, w)
     return y, *vjp(g)
 
 
-@jax.jit
-def quick(x, w, g):
-    y, vjp = jax.vjp(same, x, w)
-    return y, *vjp(g)
+quick = jit(partial(value_and_gradients, same))
+direct = jit(partial(value_and_gradients, reference))
 
 
 def assert_near(found, expected, tolerance=1e-5):
@@ -55,59 +58,53 @@ def assert_near(found, expected, tolerance=1e-5):
     assert np.abs(found - expected).max() <= tolerance * scale
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
-@pytest.mark.parametrize("channels", CHANNELS, ids=str)
+@pytest.mark.parametrize(("grid", "channels"), CASES, ids=str)
 def test_value_and_both_gradients_equal_those_of_xla(grid, channels):
     arrays = example(grid, *channels)
     for found, expected in zip(quick(*arrays), direct(*arrays), strict=True):
         assert_near(found, expected)
 
 
-@pytest.mark.parametrize("channels", [(5, 16), (16, 16), (16, 1)], ids=str)
-@pytest.mark.parametrize("nx", [7, 12])
-def test_blocks_of_rows_join_without_a_seam(monkeypatch, channels, nx):
+@pytest.mark.parametrize("channels", [(5, 12), (12, 12), (12, 1)], ids=str)
+def test_blocks_of_rows_join_without_a_seam(monkeypatch, channels):
     monkeypatch.setattr("flaxflair.networks.conv.blocks", lambda rows, _: blocks(rows, 1, 3))
-    arrays = example((nx, 7, 5), *channels, batch=2)
+    arrays = example((7, 6, 5), *channels, batch=2)
     for found, expected in zip(quick(*arrays), direct(*arrays), strict=True):
         assert_near(found, expected)
 
 
-def test_blocks_cover_the_axis_and_fit_the_cache():
+def test_blocks_cover_the_axis_and_keep_to_their_size():
     for rows in range(1, 50):
-        for cache in (1, 7, 100, 10**6):
-            number, size = blocks(rows, 7, cache)
-            assert (number - 1) * size < rows <= number * size
-            assert size == 1 or size * 7 <= cache
+        for size in (1, 7, 100, 10**6):
+            number, each = blocks(rows, 7, size)
+            assert (number - 1) * each < rows <= number * each
+            assert each == 1 or each * 7 <= size
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=str)
-@pytest.mark.parametrize("channels", [(5, 16), (16, 16), (16, 1)], ids=str)
-def test_vmap_equals_one_at_a_time(axes, channels):
-    x, w, g = example((4, 5, 6), *channels)
-    x, w = (
-        a if axis is None else jnp.stack([a, 2 * a, -a])
-        for a, axis in zip((x, w), axes, strict=True)
-    )
+def test_vmap_equals_one_at_a_time(axes):
+    x, w, g = example((4, 5, 6), 9, 10)
+    x = x if axes[0] is None else jnp.stack([x, 2 * x, -x])
+    w = w if axes[1] is None else jnp.stack([w, 2 * w, -w])
     for found, expected in zip(
-        jax.jit(jax.vmap(quick, (*axes, None)))(x, w, g),
-        jax.vmap(direct, (*axes, None))(x, w, g),
+        jit(jax.vmap(partial(value_and_gradients, same), (*axes, None)))(x, w, g),
+        jit(jax.vmap(partial(value_and_gradients, reference), (*axes, None)))(x, w, g),
         strict=True,
     ):
         assert_near(found, expected)
 
 
-def test_gradient_of_vmap_and_of_lax_map_equals_that_of_xla():
+@pytest.mark.parametrize("many", [jax.vmap, lambda f: partial(lax.map, f)], ids=["vmap", "map"])
+def test_gradient_through_vmap_and_lax_map_equals_that_of_xla(many):
     x, w, _ = example((4, 5, 6), 9, 10, batch=3)
 
-    def loss(w, conv, many):
-        return jnp.sum(many(lambda x: jnp.tanh(conv(x[None], w)))(x))
+    def gradient(conv):
+        def loss(w):
+            return jnp.sum(many(lambda x: jnp.tanh(0.01 * conv(x[None], w)))(x))
 
-    def mapped(f):
-        return lambda x: lax.map(f, x)
+        return jit(jax.grad(loss))(w)
 
-    expected = jax.grad(loss)(w, reference, jax.vmap)
-    assert_near(jax.grad(loss)(w, same, jax.vmap), expected)
-    assert_near(jax.jit(jax.grad(loss), static_argnums=(1, 2))(w, same, mapped), expected)
+    assert_near(gradient(same), gradient(reference))
 
 
 def test_only_the_gradients_that_are_asked_for_are_computed():
@@ -117,17 +114,23 @@ def test_only_the_gradients_that_are_asked_for_are_computed():
         def loss(x, w):
             return jnp.vdot(same(x, w), g)
 
-        cost = jax.jit(jax.grad(loss, argnums)).lower(x, w).compile().cost_analysis()
-        return cost["flops"]
+        cost = jit(jax.grad(loss, argnums)).lower(x, w).compile().cost_analysis()
+        return cost["flops"] if cost else 0
 
     assert flops(0) + flops(1) < 1.2 * flops((0, 1))
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_bfloat16_is_as_near_as_bfloat16_can_be(batch):
-    x, w, g = example((5, 6, 7), 16, 16, batch, jnp.bfloat16)
-    found = quick(x, w, g)
-    expected = direct(*(a.astype(jnp.float32) for a in (x, w, g)))
+def test_nothing_is_kept_for_a_gradient_that_is_not_asked_for():
+    x, w, _ = example((4, 5, 6), 16, 16)
+    _, of_images = jax.vjp(lambda x: same(x, w), x)
+    _, of_kernel = jax.vjp(lambda w: same(x, w), w)
+    assert {a.shape for a in jax.tree.leaves(of_images)} == {w.shape}
+    assert {a.shape for a in jax.tree.leaves(of_kernel)} == {x.shape}
+
+
+def test_bfloat16_is_as_near_as_bfloat16_can_be():
+    arrays = example((5, 6, 7), 16, 16, 2, jnp.bfloat16)
+    found, expected = quick(*arrays), direct(*(a.astype(jnp.float32) for a in arrays))
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == jnp.bfloat16
         assert_near(a.astype(jnp.float32), b, 2e-2)
@@ -141,29 +144,30 @@ def test_repeated_runs_are_identical_to_the_bit():
             np.testing.assert_array_equal(a, b)
 
 
-CASES = {
-    "stride": dict(window_strides=(1, 2, 1)),
-    "valid": dict(padding="VALID"),
-    "uneven padding": dict(padding=[(1, 1), (2, 0), (1, 1)]),
-    "dilated images": dict(lhs_dilation=(1, 1, 2)),
-    "dilated kernel": dict(rhs_dilation=(2, 1, 1)),
-    "precision": dict(precision=lax.Precision.HIGHEST),
-    "groups": dict(feature_group_count=2),
-    "preferred type": dict(preferred_element_type=jnp.float64),
+OTHERS = {
+    "stride": {"window_strides": (1, 2, 1)},
+    "valid": {"padding": "VALID"},
+    "uneven padding": {"padding": [(1, 1), (2, 0), (1, 1)]},
+    "dilated images": {"padding": [(1, 1)] * 3, "lhs_dilation": (1, 1, 2)},
+    "dilated kernel": {"rhs_dilation": (2, 1, 1)},
+    "precision": {"precision": lax.Precision.HIGHEST},
+    "groups": {"feature_group_count": 2},
+    "preferred type": {"preferred_element_type": jnp.float64},
 }
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_any_other_convolution_is_passed_on_unchanged(case):
+@pytest.mark.parametrize("other", OTHERS)
+def test_any_other_convolution_is_passed_on_unchanged(other):
     x, w, _ = example((4, 5, 6), 16, 16)
-    options = dict(window_strides=(1, 1, 1), padding="SAME", dimension_numbers=DIMS) | CASES[case]
-    if case == "groups":
+    options: dict = {"window_strides": (1, 1, 1), "padding": "SAME", "dimension_numbers": DIMS}
+    options |= OTHERS[other]
+    if other == "groups":
         w = w[..., :8, :]
 
     def jaxpr(conv):
         return str(jax.make_jaxpr(lambda x, w: conv(x, w, **options))(x, w))
 
-    with jax.enable_x64(case == "preferred type"):
+    with jax.enable_x64(other == "preferred type"):
         assert jaxpr(conv3d) == jaxpr(lax.conv_general_dilated)
 
 
@@ -192,17 +196,20 @@ def test_channels_that_do_not_match_are_refused_as_xla_refuses_them():
 
 
 def test_an_nnx_layer_takes_it():
-    layers = [
-        nnx.Conv(9, 10, (3, 3, 3), conv_general_dilated=conv, rngs=nnx.Rngs(0))
-        for conv in (conv3d, lax.conv_general_dilated)
-    ]
     x, _, _ = example((4, 5, 6), 9, 10)
-    quick_layer, direct_layer = (nnx.jit(layer)(x) for layer in layers)
-    assert_near(quick_layer, direct_layer)
+
+    def run(conv):
+        layer = nnx.Conv(9, 10, (3, 3, 3), conv_general_dilated=conv, rngs=nnx.Rngs(0))
+        graphdef, params = nnx.split(layer)
+        return jit(lambda params, x: nnx.merge(graphdef, params)(x))(params, x)
+
+    assert_near(run(conv3d), run(lax.conv_general_dilated))
 
 
 def test_another_platform_is_given_the_convolution_of_xla():
-    x, w, g = example((4, 5, 6), 16, 16)
-    text = jax.jit(quick).trace(x, w, g).lower(lowering_platforms=("tpu",)).as_text()
-    assert text.count("stablehlo.convolution") == 3
-    assert "stablehlo.dot_general" not in text
+    traced = jax.jit(partial(value_and_gradients, same)).trace(*example((4, 5, 6), 16, 16))
+    for platform in ("cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.convolution") == 3
+        assert "stablehlo.dot_general" not in text
+    assert "stablehlo.dot_general" in traced.lower(lowering_platforms=("cpu",)).as_text()

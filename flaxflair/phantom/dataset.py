@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from flaxflair.bids import BIDS_VERSION, name_file, name_sequence, write_json, write_tsv
-from flaxflair.files import write_bytes
+from flaxflair.bids import BIDS_VERSION, name_file, name_sequence, write_tsv
+from flaxflair.files import write_bytes, write_json
 from flaxflair.nifti import write_volume
 from flaxflair.phantom import Layout, scanner
 from flaxflair.phantom.anatomy import load_atlas

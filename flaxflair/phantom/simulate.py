@@ -250,7 +250,7 @@ def _build_maps(
     swirl = pick(interpolate(np.clip(swirl, 0, 2), MEDIUM, lattice))
     flow = np.clip(swirl * (strength * pulse + 0.05), 0, 0.5)
     off = stream(seed, subject, "fat")
-    left = off.uniform(0.08, 0.2) * np.exp(0.8 * smooth_noise(off, COARSE, 14.0))
+    left = off.uniform(0.06, 0.16) * np.exp(0.7 * smooth_noise(off, COARSE, 14.0))
     fat = np.clip(pick(interpolate(left, COARSE, lattice)), 0.02, 0.8)
     return Maps(
         lattice, where, tissues, efficiency, flow, pick(interpolate(transfer, MEDIUM, lattice)), fat

@@ -1,0 +1,298 @@
+"""The main job from end to end, on a tiny cohort: outputs, resuming, refusing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flaxflair
+from flaxflair.config import Config
+from flaxflair.crossval import run
+from flaxflair.evaluate import METRICS
+from flaxflair.phantom import write_phantom
+from flaxflair.volume import InputError
+
+ROOT = Path(__file__).parent.parent
+FLAGS = [
+    "--config.network.filters=6",
+    "--config.network.layers=2",
+    "--config.train.optimizer=adam",
+    "--config.train.epochs=2",
+    "--config.folds.count=3",
+    "--inputs=T1,T2,DIR",
+]
+
+
+def _config() -> Config:
+    config = Config()
+    config.data.inputs = ("T1", "T2", "DIR")
+    config.network.filters, config.network.layers = 6, 2
+    config.train.optimizer, config.train.epochs = "adam", 2
+    config.folds.count = 3
+    return config
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("main") / "phantom"
+    write_phantom(root, subjects=6, healthy=3, scale=0.1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("run") / "finished"
+    run(_config(), workdir, phantom)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One compilation for all the processes that a test starts and kills."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def _start(
+    phantom: Path, workdir: Path, environment: dict[str, str], *flags: str
+) -> subprocess.Popen[str]:
+    command = [
+        *(sys.executable, "-m", "flaxflair.main", "--config=configs/fcn64.py"),
+        *FLAGS,
+        *(f"--config.data.root={phantom}", f"--workdir={workdir}", "--folds=1", *flags),
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def _events(workdir: Path) -> list[dict]:
+    path = workdir / "log.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def _wait_for_saves(workdir: Path, process: subprocess.Popen[str], count: int) -> None:
+    while process.poll() is None:
+        if sum(event["event"] == "saved" for event in _events(workdir)) >= count:
+            return
+        time.sleep(0.01)
+
+
+def _parameters(workdir: Path) -> Iterator[np.ndarray]:
+    import jax
+
+    yield from map(np.asarray, jax.tree.leaves(flaxflair.load_model(workdir, 1).params))
+
+
+def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(
+    phantom: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    process = _start(phantom, undisturbed, environment, "--config.save_every_seconds=0")
+    told, _ = process.communicate()
+    assert process.returncode == 0, told
+    moments = random.Random()
+    saves = 0
+    for _ in range(3):
+        process = _start(phantom, killed, environment, "--config.save_every_seconds=0")
+        # Somewhere in the next two of the eight steps, mostly in the middle of a save.
+        saves += moments.randint(1, 2)
+        _wait_for_saves(killed, process, saves)
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+        saves = sum(event["event"] == "saved" for event in _events(killed))
+    assert not (killed / "fold-1" / "scores.json").exists()
+    process = _start(phantom, killed, environment, "--config.save_every_seconds=0")
+    told, _ = process.communicate()
+    assert process.returncode == 0, told
+    assert any(event["event"] == "resumed" for event in _events(killed))
+    pairs = zip(_parameters(killed), _parameters(undisturbed), strict=True)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+    ours, theirs = (
+        json.loads((workdir / "summary.json").read_text())["methods"]
+        for workdir in (killed, undisturbed)
+    )
+    assert ours == theirs
+
+
+def test_sigterm_saves_and_ends_cleanly_and_the_same_command_goes_on(
+    phantom: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    flags = (
+        "--config.train.epochs=1000",
+        "--config.stop.strips=0",
+        "--config.save_every_seconds=0",
+    )
+    process = _start(phantom, tmp_path, environment, *flags)
+    _wait_for_saves(tmp_path, process, 2)
+    process.send_signal(signal.SIGTERM)
+    told, _ = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "saved after step" in told
+    assert "Traceback" not in told
+    last = [event for event in _events(tmp_path) if event["event"] == "saved"][-1]
+    process = _start(phantom, tmp_path, environment, *flags)
+    _wait_for_saves(tmp_path, process, sum(e["event"] == "saved" for e in _events(tmp_path)) + 1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    resumed = [event for event in _events(tmp_path) if event["event"] == "resumed"]
+    assert resumed[0]["step"] == last["step"]
+
+
+def test_a_run_leaves_summary_folds_models_images_and_a_journal(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert set(summary["methods"]) == {"fcn", "least_squares"}
+    for scores in summary["methods"].values():
+        assert set(METRICS) == set(scores)
+        for metric in scores.values():
+            assert {"mean", "sd", "folds"} <= set(metric)
+            assert len(metric["folds"]) == 3
+    assert summary["truth"]["ratio1"]["mean"] > 1
+    assert summary["truth"]["noise_mse"]["mean"] > 0
+    assert summary["seconds"] > 0
+    assert summary["machine"]["versions"]["jax"]
+    folds = json.loads((finished / "folds.json").read_text())
+    assert sorted(name for fold in folds["heldout"] for name in fold) == [
+        f"sub-{number:02d}" for number in range(1, 7)
+    ]
+    for region in ("volume", "white matter", "ventricles", "lesions"):
+        assert sum(summary["saliency"][region].values()) == pytest.approx(1)
+    events = [event["event"] for event in _events(finished)]
+    assert events.count("epoch") == 6
+    assert events.count("scored") == 3
+
+
+def test_synthetic_flairs_lie_on_the_subjects_own_grid_with_a_sidecar(
+    finished: Path, phantom: Path
+) -> None:
+    for number in range(1, 7):
+        name = f"sub-{number:02d}"
+        synthetic = finished / "derivative" / name / "anat" / f"{name}_desc-synth_FLAIR.nii.gz"
+        truth = phantom / name / "anat" / f"{name}_desc-preproc_FLAIR.nii.gz"
+        ours, theirs = flaxflair.read_volume(synthetic), flaxflair.read_volume(truth)
+        assert ours.geometry.matches(theirs.geometry)
+        sidecar = json.loads(synthetic.with_name(f"{name}_desc-synth_FLAIR.json").read_text())
+        assert len(sidecar["Sources"]) == 3
+        assert name not in sidecar["Model"]["Training"]
+
+
+def test_the_validator_accepts_the_predictions(finished: Path) -> None:
+    command = Path(sys.executable).with_name("bids-validator-deno")
+    result = subprocess.run(
+        [command, "--format", "json", finished / "derivative"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    issues = json.loads(result.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+
+
+def test_a_finished_run_is_loaded_and_predicts_what_it_wrote(finished: Path, phantom: Path) -> None:
+    folds = json.loads((finished / "folds.json").read_text())["heldout"]
+    model = flaxflair.load_model(finished, fold=2)
+    subject = next(
+        s for s in flaxflair.load_cohort(phantom, model.sequences) if s.participant in folds[2]
+    )
+    name = subject.name
+    written = flaxflair.read_volume(
+        finished / "derivative" / name / "anat" / f"{name}_desc-synth_FLAIR.nii.gz"
+    )
+    whole = flaxflair.predict_array(model, subject.images)
+    streamed = flaxflair.predict_array(model, subject.images, slab=3)
+    np.testing.assert_allclose(whole, written.array, atol=1e-5 * whole.std())
+    np.testing.assert_allclose(streamed, whole, atol=1e-5 * whole.std())
+
+
+def test_files_are_predicted_on_their_own_grid(
+    finished: Path, phantom: Path, tmp_path: Path
+) -> None:
+    model = flaxflair.load_model(finished, fold=0)
+    subject = flaxflair.load_cohort(phantom, model.sequences)[0]
+    files = {
+        name: phantom / source
+        for name, source in zip(model.sequences, subject.sources, strict=False)
+    }
+    out = tmp_path / "flair.nii.gz"
+    volume = flaxflair.predict_files(model, files, out)
+    assert volume.geometry.matches(subject.geometry)
+    np.testing.assert_array_equal(flaxflair.read_volume(out).array, volume.array)
+    with pytest.raises(InputError, match="is one of the inputs"):
+        flaxflair.predict_files(model, files, files["T1"])
+    with pytest.raises(InputError, match="no file for DIR"):
+        flaxflair.predict_files(model, {k: v for k, v in files.items() if k != "DIR"}, out)
+
+
+def test_a_second_run_does_nothing_anew(finished: Path, phantom: Path) -> None:
+    before = (finished / "fold-0" / "scores.json").stat().st_mtime_ns
+    again = run(_config(), finished, phantom)
+    assert (finished / "fold-0" / "scores.json").stat().st_mtime_ns == before
+    assert again == json.loads((finished / "summary.json").read_text())
+
+
+def test_another_configuration_is_refused_in_the_same_folder(finished: Path, phantom: Path) -> None:
+    config = _config()
+    config.train.learning_rate = 0.1
+    with pytest.raises(InputError, match=r"train.learning_rate: 0\.1 instead of 0\.0005"):
+        run(config, finished, phantom)
+
+
+def test_a_fold_that_does_not_exist_is_refused(phantom: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fold 7 asked for; there are folds 0 to 2"):
+        run(_config(), tmp_path, phantom, folds=[7])
+
+
+def test_a_network_too_narrow_to_start_linear_is_refused(phantom: Path, tmp_path: Path) -> None:
+    config = _config()
+    config.network.init, config.network.filters = "least_squares", 5
+    with pytest.raises(InputError, match="5 filters cannot start as a linear map of 3 sequences"):
+        run(config, tmp_path, phantom)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--config.data.root=/none"], "/none: no such folder"),
+        (["--inputs=T1,FLAIR"], "unknown input sequence 'FLAIR'"),
+        (["--folds=a"], "'a' is not the number of a fold"),
+        (["--config.network.dtype=float64"], "config.network.dtype is 'float64'"),
+    ],
+)
+def test_what_cannot_be_used_ends_with_one_sentence(
+    flags: list[str], said: str, tmp_path: Path
+) -> None:
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "flaxflair.main", "--config=configs/fcn64.py"),
+            *(f"--workdir={tmp_path / 'run'}", f"--config.data.root={tmp_path}", *flags),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
