@@ -2,6 +2,7 @@
 
 The public functions, imported when first used so that `import flaxflair` costs nothing:
 
+    load_run        what a run says of itself: its data set, its folds, its summary
     load_model      a trained fold of a finished run
     load_cohort     the subjects of a prepared BIDS data set
     predict_array   intensities [x, y, z, m] -> synthetic FLAIR [x, y, z]
@@ -12,8 +13,8 @@ The public functions, imported when first used so that `import flaxflair` costs 
     read_volume     one checked NIfTI volume
     write_volume    one NIfTI volume, whole or not at all
 
-and the records that they take and give: `Model`, `Subject`, `Masks`, `Volume`, `Geometry`; what
-cannot be used raises `InputError`.
+and the records that they take and give: `Run`, `Model`, `Subject`, `Masks`, `Volume`, `Geometry`;
+what cannot be used raises `InputError`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flaxflair.cohort import load_cohort
     from flaxflair.evaluate import score
-    from flaxflair.model import Model, load_model, predict_array, predict_files, saliency_maps
+    from flaxflair.model import (
+        Model,
+        Run,
+        load_model,
+        load_run,
+        predict_array,
+        predict_files,
+        saliency_maps,
+    )
     from flaxflair.nifti import read_volume, write_volume
     from flaxflair.saliency import p3s
     from flaxflair.volume import Geometry, InputError, Masks, Subject, Volume
@@ -34,10 +43,12 @@ __all__ = [
     "InputError",
     "Masks",
     "Model",
+    "Run",
     "Subject",
     "Volume",
     "load_cohort",
     "load_model",
+    "load_run",
     "p3s",
     "predict_array",
     "predict_files",
@@ -51,7 +62,9 @@ _HOME = {
     "load_cohort": "cohort",
     "score": "evaluate",
     "Model": "model",
+    "Run": "model",
     "load_model": "model",
+    "load_run": "model",
     "predict_array": "model",
     "predict_files": "model",
     "saliency_maps": "model",

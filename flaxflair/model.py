@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,55 @@ class Model:
     params: Params
     normalization: Normalization
     region: str = "volume"
+
+
+class Run(NamedTuple):
+    """A run that has begun: where its data lie and who was held out when.
+
+    Attributes:
+      folder: given to `--workdir`.
+      source: the data set that it reads.
+      heldout: participants of each fold.
+      summary: what `summary.json` holds; empty while no run of it has ended.
+    """
+
+    folder: Path
+    source: Path
+    heldout: list[list[str]]
+    summary: dict[str, Any]
+
+    def fold_of(self, participant: str) -> int:
+        """Returns the fold whose model never saw a participant.
+
+        Raises:
+          InputError: the run knows no such participant.
+        """
+        for fold, names in enumerate(self.heldout):
+            if participant in names:
+                return fold
+        raise InputError(f"{self.folder}: knows no participant {participant!r}")
+
+
+def load_run(folder: str | Path) -> Run:
+    """Loads what a run says of itself; its models come from `load_model`.
+
+    Args:
+      folder: given to `--workdir`.
+
+    Raises:
+      InputError: it is not the folder of a run.
+    """
+    folder = Path(folder)
+    config, folds, summary = (folder / f"{name}.json" for name in ("config", "folds", "summary"))
+    for path in (config, folds):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; give the folder of a run (its --workdir)")
+    return Run(
+        folder,
+        Path(json.loads(config.read_text())["source"]),
+        json.loads(folds.read_text())["heldout"],
+        json.loads(summary.read_text()) if summary.is_file() else {},
+    )
 
 
 def save_model(folder: Path, model: Model) -> None:
@@ -172,7 +221,8 @@ def saliency_maps(model: Model, subject: Subject, *, slab: int = 0) -> Array:
         )
     brain = subject.masks.brain
     images = _encode(model, subject.images, brain)
-    target = normalize.encode_flair(model.normalization, subject.flair, brain)
+    flair = np.where(brain, subject.flair, 0) if model.region == "brain" else subject.flair
+    target = normalize.encode_flair(model.normalization, flair, brain)
     return p3s_streamed(
         model.network.forward,
         model.params,
@@ -236,6 +286,8 @@ def _encode(model: Model, images: Array, brain: Array | None) -> Array:
             f"({','.join(model.sequences)}) are needed"
         )
     region = _region(model, brain)
+    if model.region == "brain":
+        images = np.where(region[..., None], images, np.float32(0))
     return normalize.encode_images(model.normalization, images, region)
 
 

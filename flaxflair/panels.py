@@ -42,6 +42,16 @@ def upright(slice_xy: Array, affine: Array) -> Array:
     return image.T
 
 
+def crop(subject: Subject, margin: int = 3) -> tuple[slice, slice]:
+    """Returns the slices along x and y that hold the brain, and a few voxels around it."""
+    cut = []
+    for axis, size in enumerate(subject.geometry.shape[:2]):
+        inside = np.flatnonzero(subject.masks.brain.any(axis=(1 - axis, 2)))
+        first, last = (inside[0], inside[-1]) if inside.size else (0, size - 1)
+        cut.append(slice(max(int(first) - margin, 0), min(int(last) + margin + 1, size)))
+    return cut[0], cut[1]
+
+
 def grey_range(image: Array, brain: Array) -> tuple[float, float]:
     """Returns black and white of an image: the 0.5th and 99.7th percentile within the brain."""
     low, high = np.percentile(image[brain], (0.5, 99.7))
@@ -57,7 +67,7 @@ def draw_p3s(subject: Subject, maps: Array, path: Path, *, z: int | None = None)
       path: PNG to write.
       z: slice; by default the one with most lesion.
     """
-    z = axial_slice(subject) if z is None else z
+    z, place = axial_slice(subject) if z is None else z, crop(subject)
     brain = subject.masks.brain
     top = float(np.percentile(maps[brain], 99.5))
     count = len(subject.sequences)
@@ -66,14 +76,13 @@ def draw_p3s(subject: Subject, maps: Array, path: Path, *, z: int | None = None)
     shown = None
     for channel, name in enumerate(subject.sequences):
         axes = figure.add_subplot(grid[0, channel])
-        image = upright(maps[:, :, z, channel], subject.geometry.affine)
+        image = upright(maps[(*place, z, channel)], subject.geometry.affine)
         shown = _show(axes, image, subject, 0, top, "inferno")
         axes.set_title(SEQUENCES[name].title, color=INK, fontsize=12)
         axes = figure.add_subplot(grid[1, channel])
         own = subject.images[..., channel]
-        _show(
-            axes, upright(own[:, :, z], subject.geometry.affine), subject, *grey_range(own, brain)
-        )
+        image = upright(own[(*place, z)], subject.geometry.affine)
+        _show(axes, image, subject, *grey_range(own, brain))
     if shown is not None:
         bar = figure.colorbar(shown, cax=figure.add_subplot(grid[0, count]))
         bar.ax.tick_params(colors=INK, labelsize=8)
@@ -92,7 +101,7 @@ def draw_prediction(subject: Subject, flair: Array, path: Path, *, z: int | None
     """
     if subject.flair is None:
         raise ValueError(f"{subject.name} has no FLAIR to draw")
-    z = axial_slice(subject) if z is None else z
+    z, place = axial_slice(subject) if z is None else z, crop(subject)
     affine, brain = subject.geometry.affine, subject.masks.brain
     low, high = grey_range(subject.flair, brain)
     figure = _sheet(1, 3, subject, colorbar=True)
@@ -105,12 +114,12 @@ def draw_prediction(subject: Subject, flair: Array, path: Path, *, z: int | None
     shown = None
     for column, (title, image, black, white, colours) in enumerate(pictures):
         axes = figure.add_subplot(grid[0, column])
-        turned = upright(image[:, :, z], affine)
+        turned = upright(image[(*place, z)], affine)
         shown = _show(axes, turned, subject, black, white, colours)
         axes.set_title(title, color=INK, fontsize=12)
         lesion = subject.masks.lesion
-        if column == 0 and lesion is not None and lesion[:, :, z].any():
-            outline = upright(lesion[:, :, z], affine).astype(float)
+        if column == 0 and lesion is not None and lesion[(*place, z)].any():
+            outline = upright(lesion[(*place, z)], affine).astype(float)
             axes.contour(outline, levels=[0.5], colors="#ff5a4f", linewidths=0.7)
     if shown is not None:
         bar = figure.colorbar(shown, cax=figure.add_subplot(grid[0, 3]))
@@ -124,7 +133,7 @@ _TIGHT = {"left": 0.01, "right": 0.94, "top": 0.92, "bottom": 0.01, "wspace": 0.
 def _sheet(rows: int, columns: int, subject: Subject, *, colorbar: bool) -> Figure:
     """Returns an empty figure in which `rows × columns` slices keep their proportions."""
     dx, dy, _ = subject.geometry.voxel_size
-    x, y, _ = subject.geometry.shape
+    x, y = (cut.stop - cut.start for cut in crop(subject))
     height = 2.6
     width = height * (x * dx) / (y * dy)
     return Figure(figsize=(columns * width + (0.9 if colorbar else 0), rows * height + 0.35))

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import settings
 
 from flaxflair.bids import write_json
+from flaxflair.crossval import run
 from flaxflair.networks.fcn import build
 from flaxflair.networks.network import Network, Params
 from flaxflair.nifti import write_volume
+from flaxflair.phantom import write_phantom
 from flaxflair.volume import Array, Geometry, Masks, Subject
-from tests.samples import AFFINE, SHAPE, brain_of, draw_params, image_of
+from tests.samples import AFFINE, SHAPE, brain_of, draw_params, image_of, tiny_config
 
 # No deadline: a first call compiles. The same examples every time: a failure is there to stay.
 settings.register_profile("flaxflair", deadline=None, derandomize=True)
@@ -107,3 +109,19 @@ def network() -> Network:
 def params(network: Network) -> Params:
     """Its parameters, with biases that are not zero."""
     return draw_params(network)
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny prepared phantom: six participants, three of them healthy."""
+    root = tmp_path_factory.mktemp("cohort") / "phantom"
+    write_phantom(root, subjects=6, healthy=3, scale=0.1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `tiny_config` on the tiny phantom."""
+    workdir = tmp_path_factory.mktemp("run") / "finished"
+    run(tiny_config(), workdir, phantom)
+    return workdir

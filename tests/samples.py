@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from scipy import ndimage
 
+from flaxflair.config import Config
 from flaxflair.networks.network import Network, Params
 from flaxflair.volume import Array
 
@@ -67,3 +68,13 @@ def reference_fcn(params: Params, images: Array) -> Array:
         if kernel is not kernels[-1]:
             values = np.maximum(values, 0)
     return values[..., 0]
+
+
+def tiny_config() -> Config:
+    """Returns a configuration that trains in seconds: three sequences, three folds, two epochs."""
+    config = Config()
+    config.data.inputs = ("T1", "T2", "DIR")
+    config.network.filters, config.network.layers = 6, 2
+    config.train.optimizer, config.train.epochs = "adam", 2
+    config.folds.count = 3
+    return config

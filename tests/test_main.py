@@ -16,11 +16,10 @@ import numpy as np
 import pytest
 
 import flaxflair
-from flaxflair.config import Config
 from flaxflair.crossval import run
 from flaxflair.evaluate import METRICS
-from flaxflair.phantom import write_phantom
 from flaxflair.volume import InputError
+from tests.samples import tiny_config
 
 ROOT = Path(__file__).parent.parent
 FLAGS = [
@@ -31,29 +30,6 @@ FLAGS = [
     "--config.folds.count=3",
     "--inputs=T1,T2,DIR",
 ]
-
-
-def _config() -> Config:
-    config = Config()
-    config.data.inputs = ("T1", "T2", "DIR")
-    config.network.filters, config.network.layers = 6, 2
-    config.train.optimizer, config.train.epochs = "adam", 2
-    config.folds.count = 3
-    return config
-
-
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("main") / "phantom"
-    write_phantom(root, subjects=6, healthy=3, scale=0.1)
-    return root
-
-
-@pytest.fixture(scope="module")
-def finished(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workdir = tmp_path_factory.mktemp("run") / "finished"
-    run(_config(), workdir, phantom)
-    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -246,13 +222,13 @@ def test_files_are_predicted_on_their_own_grid(
 
 def test_a_second_run_does_nothing_anew(finished: Path, phantom: Path) -> None:
     before = (finished / "fold-0" / "scores.json").stat().st_mtime_ns
-    again = run(_config(), finished, phantom)
+    again = run(tiny_config(), finished, phantom)
     assert (finished / "fold-0" / "scores.json").stat().st_mtime_ns == before
     assert again == json.loads((finished / "summary.json").read_text())
 
 
 def test_another_configuration_is_refused_in_the_same_folder(finished: Path, phantom: Path) -> None:
-    config = _config()
+    config = tiny_config()
     config.train.learning_rate = 0.1
     with pytest.raises(InputError, match=r"train.learning_rate: 0\.1 instead of 0\.0005"):
         run(config, finished, phantom)
@@ -260,11 +236,11 @@ def test_another_configuration_is_refused_in_the_same_folder(finished: Path, pha
 
 def test_a_fold_that_does_not_exist_is_refused(phantom: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fold 7 asked for; there are folds 0 to 2"):
-        run(_config(), tmp_path, phantom, folds=[7])
+        run(tiny_config(), tmp_path, phantom, folds=[7])
 
 
 def test_a_network_too_narrow_to_start_linear_is_refused(phantom: Path, tmp_path: Path) -> None:
-    config = _config()
+    config = tiny_config()
     config.network.init, config.network.filters = "least_squares", 5
     with pytest.raises(InputError, match="5 filters cannot start as a linear map of 3 sequences"):
         run(config, tmp_path, phantom)
