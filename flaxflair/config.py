@@ -54,10 +54,11 @@ class NormalizationConfig:
     """How intensities become numbers near one.
 
     Attributes:
-      method: `dataset`, one z-score per sequence over all voxels of all images (the paper), or
-        `brain`, a z-score per sequence and subject within the brain.
-      statistics: of `training` subjects only, or of `all` (the paper, which sees the held-out
-        images' mean and SD); of no effect on input sequences when `method` is `brain`.
+      method: `dataset`, a z-score per sequence over all voxels of all images (the paper), or
+        `brain`, the same after each image was divided by its own mean in the brain, for cohorts in
+        which sessions differ in gain.
+      statistics: of `training` subjects only, or of `all` (the paper, which so sees the held-out
+        images' mean and SD).
     """
 
     method: str = "dataset"

@@ -28,7 +28,7 @@ from flaxflair.config import Config
 from flaxflair.examples import Example, by_shape, make_batches, make_example
 from flaxflair.files import write_json
 from flaxflair.folds import make_folds, split
-from flaxflair.machine import describe_machine
+from flaxflair.machine import describe_machine, peak_memory_gib
 from flaxflair.model import Model
 from flaxflair.networks import NETWORKS, Network
 from flaxflair.networks.network import Params, count_parameters
@@ -256,9 +256,10 @@ def _run_fold(
     }
     write_json(_scores_path(job.workdir, fold), scores)
     mean = {name: float(np.mean([row["mse"] for row in rows[name]])) for name in rows}
-    job.journal.write("scored", fold=fold, mse=mean, seconds=scores["seconds"])
+    seconds, peak = scores["seconds"], peak_memory_gib()
+    job.journal.write("scored", fold=fold, mse=mean, seconds=seconds, peak_gib=peak)
     told = ", ".join(f"{name} {value:.4g}" for name, value in mean.items())
-    job.console.print(f"fold {fold}: MSE {told}, {say_seconds(scores['seconds'])}")
+    job.console.print(f"fold {fold}: MSE {told}; {say_seconds(seconds)}, peak {peak:.1f} GiB")
 
 
 def _fit(

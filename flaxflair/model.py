@@ -133,16 +133,12 @@ def load_model(run: str | Path, fold: int = 0) -> Model:
     if params is None:
         raise InputError(f"{folder / 'params'}: holds no parameters; train the fold again")
     stored = content["normalization"]
-    normalization = Normalization(_stats(stored["images"]), Stats(**_tuples(stored["flair"])))
+    normalization = Normalization(_stats(stored["images"]), _stats(stored["flair"]), stored["gain"])
     return Model(sequences, config, network, params, normalization, content["region"])
 
 
-def _stats(stored: dict[str, Any] | None) -> Stats | None:
-    return None if stored is None else Stats(**_tuples(stored))
-
-
-def _tuples(stored: dict[str, Any]) -> dict[str, tuple[float, ...]]:
-    return {name: tuple(values) for name, values in stored.items()}
+def _stats(stored: dict[str, list[float]]) -> Stats:
+    return Stats(tuple(stored["mean"]), tuple(stored["std"]))
 
 
 def predict_array(
@@ -293,7 +289,7 @@ def _encode(model: Model, images: Array, brain: Array | None) -> Array:
 
 def _region(model: Model, brain: Array | None) -> Array:
     """Returns the brain mask if the model needs one, else nothing in its place."""
-    needed = model.normalization.images is None or model.region == "brain"
+    needed = model.normalization.gain is not None or model.region == "brain"
     return _known(brain) if needed else np.empty(0, bool)
 
 

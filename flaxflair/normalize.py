@@ -1,8 +1,8 @@
 """Normalisation: intensities to z-scores and back. Knows nothing of files or networks.
 
 `normalize` and `denormalize` undo each other for one `Stats`. A `Normalization` says where the
-statistics come from: `dataset`, one scale pooled over many images (the paper), or `brain`, every
-subject's own.
+statistics come from: `dataset`, pooled over many images as they are (the paper), or `brain`, pooled
+after each image was divided by its own mean in the brain.
 """
 
 from __future__ import annotations
@@ -52,19 +52,6 @@ def pool(images: Iterable[Array]) -> Stats:
     return _stats(total, np.sqrt(square / count))
 
 
-def stats_within(image: Array, region: Array) -> Stats:
-    """Returns the statistics of one image [x, y, z, m] within a region bool[x, y, z]."""
-    voxels = image[region].astype(np.float64)
-    return _stats(voxels.mean(axis=0), voxels.std(axis=0))
-
-
-def average(stats: Iterable[Stats]) -> Stats:
-    """Returns the mean of several subjects' means, and of their standard deviations."""
-    listed = list(stats)
-    mean = np.mean([s.mean for s in listed], axis=0)
-    return _stats(mean, np.mean([s.std for s in listed], axis=0))
-
-
 def normalize(image: Array, stats: Stats) -> Array:
     """Returns z-scores, float32, of an image whose last axis is the channel."""
     mean, std = _float32(stats)
@@ -82,12 +69,15 @@ class Normalization:
     """What was learnt from the training subjects about intensities; stored with a model.
 
     Attributes:
-      images: statistics of the input sequences; None where every subject has its own.
-      flair: statistics of the FLAIR; where every subject has its own, relative to `level`.
+      images: statistics of the input sequences.
+      flair: statistics of the FLAIR.
+      gain: None if the statistics are of intensities. Else they are of intensities relative to each
+        image's mean in the brain, and this is the FLAIR's mean relative to the inputs' `level`.
     """
 
-    images: Stats | None
+    images: Stats
     flair: Stats
+    gain: float | None = None
 
 
 def fit(subjects: Sequence[Subject], method: str) -> Normalization:
@@ -95,23 +85,27 @@ def fit(subjects: Sequence[Subject], method: str) -> Normalization:
 
     Args:
       subjects: of the training folds.
-      method: `dataset`, a z-score per sequence over all voxels of all images, or `brain`, a z-score
-        per sequence and subject within the brain. What a z-score of the FLAIR is worth in
-        intensities is then taken from the inputs: a receiver's gain is common to the sequences of a
-        session, so the FLAIR's statistics are learnt, and used, relative to the inputs' `level`.
+      method: `dataset`, a z-score per sequence over all voxels of all images (the paper), or
+        `brain`, the same after each image was divided by its mean in the brain. What a synthetic
+        FLAIR is worth in intensities is then taken from the inputs, since much of a receiver's gain
+        is common to the sequences of a session.
 
     Raises:
-      InputError: a subject has no FLAIR, or no level.
+      InputError: a subject has no FLAIR, or a mean that cannot be divided by.
     """
-    if method == "brain":
-        relative = []
-        for subject in subjects:
-            own = stats_within(_flair(subject)[..., None], subject.masks.brain)
-            scale = 1 / level(subject.images, subject.masks.brain)
-            relative.append(_scaled(own, scale))
-        return Normalization(None, average(relative))
-    flairs = (_flair(subject)[..., None] for subject in subjects)
-    return Normalization(pool(subject.images for subject in subjects), pool(flairs))
+    if method == "dataset":
+        flairs = (_flair(subject)[..., None] for subject in subjects)
+        return Normalization(pool(subject.images for subject in subjects), pool(flairs))
+    pairs = [(_flair(subject)[..., None], subject.masks.brain) for subject in subjects]
+    gains = [
+        float(_means(flair, brain)[0]) / level(subject.images, brain)
+        for subject, (flair, brain) in zip(subjects, pairs, strict=True)
+    ]
+    return Normalization(
+        pool(_relative(subject.images, subject.masks.brain) for subject in subjects),
+        pool(_relative(flair, brain) for flair, brain in pairs),
+        float(np.mean(gains)),
+    )
 
 
 def level(images: Array, brain: Array) -> float:
@@ -120,28 +114,24 @@ def level(images: Array, brain: Array) -> float:
     Raises:
       InputError: a mean is not positive, as after a z-score.
     """
-    means = images[brain].mean(axis=0, dtype=np.float64)
-    if not (means > 0).all():
-        raise InputError(
-            "a sequence has a brain mean that is not positive; give intensities as scanned"
-        )
-    return float(np.exp(np.log(means).mean()))
+    return float(np.exp(np.log(_means(images, brain)).mean()))
 
 
 def encode_images(normalization: Normalization, images: Array, brain: Array) -> Array:
-    """Returns the z-scores of input sequences, x y z m -> x y z m; `brain` is bool[x, y, z]."""
-    return normalize(images, normalization.images or stats_within(images, brain))
+    """X y z m -> x y z m, z-scores; `brain` is bool[x, y, z]."""
+    own = images if normalization.gain is None else _relative(images, brain)
+    return normalize(own, normalization.images)
 
 
 def encode_flair(normalization: Normalization, flair: Array, brain: Array) -> Array:
-    """Returns the z-scores of a FLAIR, x y z -> x y z: what a network is trained towards."""
-    own = normalization.images is None
-    stats = stats_within(flair[..., None], brain) if own else normalization.flair
-    return normalize(flair[..., None], stats)[..., 0]
+    """X y z -> x y z, z-scores: what a network is trained towards."""
+    own = flair[..., None]
+    own = own if normalization.gain is None else _relative(own, brain)
+    return normalize(own, normalization.flair)[..., 0]
 
 
 def decode_flair(normalization: Normalization, flair: Array, images: Array, brain: Array) -> Array:
-    """Returns the intensities of a predicted FLAIR in z-scores, x y z -> x y z.
+    """X y z -> x y z, z-scores to intensities.
 
     Args:
       normalization: of the model.
@@ -149,13 +139,24 @@ def decode_flair(normalization: Normalization, flair: Array, images: Array, brai
       images: [x, y, z, m], the inputs' intensities, which tell the session's level.
       brain: bool[x, y, z].
     """
-    own = normalization.images is None
-    stats = _scaled(normalization.flair, level(images, brain)) if own else normalization.flair
-    return denormalize(flair[..., None], stats)[..., 0]
+    decoded = denormalize(flair[..., None], normalization.flair)[..., 0]
+    if normalization.gain is None:
+        return decoded
+    return decoded * np.float32(normalization.gain * level(images, brain))
 
 
-def _scaled(stats: Stats, factor: float) -> Stats:
-    return Stats(tuple(factor * v for v in stats.mean), tuple(factor * v for v in stats.std))
+def _relative(images: Array, brain: Array) -> Array:
+    return images / _means(images, brain).astype(np.float32)
+
+
+def _means(images: Array, brain: Array) -> Array:
+    """Returns each channel's mean in the brain."""
+    means = images[brain].mean(axis=0, dtype=np.float64)
+    if not (means > 0).all():
+        raise InputError(
+            "an image has a mean in the brain that is not positive; give intensities as scanned"
+        )
+    return means
 
 
 def _flair(subject: Subject) -> Array:
