@@ -38,6 +38,7 @@ from flaxflair.screen import Journal, say_seconds, show_bar
 from flaxflair.signals import Interrupted, deferred
 from flaxflair.summary import summarize, tabulate
 from flaxflair.train import (
+    OPTIMIZERS,
     FitState,
     Plan,
     TrainStep,
@@ -112,6 +113,12 @@ def run(
     """
     console = console or Console(quiet=True)
     configs.validate(config)
+    for field, name, known in (
+        ("network.name", config.network.name, NETWORKS),
+        ("train.optimizer", config.train.optimizer, OPTIMIZERS),
+    ):
+        if name not in known:
+            raise InputError(f"config.{field} is {name!r}; choose from {', '.join(known)}")
     with console.status("reading the data set"):
         cohort = load_cohort(source, config.data.inputs)
     if config.data.region == "brain":
@@ -161,19 +168,27 @@ def _claim(workdir: Path, config: Config, source: Path) -> None:
         )
 
 
+def _cast(job: Job, fold: int) -> tuple[list[Subject], list[Subject], list[Subject]]:
+    """Returns who is trained on, who is watched and who is held out in one fold."""
+    training, heldout = split(job.folds, fold)
+    watched = {"heldout": heldout, "training": training[-1:], "none": []}[job.config.stop.watch]
+    if job.config.stop.watch == "training":
+        training = training[:-1]
+    return job.of(training), job.of(watched), job.of(heldout)
+
+
 def _steps(job: Job, fold: int) -> int:
-    """Steps in an epoch of one fold."""
+    """Returns the steps in an epoch of one fold."""
     config = job.config.train
-    training, _ = split(job.folds, fold)
-    count = len(job.of(training)) - (job.config.stop.watch == "training")
-    shown = count if not any(config.window) else count * config.windows_per_subject
+    shown = len(_cast(job, fold)[0]) * (config.windows_per_subject if any(config.window) else 1)
     return -(-shown // config.batch)
 
 
 def _make_step(job: Job) -> tuple[optax.GradientTransformation, TrainStep]:
     """Returns optimiser and step, made once so that all folds share one compilation."""
     config = job.config.train
-    steps = config.epochs * max(_steps(job, fold) for fold in job.wanted)
+    # The longest of all folds, wanted or not: a fold is the same whichever others are run.
+    steps = config.epochs * max(_steps(job, fold) for fold in range(len(job.folds)))
     optimizer = make_optimizer(config.optimizer, config.learning_rate, config.schedule, steps)
     return optimizer, make_train_step(job.network.forward, optimizer)
 
@@ -205,18 +220,13 @@ def _run_fold(
 ) -> None:
     started = time.monotonic()
     config = job.config
-    training, heldout = (job.of(names) for names in split(job.folds, fold))
-    watched = list(heldout)
-    if config.stop.watch == "training":
-        training, watched = training[:-1], training[-1:]
+    training, watched, heldout = _cast(job, fold)
     everyone = training + heldout if config.normalization.statistics == "all" else training
     normalization = normalize.fit(everyone, config.normalization.method)
     examples = [make_example(s, normalization, config.data.region) for s in training]
     job.journal.write("fold", fold=fold, training=_names(training), heldout=_names(heldout))
-    watch = None
-    if config.stop.watch != "none":
-        looked_at = [make_example(s, normalization, config.data.region) for s in watched]
-        watch = _make_watch(job, looked_at)
+    looked_at = [make_example(s, normalization, config.data.region) for s in watched]
+    watch = _make_watch(job, looked_at) if looked_at else None
     rival = least_squares.fit(examples)
     params = _fit(job, fold, examples, rival, watch, optimizer, train_step)
     model = Model(
@@ -314,7 +324,7 @@ def _fit(
             if asked or progress.finished or now - saved > config.save_every_seconds:
                 _save(job, fold, state)
                 saved = now
-            if asked and not progress.finished:
+            if asked:
                 raise Interrupted(f"saved after step {progress.step} of fold {fold}", asked)
     if not is_finished(state, plan):
         raise RuntimeError(f"fold {fold} ended early")

@@ -131,7 +131,7 @@ def _draw(
     title = 0.3
     figure = Figure(
         figsize=(size * columns, title + size * height / width * len(slices)),
-        dpi=150,
+        dpi=110,
         facecolor="black",
     )
     top = 1 - title / figure.get_figheight()

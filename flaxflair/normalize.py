@@ -139,10 +139,13 @@ def decode_flair(normalization: Normalization, flair: Array, images: Array, brai
       images: [x, y, z, m], the inputs' intensities, which tell the session's level.
       brain: bool[x, y, z].
     """
-    decoded = denormalize(flair[..., None], normalization.flair)[..., 0]
+    decoded = denormalize(flair[..., None], normalization.flair)
     if normalization.gain is None:
-        return decoded
-    return decoded * np.float32(normalization.gain * level(images, brain))
+        return decoded[..., 0]
+    # What is relative to its own mean has a mean of one. A network that learnt from a brain with
+    # more fluid, whose tissue lies higher above the mean, is so brought back to this brain.
+    scale = np.float32(normalization.gain * level(images, brain))
+    return _relative(decoded, brain)[..., 0] * scale
 
 
 def _relative(images: Array, brain: Array) -> Array:

@@ -16,9 +16,7 @@ from flaxflair.networks.conv import blocks, conv3d
 DIMS = ("NDHWC", "DHWIO", "NDHWC")
 CHANNELS = [(5, 64), (64, 64), (64, 1), (5, 16), (16, 16), (16, 1), (1, 1), (9, 33), (96, 96)]
 CASES = [((5, 9, 7), channels) for channels in CHANNELS] + [
-    (grid, channels)
-    for grid in [(1, 1, 1), (1, 2, 3), (13, 6, 11)]
-    for channels in [(5, 9), (9, 10), (9, 5)]
+    (grid, channels) for grid in [(1, 2, 3), (13, 6, 11)] for channels in [(5, 9), (9, 10), (9, 5)]
 ]
 
 # Most of the time goes into compiling, and what is tested is the arithmetic, not the machine code.
@@ -67,7 +65,7 @@ def test_value_and_both_gradients_equal_those_of_xla(grid, channels):
 
 @pytest.mark.parametrize("channels", [(5, 12), (12, 12), (12, 1)], ids=str)
 def test_blocks_of_rows_join_without_a_seam(monkeypatch, channels):
-    monkeypatch.setattr("flaxflair.networks.conv.blocks", lambda rows, _: blocks(rows, 1, 3))
+    monkeypatch.setattr("flaxflair.networks.conv.blocks", lambda rows, *_: blocks(rows, 1, 3))
     arrays = example((7, 6, 5), *channels, batch=2)
     for found, expected in zip(quick(*arrays), direct(*arrays), strict=True):
         assert_near(found, expected)

@@ -246,6 +246,39 @@ def test_a_network_too_narrow_to_start_linear_is_refused(phantom: Path, tmp_path
         run(config, tmp_path, phantom)
 
 
+def test_a_fold_is_the_same_whichever_others_are_run(
+    finished: Path, phantom: Path, tmp_path: Path
+) -> None:
+    run(tiny_config(), tmp_path, phantom, folds=[2])
+    ours, theirs = (
+        json.loads((workdir / "fold-2" / "scores.json").read_text())["methods"]
+        for workdir in (tmp_path, finished)
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("field", ["network.name", "train.optimizer"])
+def test_a_name_that_no_registry_knows_is_refused(
+    phantom: Path, tmp_path: Path, field: str
+) -> None:
+    config = tiny_config()
+    section, name = field.split(".")
+    setattr(getattr(config, section), name, "none")
+    with pytest.raises(InputError, match=f"config.{field} is 'none'; choose from"):
+        run(config, tmp_path, phantom)
+
+
+def test_the_honest_variant_watches_a_participant_that_it_does_not_train_on(
+    phantom: Path, tmp_path: Path
+) -> None:
+    config = tiny_config()
+    config.stop.watch = "training"
+    run(config, tmp_path, phantom, folds=[0])
+    fold = next(event for event in _events(tmp_path) if event["event"] == "fold")
+    assert len(fold["training"]) == 3
+    assert not set(fold["training"]) & set(fold["heldout"])
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

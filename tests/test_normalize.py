@@ -63,7 +63,7 @@ def test_relative_to_the_brain_a_receivers_gain_changes_no_z_score(make_subject)
     learnt = norm.fit([make_subject("sub-01"), make_subject("sub-02")], "brain")
     stranger = make_subject("sub-03")
     brain = stranger.masks.brain
-    gains = np.float32([40, 0.1])
+    gains = np.array([40, 0.1], np.float32)
     np.testing.assert_allclose(
         norm.encode_images(learnt, stranger.images * gains, brain),
         norm.encode_images(learnt, stranger.images, brain),
