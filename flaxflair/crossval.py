@@ -36,7 +36,7 @@ from flaxflair.predict import predict_volumes
 from flaxflair.saliency import shares
 from flaxflair.screen import Journal, say_seconds, show_bar
 from flaxflair.signals import Interrupted, deferred
-from flaxflair.summary import summarize, tabulate
+from flaxflair.summary import summarize, tabulate, tabulate_saliency
 from flaxflair.train import (
     OPTIMIZERS,
     FitState,
@@ -145,7 +145,7 @@ def run(
             _run_fold(job, fold, optimizer, train_step)
     summary = summarize(workdir)
     write_json(workdir / "summary.json", summary)
-    console.print(tabulate(summary))
+    console.print(tabulate(summary), tabulate_saliency(summary))
     return summary
 
 

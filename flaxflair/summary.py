@@ -90,6 +90,19 @@ def tabulate(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def tabulate_saliency(summary: Mapping[str, Any]) -> Table:
+    """Returns the table of what share of the saliency each sequence has, region by region."""
+    table = Table(box=box.SIMPLE_HEAD, title="Share of the saliency (P3S), mean over subjects")
+    table.add_column("", no_wrap=True)
+    regions = summary["saliency"]
+    for name in next(iter(regions.values()), {}):
+        table.add_column(name, justify="right", no_wrap=True)
+    for region, shares in regions.items():
+        known = ("–" if share is None else f"{share:.3f}" for share in shares.values())
+        table.add_row(region, *known)
+    return table
+
+
 def _cell(entry: Mapping[str, Any] | None, metric: str) -> str:
     if entry is None or entry["mean"] is None:
         return "" if entry is None else "–"

@@ -173,18 +173,6 @@ def test_synthetic_flairs_lie_on_the_subjects_own_grid_with_a_sidecar(
         assert name not in sidecar["Model"]["Training"]
 
 
-def test_the_validator_accepts_the_predictions(finished: Path) -> None:
-    command = Path(sys.executable).with_name("bids-validator-deno")
-    result = subprocess.run(
-        [command, "--format", "json", finished / "derivative"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    issues = json.loads(result.stdout)["issues"]["issues"]
-    assert [issue for issue in issues if issue["severity"] == "error"] == []
-
-
 def test_a_finished_run_is_loaded_and_predicts_what_it_wrote(finished: Path, phantom: Path) -> None:
     folds = json.loads((finished / "folds.json").read_text())["heldout"]
     model = flaxflair.load_model(finished, fold=2)

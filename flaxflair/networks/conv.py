@@ -27,8 +27,9 @@ from jax import lax
 Array = jax.Array
 Block = Callable[[Array], Array]
 
-# A side of so few channels is narrow: 5 to 64 channels takes half as long as three times 5 channels
-# as it does by Winograd, whose transforms of the 64 outweigh what they save on the 5.
+# A side of so few channels is narrow. By Winograd the first layer (5 to 64 channels) takes half as
+# long again and the gradient of the last (1 to 64) twice as long: the transforms of the 64 outweigh
+# what they save on the few.
 NARROW = 8
 
 # What a block may take. Convolutions like it large, since neighbours share two rows of x (with 64
