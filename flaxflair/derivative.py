@@ -47,7 +47,7 @@ def write_flair(
         "SkullStripped": extracted,
         "Model": model,
     }
-    write_json(folder / bids.sidecar(image), sidecar)
+    write_json(bids.sidecar(image), sidecar)
 
 
 def write_saliency(root: Path, subject: Subject, maps: Array) -> None:
@@ -67,7 +67,7 @@ def write_saliency(root: Path, subject: Subject, maps: Array) -> None:
             "squared error of the synthetic FLAIR with respect to this input, both as z-scores",
             "Sources": _sources(subject),
         }
-        write_json(folder / bids.sidecar(path), sidecar)
+        write_json(bids.sidecar(path), sidecar)
 
 
 def _place(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:

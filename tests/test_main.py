@@ -235,12 +235,13 @@ def test_a_network_too_narrow_to_start_linear_is_refused(phantom: Path, tmp_path
 
 
 def test_a_fold_is_the_same_whichever_others_are_run(
-    finished: Path, phantom: Path, tmp_path: Path
+    finished: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tiny_config(), tmp_path, phantom, folds=[2])
+    monkeypatch.chdir(tmp_path)
+    run(tiny_config(), Path("relative/run"), phantom, folds=[2])
     ours, theirs = (
         json.loads((workdir / "fold-2" / "scores.json").read_text())["methods"]
-        for workdir in (tmp_path, finished)
+        for workdir in (tmp_path / "relative/run", finished)
     )
     assert ours == theirs
 
