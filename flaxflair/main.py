@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax tells each save in a dozen lines
     console = Console()
     if not console.is_terminal:
-        console.width = 110
+        console.width = 120
     try:
         config: Config = _CONFIG.value
         if _INPUTS.value is not None:
