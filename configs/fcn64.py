@@ -1,8 +1,8 @@
 """Wei et al. 2019: five sequences, three hidden layers of 64 filters, SGD at 0.0005, five folds.
 
-On two cores of a Xeon, busy with other work: 65 s a step of one 208×256×40 volume, so 20 minutes an
+On two cores of a Xeon, busy with other work: 65 s a step of one 208×256×40 volume, 20 minutes an
 epoch and two weeks a fold of 1,000 epochs; 10.4 GiB at the peak, predictions and saliency included.
-One epoch is far from enough (MSE 14,732 against 3,323 of least squares). This is a job for a GPU, on
+One epoch is far from enough: MSE 14,732 against 3,323 of least squares. This is a job for a GPU, on
 which it has not been measured.
 
 `honest` takes the statistics from training subjects alone and stops on one that is set aside.
@@ -13,7 +13,7 @@ folds, against 737 (137) of least squares and 55 of the FLAIR's own noise; Ratio
 
 - the grid, 52×64×33 voxels of 3.6 mm, and the width, 12 filters: arithmetic;
 - within the brain: a head is most of a volume's error, and none of the question;
-- it starts as the least-squares solution: after 400 steps on one fold, 8 filters from Glorot weights
+- it starts as the least-squares solution: after 400 steps on one fold 8 filters from Glorot weights
   stood at 1.37 of least squares' MSE, and 12 filters from there at 0.76;
 - Adam falling to zero, on windows of 24³: plain SGD at 0.0005 takes many thousand steps;
 - the last weights are kept, so the held-out error that is shown decides nothing.

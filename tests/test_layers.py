@@ -32,7 +32,7 @@ LAYERS = (
         "tissue",
         "windows",
     ),
-    ("baselines", "cohort", "examples", "networks", "phantom"),
+    ("baselines", "cohort", "derivative", "examples", "networks", "phantom"),
     (
         "checkpoint",
         "embedded",
@@ -43,7 +43,7 @@ LAYERS = (
         "saliency",
         "train",
     ),
-    ("model",),
+    ("model", "summary"),
     ("crossval",),
     ("cli", "main"),
     ("__init__",),
