@@ -118,20 +118,20 @@ def level(images: Array, brain: Array) -> float:
 
 
 def encode_images(normalization: Normalization, images: Array, brain: Array) -> Array:
-    """X y z m -> x y z m, z-scores; `brain` is bool[x, y, z]."""
+    """Returns the z-scores of input sequences, x y z m -> x y z m; `brain` is bool[x, y, z]."""
     own = images if normalization.gain is None else _relative(images, brain)
     return normalize(own, normalization.images)
 
 
 def encode_flair(normalization: Normalization, flair: Array, brain: Array) -> Array:
-    """X y z -> x y z, z-scores: what a network is trained towards."""
+    """Returns the z-scores of a FLAIR, x y z -> x y z: what a network is trained towards."""
     own = flair[..., None]
     own = own if normalization.gain is None else _relative(own, brain)
     return normalize(own, normalization.flair)[..., 0]
 
 
 def decode_flair(normalization: Normalization, flair: Array, images: Array, brain: Array) -> Array:
-    """X y z -> x y z, z-scores to intensities.
+    """Returns the intensities of a predicted FLAIR in z-scores, x y z -> x y z.
 
     Args:
       normalization: of the model.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxflair.bids import BIDS_VERSION, name_file, name_sequence, write_tsv
+from flaxflair.bids import sidecar as sidecar_of
 from flaxflair.files import write_bytes, write_json
 from flaxflair.nifti import write_volume
 from flaxflair.phantom import Layout, scanner
@@ -244,7 +245,7 @@ def _folder(root: Path, name: str) -> Path:
 
 def _write_image(path: Path, array: Array, affine: Array, sidecar: dict[str, Any]) -> None:
     write_volume(path, array, affine)
-    write_json(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), sidecar)
+    write_json(sidecar_of(path), sidecar)
 
 
 def _write_raw(root: Path, name: str, simulation: Simulation) -> None:
