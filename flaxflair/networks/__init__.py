@@ -5,16 +5,32 @@ A new network is a new module with a `build` function and a line in `NETWORKS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from flaxflair.config import NetworkConfig
 from flaxflair.networks import fcn
-from flaxflair.networks.network import Network
+from flaxflair.networks.conv import conv3d
+from flaxflair.networks.network import Convolution, Network
 
-NETWORKS: dict[str, Callable[[int, NetworkConfig], Network]] = {
-    "fcn": lambda channels, config: fcn.build(
-        channels, layers=config.layers, filters=config.filters, dtype=config.dtype
+
+class Builder(Protocol):
+    """What makes a network of a number of input sequences."""
+
+    def __call__(
+        self, channels: int, config: NetworkConfig, convolution: Convolution = conv3d, /
+    ) -> Network:
+        """Returns the network; `convolution` is what it convolves by."""
+        ...
+
+
+NETWORKS: dict[str, Builder] = {
+    "fcn": lambda channels, config, convolution=conv3d: fcn.build(
+        channels,
+        layers=config.layers,
+        filters=config.filters,
+        dtype=config.dtype,
+        convolution=convolution,
     ),
 }
 
-__all__ = ["NETWORKS", "Network"]
+__all__ = ["NETWORKS", "Builder", "Network"]

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from flaxflair.networks.conv import conv3d
-from flaxflair.networks.network import Network, Params
+from flaxflair.networks.network import Convolution, Network, Params
 from flaxflair.volume import Array
 
 KERNEL = (3, 3, 3)
@@ -38,7 +38,16 @@ def glorot_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> 
 class Fcn(nnx.Module):
     """The layers; see the module."""
 
-    def __init__(self, channels: int, layers: int, filters: int, dtype: str, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        layers: int,
+        filters: int,
+        dtype: str,
+        convolution: Convolution,
+        *,
+        rngs: nnx.Rngs,
+    ):
         def conv(inputs: int, outputs: int) -> nnx.Conv:
             return nnx.Conv(
                 inputs,
@@ -46,7 +55,7 @@ class Fcn(nnx.Module):
                 KERNEL,
                 dtype=jnp.dtype(dtype),
                 kernel_init=glorot_uniform,
-                conv_general_dilated=conv3d,
+                conv_general_dilated=convolution,
                 rngs=rngs,
             )
 
@@ -87,7 +96,14 @@ class Fcn(nnx.Module):
         readout.bias[...] = jnp.full((1,), constant, jnp.float32)
 
 
-def build(channels: int, *, layers: int = 3, filters: int = 64, dtype: str = "float32") -> Network:
+def build(
+    channels: int,
+    *,
+    layers: int = 3,
+    filters: int = 64,
+    dtype: str = "float32",
+    convolution: Convolution = conv3d,
+) -> Network:
     """Returns the network for a number of input sequences.
 
     Args:
@@ -95,10 +111,11 @@ def build(channels: int, *, layers: int = 3, filters: int = 64, dtype: str = "fl
       layers: hidden layers, L.
       filters: filters of each, F.
       dtype: of the computation, `float32` or `bfloat16`; parameters are float32.
+      convolution: what it convolves by.
     """
 
     def create(key: jax.Array) -> Fcn:
-        return Fcn(channels, layers, filters, dtype, rngs=nnx.Rngs(key))
+        return Fcn(channels, layers, filters, dtype, convolution, rngs=nnx.Rngs(key))
 
     graphdef, _ = nnx.split(create(jax.random.key(0)))
 

@@ -12,6 +12,7 @@ from flaxflair.volume import Array
 
 Params = nnx.State
 Forward = Callable[[Params, jax.Array], jax.Array]
+Convolution = Callable[..., jax.Array]  # called as `jax.lax.conv_general_dilated`
 
 
 class Network(NamedTuple):
