@@ -46,7 +46,9 @@ def load(folder: Path, like: Tree) -> Tree | None:
     with _open(folder) as checkpoints:
         if checkpoints.latest is None:
             return None
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        # That of the context, where folds train on a device each.
+        own = jax.config.jax_default_device or jax.devices()[0]
+        device = jax.sharding.SingleDeviceSharding(own)
         wanted = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
             for name, leaf in _name_leaves(like).items()

@@ -73,7 +73,9 @@ class NetworkConfig:
       name: a key of `networks.NETWORKS`.
       layers: hidden layers.
       filters: filters in each.
-      dtype: of the computation, `float32` or `bfloat16`; parameters are always float32.
+      dtype: of the computation, `float32`, `tensorfloat32` (float32 whose products a tensor core
+        may round to 10 bits; the same as float32 on a CPU) or `bfloat16`; parameters are always
+        float32.
       init: `glorot` (the paper), or `least_squares`, which starts as the least-squares solution
         and so spends no step on what a line already explains.
     """
@@ -98,6 +100,9 @@ class TrainConfig:
       windows_per_subject: drawn from every training subject in an epoch; of no effect on whole
         volumes.
       batch: windows or volumes in a step.
+      call: `step` for step, batches coming from the host; a whole `epoch` in one compiled call,
+        all examples lying on the device, which have to be of one grid; or `auto`, the latter on an
+        accelerator.
     """
 
     optimizer: str = "sgd"
@@ -107,6 +112,7 @@ class TrainConfig:
     window: tuple[int, int, int] = (0, 0, 0)
     windows_per_subject: int = 1
     batch: int = 1
+    call: str = "auto"
 
 
 @dataclass
@@ -137,10 +143,12 @@ class FoldsConfig:
     Attributes:
       count: number of folds; 0 leaves one participant out at a time.
       seed: of the draw, and of the networks' initial weights.
+      at_once: folds trained side by side, each on a device of its own.
     """
 
     count: int = 5
     seed: int = 0
+    at_once: int = 1
 
 
 @dataclass
@@ -174,9 +182,10 @@ _CHOICES = {
     "data.region": ("volume", "brain"),
     "normalization.method": ("dataset", "brain"),
     "normalization.statistics": ("training", "all"),
-    "network.dtype": ("float32", "bfloat16"),
+    "network.dtype": ("float32", "tensorfloat32", "bfloat16"),
     "network.init": ("glorot", "least_squares"),
     "train.schedule": ("constant", "cosine"),
+    "train.call": ("auto", "step", "epoch"),
     "stop.watch": ("heldout", "training", "none"),
     "stop.keep": ("best", "last"),
 }
@@ -188,6 +197,7 @@ _AT_LEAST_ONE = (
     "train.batch",
     "stop.every",
     "stop.strip_length",
+    "folds.at_once",
     "predict.batch",
 )
 

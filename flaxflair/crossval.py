@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from rich.console import Console
 
-from flaxflair import checkpoint, derivative, evaluate, normalize, panels
 from flaxflair import config as configs
+from flaxflair import derivative, evaluate, normalize, panels
 from flaxflair import model as models
 from flaxflair.baselines import least_squares
 from flaxflair.cohort import by_grid, extract_brain, load_cohort
 from flaxflair.config import Config
-from flaxflair.examples import Example, by_shape, make_batches, make_example
+from flaxflair.examples import Example, by_shape, make_example
 from flaxflair.files import write_json
+from flaxflair.fitting import Engine, Fold, fit_fold, make_engine, say_estimate
 from flaxflair.folds import make_folds, split
 from flaxflair.machine import describe_machine, peak_memory_gib
 from flaxflair.model import Model
@@ -34,24 +35,11 @@ from flaxflair.networks import NETWORKS, Network
 from flaxflair.networks.network import Params, count_parameters
 from flaxflair.predict import predict_volumes
 from flaxflair.saliency import shares
-from flaxflair.screen import Journal, say_seconds, show_bar
-from flaxflair.signals import Interrupted, deferred
+from flaxflair.screen import Journal, say_seconds
+from flaxflair.signals import deferred
 from flaxflair.summary import summarize, tabulate, tabulate_saliency
-from flaxflair.train import (
-    OPTIMIZERS,
-    FitState,
-    Plan,
-    TrainStep,
-    fit,
-    init_fit,
-    is_finished,
-    make_optimizer,
-    make_train_step,
-)
+from flaxflair.train import OPTIMIZERS
 from flaxflair.volume import Array, InputError, Subject
-
-# The first step compiles; by the fourth the time of one has settled.
-TIMED_STEP = 4
 
 
 @dataclass(frozen=True)
@@ -68,6 +56,7 @@ class Job:
       network: pure functions.
       journal: `log.jsonl`.
       console: for people.
+      estimated: the fold that told how long the run will take, once one has.
     """
 
     config: Config
@@ -79,6 +68,7 @@ class Job:
     network: Network
     journal: Journal
     console: Console
+    estimated: list[int] = field(default_factory=list)
 
     def of(self, participants: Sequence[str]) -> list[Subject]:
         """Returns the sessions of participants."""
@@ -113,12 +103,12 @@ def run(
     """
     console = console or Console(quiet=True)
     configs.validate(config)
-    for field, name, known in (
+    for place, name, known in (
         ("network.name", config.network.name, NETWORKS),
         ("train.optimizer", config.train.optimizer, OPTIMIZERS),
     ):
         if name not in known:
-            raise InputError(f"config.{field} is {name!r}; choose from {', '.join(known)}")
+            raise InputError(f"config.{place} is {name!r}; choose from {', '.join(known)}")
     with console.status("reading the data set"):
         cohort = load_cohort(source, config.data.inputs)
     if config.data.region == "brain":
@@ -139,10 +129,8 @@ def run(
     derivative.start(workdir / "derivative", source)
     journal.write("run", folds=wanted, subjects=len(cohort), machine=describe_machine())
     _announce(job)
-    optimizer, train_step = _make_step(job)
-    for fold in wanted:
-        if not _scores_path(workdir, fold).is_file():
-            _run_fold(job, fold, optimizer, train_step)
+    for fold, trained in _train(job, [n for n in wanted if not _scores_path(workdir, n).is_file()]):
+        _score(job, fold, trained)
     summary = summarize(workdir)
     write_json(workdir / "summary.json", summary)
     console.print(tabulate(summary), tabulate_saliency(summary))
@@ -184,13 +172,11 @@ def _steps(job: Job, fold: int) -> int:
     return -(-shown // config.batch)
 
 
-def _make_step(job: Job) -> tuple[optax.GradientTransformation, TrainStep]:
-    """Returns optimiser and step, made once so that all folds share one compilation."""
+def _make_engine(job: Job) -> Engine:
     config = job.config.train
     # The longest of all folds, wanted or not: a fold is the same whichever others are run.
     steps = config.epochs * max(_steps(job, fold) for fold in range(len(job.folds)))
-    optimizer = make_optimizer(config.optimizer, config.learning_rate, config.schedule, steps)
-    return optimizer, make_train_step(job.network.forward, optimizer)
+    return make_engine(config, job.network.forward, steps)
 
 
 def _announce(job: Job) -> None:
@@ -212,12 +198,44 @@ def _announce(job: Job) -> None:
     )
 
 
-def _run_fold(
-    job: Job,
-    fold: int,
-    optimizer: optax.GradientTransformation,
-    train_step: TrainStep,
-) -> None:
+class Trained(NamedTuple):
+    """A model, what it is compared with, and the seconds that its training took."""
+
+    model: Model
+    rival: least_squares.LeastSquares
+    seconds: float
+
+
+def _train(job: Job, folds: Sequence[int]) -> Iterator[tuple[int, Trained]]:
+    """Trains folds and yields each when it is done, in their order.
+
+    `folds.at_once` of them train side by side, each on a device of its own. A request to end
+    reaches them all, and each saves its state.
+    """
+    engine = _make_engine(job)
+    at_once = min(job.config.folds.at_once, len(folds))
+    if at_once <= 1:
+        for fold in folds:
+            with deferred() as signalled:
+                trained = _train_fold(job, fold, engine, signalled)
+            yield fold, trained
+        return
+    devices = jax.local_devices()
+    quiet = replace(job, console=Console(quiet=True))  # bars of several folds would overwrite
+
+    def train(place: int, fold: int, signalled: Callable[[], int | None]) -> Trained:
+        with jax.default_device(devices[place % at_once % len(devices)]):
+            return _train_fold(quiet, fold, engine, signalled)
+
+    with deferred() as signalled, ThreadPoolExecutor(at_once) as pool:
+        trained = [pool.submit(train, *where, signalled) for where in enumerate(folds)]
+        done = [future.result() for future in trained]
+    yield from zip(folds, done, strict=True)
+
+
+def _train_fold(
+    job: Job, fold: int, engine: Engine, signalled: Callable[[], int | None]
+) -> Trained:
     started = time.monotonic()
     config = job.config
     training, watched, heldout = _cast(job, fold)
@@ -228,15 +246,41 @@ def _run_fold(
     looked_at = [make_example(s, normalization, config.data.region) for s in watched]
     watch = _make_watch(job, looked_at) if looked_at else None
     rival = least_squares.fit(examples)
-    params = _fit(job, fold, examples, rival, watch, optimizer, train_step)
+    folder = _fold_dir(job.workdir, fold)
+    remaining = len(job.wanted) - list(job.wanted).index(fold)
+
+    def tell(seconds: float, left: int) -> None:
+        total = config.train.epochs * _steps(job, fold)
+        if not job.estimated:
+            job.console.print(say_estimate(seconds, left, remaining, total))
+            job.estimated.append(fold)
+
+    params = fit_fold(
+        config,
+        Fold(fold, folder, examples, _init(job, fold, rival), watch),
+        engine,
+        journal=job.journal,
+        console=job.console,
+        on_timed=tell,
+        signalled=signalled,
+    )
     model = Model(
         config.data.inputs, config.network, job.network, params, normalization, config.data.region
     )
-    models.save_model(_fold_dir(job.workdir, fold), model)
+    models.save_model(folder, model)
+    return Trained(model, rival, time.monotonic() - started)
+
+
+def _score(job: Job, fold: int, trained: Trained) -> None:
+    """Predicts, scores and explains the held-out subjects of a fold, and writes it all."""
+    started = time.monotonic()
+    config = job.config
+    model, rival, _ = trained
+    training, _, heldout = _cast(job, fold)
     methods: dict[str, Callable[[Sequence[Subject]], list[Array]]] = {
         config.network.name: lambda subjects: _predict_grid(job, model, subjects),
         "least_squares": lambda subjects: [
-            _predict_rival(rival, normalization, config.data.region, s) for s in subjects
+            _predict_rival(rival, model.normalization, config.data.region, s) for s in subjects
         ],
     }
     heldout = [subject for together in by_grid(heldout) for subject in together]
@@ -262,7 +306,7 @@ def _run_fold(
         "truth": [evaluate.score_truth(subject) for subject in heldout],
         "least_squares": rival.coefficients.tolist(),
         "saliency": saliency,
-        "seconds": time.monotonic() - started,
+        "seconds": trained.seconds + time.monotonic() - started,
     }
     write_json(_scores_path(job.workdir, fold), scores)
     mean = {name: float(np.mean([row["mse"] for row in rows[name]])) for name in rows}
@@ -270,68 +314,6 @@ def _run_fold(
     job.journal.write("scored", fold=fold, mse=mean, seconds=seconds, peak_gib=peak)
     told = ", ".join(f"{name} {value:.4g}" for name, value in mean.items())
     job.console.print(f"fold {fold}: MSE {told}; {say_seconds(seconds)}, peak {peak:.1f} GiB")
-
-
-def _fit(
-    job: Job,
-    fold: int,
-    examples: Sequence[Example],
-    rival: least_squares.LeastSquares,
-    watch: Callable[[Params], float] | None,
-    optimizer: optax.GradientTransformation,
-    train_step: TrainStep,
-) -> Params:
-    """Fits one fold, from its last checkpoint if there is one, and returns the weights to keep."""
-    config, folder = job.config, _fold_dir(job.workdir, fold)
-    batches, steps_per_epoch = make_batches(
-        examples,
-        window=config.train.window,
-        windows_per_subject=config.train.windows_per_subject,
-        batch=config.train.batch,
-        address=(config.folds.seed, fold),
-    )
-    stop = config.stop
-    plan = Plan(config.train.epochs, steps_per_epoch, stop.every, stop.strips, stop.strip_length)
-    params = _init(job, fold, rival)
-    state = init_fit(params, optimizer, plan)
-    state = checkpoint.load(folder / "last", state) or state
-    first = int(state.train.step)
-    if first:
-        job.journal.write("resumed", fold=fold, step=first)
-    total = plan.epochs * steps_per_epoch
-    saved = started = time.monotonic()
-    with show_bar(job.console, f"fold {fold}", total, first) as bar, deferred() as signalled:
-        for progress in fit(train_step, state, batches, watch, plan):
-            state = progress.state
-            if progress.epoch_loss is not None:
-                bar.note(progress.epoch, progress.epoch_loss, progress.error)
-                job.journal.write(
-                    "epoch",
-                    fold=fold,
-                    epoch=progress.epoch,
-                    loss=progress.epoch_loss,
-                    error=progress.error,
-                )
-            bar.advance(progress.step)
-            if progress.step == first + 1:
-                jax.block_until_ready(progress.loss)
-                started = time.monotonic()
-            if progress.step == first + TIMED_STEP:
-                jax.block_until_ready(progress.loss)
-                step = (time.monotonic() - started) / (TIMED_STEP - 1)
-                _estimate(job, fold, step, total, total - progress.step)
-            now, asked = time.monotonic(), signalled()
-            if asked or progress.finished or now - saved > config.save_every_seconds:
-                _save(job, fold, state)
-                saved = now
-            if asked:
-                raise Interrupted(f"saved after step {progress.step} of fold {fold}", asked)
-    if not is_finished(state, plan):
-        raise RuntimeError(f"fold {fold} ended early")
-    job.journal.write(
-        "fitted", fold=fold, step=int(state.train.step), best_epoch=int(state.best_epoch)
-    )
-    return state.best if stop.keep == "best" else state.train.params
 
 
 def _init(job: Job, fold: int, rival: least_squares.LeastSquares) -> Params:
@@ -347,25 +329,6 @@ def _init(job: Job, fold: int, rival: least_squares.LeastSquares) -> Params:
             f"{len(job.config.data.inputs)} sequences; take twice as many filters, or 'glorot'"
         )
     return job.network.start_linear(params, rival.coefficients)
-
-
-def _save(job: Job, fold: int, state: FitState) -> None:
-    folder = _fold_dir(job.workdir, fold)
-    if int(state.best_epoch):
-        checkpoint.save(folder / "best", int(state.best_epoch), state.best)
-    checkpoint.save(folder / "last", int(state.train.step), state)
-    job.journal.write("saved", fold=fold, step=int(state.train.step))
-
-
-def _estimate(job: Job, fold: int, step: float, total: int, left: int) -> None:
-    """Notes what a step takes, and says once how long the run will."""
-    job.journal.write("timed", fold=fold, seconds_a_step=step)
-    if fold == job.wanted[0]:
-        everything = left + total * (len(job.wanted) - 1)
-        job.console.print(
-            f"{step:.3g} s a step on this machine: at most {say_seconds(step * left)} for this "
-            f"fold and {say_seconds(step * everything)} for {len(job.wanted)}, and then predictions"
-        )
 
 
 def _make_watch(job: Job, examples: Sequence[Example]) -> Callable[[Params], float]:

@@ -1,6 +1,7 @@
 """Examples: subjects as a network sees them, and batches of them by step number.
 
-Knows subjects and windows; knows nothing of networks or files.
+A batch is cut on the host, or on the device from examples that lie there; a draw says where, the
+same for both. Knows subjects and windows; knows nothing of networks or files.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from flaxflair.normalize import Normalization, encode_flair, encode_images
 from flaxflair.volume import Array, InputError, Subject
-from flaxflair.windows import Slices, draw_window
+from flaxflair.windows import draw_window
 
 
 class Example(NamedTuple):
@@ -30,7 +34,7 @@ class Example(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one step sees.
+    """What one step sees, on the host or on a device.
 
     Attributes:
       images: float32[b, x, y, z, m], z-scores.
@@ -38,9 +42,21 @@ class Batch(NamedTuple):
       weight: float32[b, x, y, z], 1 where a voxel counts in the loss.
     """
 
-    images: Array
-    flair: Array
-    weight: Array
+    images: Array | jax.Array
+    flair: Array | jax.Array
+    weight: Array | jax.Array
+
+
+class Draw(NamedTuple):
+    """Where a batch is cut.
+
+    Attributes:
+      index: int32[b], numbers of the examples.
+      start: int32[b, 3], first voxel of each window.
+    """
+
+    index: Array
+    start: Array
 
 
 def make_example(subject: Subject, normalization: Normalization, region: str) -> Example:
@@ -55,15 +71,15 @@ def make_example(subject: Subject, normalization: Normalization, region: str) ->
     )
 
 
-def make_batches(
+def make_draws(
     examples: Sequence[Example],
     *,
     window: tuple[int, int, int],
     windows_per_subject: int,
     batch: int,
     address: Sequence[int],
-) -> tuple[Callable[[int], Batch], int]:
-    """Returns (step -> batch, steps in an epoch).
+) -> tuple[Callable[[int], Draw], int]:
+    """Returns (step -> draw, steps in an epoch).
 
     An epoch shows every subject once, or `windows_per_subject` windows of it, in an order drawn
     anew. Order and windows depend on the address and the step alone, never on what came before.
@@ -81,13 +97,7 @@ def make_batches(
     if not examples:
         raise InputError("no subject to train on")
     whole = not any(window)
-    cuts = {
-        tuple(
-            size if edge == 0 else min(edge, size)
-            for edge, size in zip(window, example.flair.shape, strict=True)
-        )
-        for example in examples
-    }
+    cuts = {edges_of(example, window) for example in examples}
     if batch > 1 and len(cuts) > 1:
         raise InputError(
             f"a batch of {batch} needs volumes of one shape and there are {len(cuts)}; "
@@ -97,28 +107,84 @@ def make_batches(
     steps = -(-shown // batch)
     centres = [None if whole else np.argwhere(example.region) for example in examples]
 
-    def cut(index: int, rng: np.random.Generator) -> tuple[Example, Slices]:
+    def start(index: int, rng: np.random.Generator) -> tuple[int, int, int]:
         inside = centres[index]
-        everything = (slice(None), slice(None), slice(None))
-        shape = examples[index].flair.shape
-        return examples[index], (
-            everything
-            if inside is None
-            else draw_window(rng, (shape[0], shape[1], shape[2]), window, inside)
-        )
+        if inside is None:
+            return 0, 0, 0
+        x, y, z = draw_window(rng, _shape(examples[index]), window, inside)
+        return x.start, y.start, z.start
 
-    def batches(step: int) -> Batch:
+    def draws(step: int) -> Draw:
         epoch, within = divmod(step, steps)
         order = np.random.default_rng([*address, 0, epoch]).permutation(shown) % len(examples)
         rng = np.random.default_rng([*address, 1, step])
-        chosen = [cut(order[(within * batch + offset) % shown], rng) for offset in range(batch)]
-        return Batch(
-            np.stack([example.images[at] for example, at in chosen]),
-            np.stack([example.flair[at] for example, at in chosen]),
-            np.stack([example.region[at] for example, at in chosen]).astype(np.float32),
-        )
+        index = [order[(within * batch + offset) % shown] for offset in range(batch)]
+        starts = [start(number, rng) for number in index]
+        return Draw(np.array(index, np.int32), np.array(starts, np.int32))
 
-    return batches, steps
+    return draws, steps
+
+
+def edges_of(example: Example, window: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Returns the edge lengths of an example's windows: an edge of 0, or too long, is the axis."""
+    x, y, z = (
+        size if edge == 0 else min(edge, size)
+        for edge, size in zip(window, example.flair.shape, strict=True)
+    )
+    return x, y, z
+
+
+def cut_batch(examples: Sequence[Example], draw: Draw, window: tuple[int, int, int]) -> Batch:
+    """Cuts a batch on the host; see `make_draws` for what `window` means."""
+    cuts = []
+    for index, start in zip(draw.index, draw.start, strict=True):
+        edges = edges_of(examples[index], window)
+        at = tuple(slice(first, first + edge) for first, edge in zip(start, edges, strict=True))
+        cuts.append(tuple(array[at] for array in examples[index]))
+    images, flair, region = map(np.stack, zip(*cuts, strict=True))
+    return Batch(images, flair, region.astype(np.float32))
+
+
+def stack_examples(examples: Sequence[Example]) -> Batch:
+    """Puts all examples on the device, n x y z (m), to be cut there.
+
+    Raises:
+      InputError: they differ in grid.
+    """
+    if len(shapes := {_shape(example) for example in examples}) > 1:
+        raise InputError(
+            f"an epoch in one call needs volumes of one grid and there are {len(shapes)}; "
+            "set config.train.call to 'step'"
+        )
+    images, flair, region = map(np.stack, zip(*examples, strict=True))
+    return Batch(jnp.asarray(images), jnp.asarray(flair), jnp.asarray(region.astype(np.float32)))
+
+
+def gather_batch(stacked: Batch, draw: Draw, edges: tuple[int, int, int]) -> Batch:
+    """Cuts a batch on the device, within a compiled function; equal to `cut_batch`.
+
+    Args:
+      stacked: from `stack_examples`.
+      draw: of one step.
+      edges: from `edges_of`.
+    """
+
+    def cut(array: jax.Array, index: jax.Array, start: jax.Array) -> jax.Array:
+        rest = array.shape[4:]
+        at = (index, *start, *[0] * len(rest))
+        return lax.dynamic_slice(array, at, (1, *edges, *rest))[0]
+
+    return Batch(
+        *(
+            jnp.stack([cut(jnp.asarray(array), i, s) for i, s in zip(*draw, strict=True)])
+            for array in stacked
+        )
+    )
+
+
+def _shape(example: Example) -> tuple[int, int, int]:
+    x, y, z = example.flair.shape
+    return x, y, z
 
 
 def by_shape(examples: Sequence[Example]) -> Iterator[list[Example]]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flaxflair.examples import Batch
+from flaxflair.examples import Batch, Draw, gather_batch
 from flaxflair.losses import mean_squared_error
 from flaxflair.networks.network import Forward, Params
 from flaxflair.stopping import should_stop
@@ -64,24 +64,34 @@ class FitState(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How long a fit goes on. See `config.TrainConfig` and `config.StopConfig`."""
+    """How long a fit goes on. See `config.TrainConfig` and `config.StopConfig`.
+
+    Attributes:
+      epochs: at most.
+      steps_per_epoch: steps.
+      watch_every: epochs between two looks.
+      strips: p of STOP_p; 0 never stops early.
+      strip_length: q, in epochs.
+      stride: steps taken in one call, at most to the end of the epoch.
+    """
 
     epochs: int
     steps_per_epoch: int
     watch_every: int
     strips: int
     strip_length: int
+    stride: int = 1
 
 
 class Progress(NamedTuple):
-    """One step of a fit, as a reader of it sees it.
+    """One call of a fit, as a reader of it sees it.
 
     Attributes:
-      state: after the step; its buffers are reused by the next one.
+      state: after its steps; its buffers are reused by the next one.
       epoch: epochs done.
       step: steps done in all.
-      loss: of this step, on the device.
-      epoch_loss: mean loss of the epoch, if this step ended one.
+      loss: of the last step, on the device.
+      epoch_loss: mean loss of the epoch, if this ended one.
       error: watched error, if it was looked at.
       finished: whether the fit ends here.
     """
@@ -93,6 +103,11 @@ class Progress(NamedTuple):
     epoch_loss: float | None
     error: float | None
     finished: bool
+
+
+# (state, step, number) -> the state after that many steps, and the loss of the last. What a fit is
+# driven by: see `by_step` and `by_epoch`.
+Advance = Callable[[TrainState, int, int], tuple[TrainState, jax.Array]]
 
 
 class TrainStep(Protocol):
@@ -127,22 +142,97 @@ def make_optimizer(
     )
 
 
+class TrainEpoch(Protocol):
+    """Many jitted steps in one call; it takes the state's buffers over."""
+
+    def __call__(
+        self, state: TrainState, stacked: Batch, draws: Draw
+    ) -> tuple[TrainState, jax.Array]:
+        """Returns the state after a step for each draw [k, b], and the loss of each step [k]."""
+        ...
+
+
 def make_train_step(forward: Forward, optimizer: optax.GradientTransformation) -> TrainStep:
     """Returns the jitted step of one network and one optimiser. Its state is donated."""
 
     @partial(jax.jit, donate_argnames="state")
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-        images, flair, weight = map(jnp.asarray, batch)
-
-        def loss_of(params: Params) -> jax.Array:
-            return mean_squared_error(forward(params, images), flair, weight)
-
-        loss, gradient = jax.value_and_grad(loss_of)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = cast(Params, optax.apply_updates(state.params, updates))
-        return TrainState(params, opt_state, state.step + 1, state.loss_sum + loss), loss
+        return _take_step(forward, optimizer, state, batch)
 
     return train_step
+
+
+def make_train_epoch(
+    forward: Forward, optimizer: optax.GradientTransformation, edges: tuple[int, int, int]
+) -> TrainEpoch:
+    """Returns a function that takes many steps in one call, batches being cut on the device.
+
+    An accelerator then waits neither for Python nor for the host's memory. Equal to as many calls
+    of `make_train_step`'s function to rounding. Its state is donated.
+
+    Args:
+      forward: of the network.
+      optimizer: from `make_optimizer`.
+      edges: of a window, from `examples.edges_of`.
+    """
+
+    @partial(jax.jit, donate_argnames="state")
+    def train_epoch(state: TrainState, stacked: Batch, draws: Draw) -> tuple[TrainState, jax.Array]:
+        def step(state: TrainState, draw: Draw) -> tuple[TrainState, jax.Array]:
+            return _take_step(forward, optimizer, state, gather_batch(stacked, draw, edges))
+
+        return jax.lax.scan(step, state, draws)
+
+    return train_epoch
+
+
+def _take_step(
+    forward: Forward, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch
+) -> tuple[TrainState, jax.Array]:
+    images, flair, weight = map(jnp.asarray, batch)
+
+    def loss_of(params: Params) -> jax.Array:
+        return mean_squared_error(forward(params, images), flair, weight)
+
+    loss, gradient = jax.value_and_grad(loss_of)(state.params)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = cast(Params, optax.apply_updates(state.params, updates))
+    return TrainState(params, opt_state, state.step + 1, state.loss_sum + loss), loss
+
+
+def by_step(train_step: TrainStep, batches: Callable[[int], Batch]) -> Advance:
+    """Returns what drives a fit step by step.
+
+    Args:
+      train_step: from `make_train_step`.
+      batches: step number -> batch; the same number gives the same batch, always.
+    """
+
+    def advance(state: TrainState, step: int, number: int) -> tuple[TrainState, jax.Array]:
+        loss = jnp.float32(jnp.nan)
+        for offset in range(number):
+            state, loss = train_step(state, batches(step + offset))
+        return state, loss
+
+    return advance
+
+
+def by_epoch(train_epoch: TrainEpoch, stacked: Batch, draws: Callable[[int], Draw]) -> Advance:
+    """Returns what drives a fit by many steps a call.
+
+    Args:
+      train_epoch: from `make_train_epoch`.
+      stacked: all examples, on the device.
+      draws: step number -> draw; the same number gives the same draw, always.
+    """
+
+    def advance(state: TrainState, step: int, number: int) -> tuple[TrainState, jax.Array]:
+        drawn = [draws(step + offset) for offset in range(number)]
+        index, start = map(np.stack, zip(*drawn, strict=True))
+        state, losses = train_epoch(state, stacked, Draw(index, start))
+        return state, losses[-1]
+
+    return advance
 
 
 def init_fit(params: Params, optimizer: optax.GradientTransformation, plan: Plan) -> FitState:
@@ -160,35 +250,35 @@ def is_finished(state: FitState, plan: Plan) -> bool:
 
 
 def fit(
-    train_step: TrainStep,
+    advance: Advance,
     state: FitState,
-    batches: Callable[[int], Batch],
     watch: Callable[[Params], float] | None,
     plan: Plan,
 ) -> Iterator[Progress]:
-    """Trains until the plan is done or STOP_p fires, one step at a time.
+    """Trains until the plan is done or STOP_p fires, `plan.stride` steps at a time.
 
     Args:
-      train_step: from `make_train_step`.
+      advance: from `by_step` or `by_epoch`.
       state: from `init_fit`, or as any earlier `Progress` held it.
-      batches: step number -> batch; the same number gives the same batch, always.
       watch: parameters -> error; None watches nothing.
       plan: when to look, when to stop.
 
     Yields:
-      Every step. Nothing, if the state is already finished.
+      After every call. Nothing, if the state is already finished.
     """
     finished = is_finished(state, plan)
+    # Counted here, so that the next step is prepared while the device is at this one.
+    step = int(state.train.step)
     while not finished:
-        step = int(state.train.step)
-        train, loss = train_step(state.train, batches(step))
-        state = state._replace(train=train)
-        epoch, within = divmod(step + 1, plan.steps_per_epoch)
+        number = min(plan.stride, plan.steps_per_epoch - step % plan.steps_per_epoch)
+        train, loss = advance(state.train, step, number)
+        state, step = state._replace(train=train), step + number
+        epoch, within = divmod(step, plan.steps_per_epoch)
         epoch_loss, error = None, None
         if within == 0:
             state, epoch_loss, error = _end_epoch(state, epoch, watch, plan)
             finished = is_finished(state, plan)
-        yield Progress(state, epoch, step + 1, loss, epoch_loss, error, finished)
+        yield Progress(state, epoch, step, loss, epoch_loss, error, finished)
 
 
 def _end_epoch(

@@ -8,7 +8,17 @@ from functools import partial
 import numpy as np
 import pytest
 
-from flaxflair.examples import Batch, Example, by_shape, make_batches, make_example
+from flaxflair.examples import (
+    Batch,
+    Example,
+    by_shape,
+    cut_batch,
+    edges_of,
+    gather_batch,
+    make_draws,
+    make_example,
+    stack_examples,
+)
 from flaxflair.normalize import fit
 from flaxflair.volume import InputError
 
@@ -24,6 +34,12 @@ def example_of(number: int, shape: tuple[int, int, int] = (6, 5, 4)) -> Example:
 
 
 EXAMPLES = [example_of(number) for number in range(5)]
+
+
+def make_batches(examples, *, window, **options):
+    """Returns (step -> batch cut on the host, steps in an epoch)."""
+    draws, steps = make_draws(examples, window=window, **options)
+    return (lambda step: cut_batch(examples, draws(step), window)), steps
 
 
 def seen(batch: Batch) -> list[int]:
@@ -137,3 +153,19 @@ def test_examples_are_grouped_by_grid_in_the_order_they_come():
     mixed = [example_of(0), example_of(1, (6, 5, 9)), example_of(2)]
     groups = [[int(e.flair.flat[0]) for e in group] for group in by_shape(mixed)]
     assert groups == [[0, 2], [1]]
+
+
+@pytest.mark.parametrize("window", [(0, 0, 0), (3, 2, 0), (9, 2, 2)])
+def test_a_batch_cut_on_the_device_is_the_one_cut_on_the_host(window):
+    draws, steps = make_draws(
+        EXAMPLES, window=window, windows_per_subject=2, batch=3, address=(5, 0)
+    )
+    stacked = stack_examples(EXAMPLES)
+    for step in range(steps):
+        ours = gather_batch(stacked, draws(step), edges_of(EXAMPLES[0], window))
+        assert_same(ours, cut_batch(EXAMPLES, draws(step), window))
+
+
+def test_examples_of_two_grids_cannot_be_stacked_and_the_way_out_is_named():
+    with pytest.raises(InputError, match=r"one grid and there are 2; set config.train.call"):
+        stack_examples([example_of(0), example_of(1, (6, 5, 9))])

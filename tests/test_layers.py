@@ -43,7 +43,7 @@ LAYERS = (
         "saliency",
         "train",
     ),
-    ("model", "summary"),
+    ("fitting", "model", "parallel", "summary"),
     ("crossval",),
     ("cli", "main"),
     ("__init__",),

@@ -10,17 +10,20 @@ import numpy as np
 import optax
 import pytest
 
-from flaxflair.examples import Batch, Example, make_batches
+from flaxflair.examples import Batch, Example, cut_batch, make_draws, stack_examples
 from flaxflair.networks.fcn import build
 from flaxflair.networks.network import Network, Params
 from flaxflair.train import (
     OPTIMIZERS,
     FitState,
     Plan,
+    by_epoch,
+    by_step,
     fit,
     init_fit,
     is_finished,
     make_optimizer,
+    make_train_epoch,
     make_train_step,
 )
 
@@ -35,10 +38,13 @@ def examples() -> list[Example]:
 
 
 @pytest.fixture(scope="module")
-def batches(examples: list[Example]):
-    return make_batches(examples, window=(0, 0, 0), windows_per_subject=1, batch=1, address=(0, 0))[
-        0
-    ]
+def draws(examples: list[Example]):
+    return make_draws(examples, window=(0, 0, 0), windows_per_subject=1, batch=1, address=(0, 0))[0]
+
+
+@pytest.fixture(scope="module")
+def batches(examples: list[Example], draws):
+    return lambda step: cut_batch(examples, draws(step), (0, 0, 0))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +88,7 @@ def test_a_step_of_sgd_is_the_gradient_times_the_learning_rate(network, params, 
 
 
 def test_a_fit_learns_what_is_there_to_learn(train_step, start, batches) -> None:
-    state = list(fit(train_step, start, batches, None, PLAN))[-1].state
+    state = list(fit(by_step(train_step, batches), start, None, PLAN))[-1].state
     losses = np.asarray(state.losses)
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
@@ -95,16 +101,44 @@ def test_a_fit_resumed_at_any_step_ends_with_the_same_bits(
     def watch(params: Params) -> float:
         return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params)))
 
-    whole = list(fit(train_step, _copy(start), batches, watch, PLAN))[-1].state
-    first = list(islice(fit(train_step, _copy(start), batches, watch, PLAN), stop))[-1].state
-    resumed = list(fit(train_step, _copy(first), batches, watch, PLAN))[-1].state
+    whole = list(fit(by_step(train_step, batches), _copy(start), watch, PLAN))[-1].state
+    first = list(islice(fit(by_step(train_step, batches), _copy(start), watch, PLAN), stop))[
+        -1
+    ].state
+    resumed = list(fit(by_step(train_step, batches), _copy(first), watch, PLAN))[-1].state
     assert _same(resumed, whole)
 
 
+def test_epochs_in_one_call_are_the_steps_one_by_one(
+    network, adam, train_step, start, examples, batches, draws
+) -> None:
+    train_epoch = make_train_epoch(network.forward, adam, (5, 6, 4))
+    whole = by_epoch(train_epoch, stack_examples(examples), draws)
+    calls = list(fit(whole, _copy(start), None, PLAN._replace(stride=4)))
+    steps = list(fit(by_step(train_step, batches), _copy(start), None, PLAN))
+    assert [call.step for call in calls] == [4, 8, 12]
+    assert [call.epoch_loss for call in calls] == pytest.approx(
+        [step.epoch_loss for step in steps if step.epoch_loss is not None], rel=1e-5
+    )
+    pairs = (jax.tree.leaves(part[-1].state.train.params) for part in (calls, steps))
+    for ours, theirs in zip(*pairs, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_epochs_in_one_call_go_on_from_the_middle_of_one(
+    network, adam, train_step, start, examples, batches, draws
+) -> None:
+    first = list(islice(fit(by_step(train_step, batches), _copy(start), None, PLAN), 5))[-1].state
+    train_epoch = make_train_epoch(network.forward, adam, (5, 6, 4))
+    whole = by_epoch(train_epoch, stack_examples(examples), draws)
+    calls = [call.step for call in fit(whole, first, None, PLAN._replace(stride=4))]
+    assert calls == [8, 12]
+
+
 def test_a_finished_fit_does_nothing(train_step, start, batches) -> None:
-    state = list(fit(train_step, start, batches, None, PLAN))[-1].state
+    state = list(fit(by_step(train_step, batches), start, None, PLAN))[-1].state
     assert is_finished(state, PLAN)
-    assert list(fit(train_step, state, batches, None, PLAN)) == []
+    assert list(fit(by_step(train_step, batches), state, None, PLAN)) == []
 
 
 def test_a_fit_stops_by_the_watched_error_and_keeps_its_best_weights(
@@ -119,7 +153,7 @@ def test_a_fit_stops_by_the_watched_error_and_keeps_its_best_weights(
         seen.append(jax.tree.map(np.array, params))
         return next(errors)
 
-    last = list(fit(train_step, state, batches, watch, plan))[-1]
+    last = list(fit(by_step(train_step, batches), state, watch, plan))[-1]
     assert last.finished
     assert last.epoch == 4
     assert int(last.state.best_epoch) == 2
