@@ -7,6 +7,7 @@ The public functions, imported when first used so that `import flaxflair` costs 
     load_cohort     the subjects of a prepared BIDS data set
     predict_array   intensities [x, y, z, m] -> synthetic FLAIR [x, y, z]
     predict_files   NIfTI files -> synthetic FLAIR NIfTI, on their grid
+    predict_cohort  a prepared BIDS data set -> synthetic FLAIRs, as a BIDS derivative
     saliency_maps   P3S maps [x, y, z, m] of one subject
     p3s             P3S of any network: `p3s(forward, params, images, target)`
     score           metrics of a synthetic FLAIR against the true one
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         saliency_maps,
     )
     from flaxflair.nifti import read_volume, write_volume
+    from flaxflair.pipeline import predict_cohort
     from flaxflair.saliency import p3s
     from flaxflair.volume import Geometry, InputError, Masks, Subject, Volume
 
@@ -51,6 +53,7 @@ __all__ = [
     "load_run",
     "p3s",
     "predict_array",
+    "predict_cohort",
     "predict_files",
     "read_volume",
     "saliency_maps",
@@ -70,6 +73,7 @@ _HOME = {
     "saliency_maps": "model",
     "read_volume": "nifti",
     "write_volume": "nifti",
+    "predict_cohort": "pipeline",
     "p3s": "saliency",
     "Geometry": "volume",
     "InputError": "volume",

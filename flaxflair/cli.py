@@ -58,15 +58,40 @@ def _parser() -> argparse.ArgumentParser:
     montage.add_argument("--participant", default="01", help="label of the subject (01)")
     montage.set_defaults(run=_montage)
 
-    predict = commands.add_parser("predict", help="synthesise a FLAIR from prepared images")
+    predict = commands.add_parser(
+        "predict",
+        help="synthesise the FLAIRs of a prepared data set, or of single files",
+        description="A prepared data set, as a BIDS App: BIDS_DIR OUT_DIR participant --model RUN. "
+        "Or one session's files: --model RUN --t1 T1.nii.gz ... --out FLAIR.nii.gz.",
+    )
     predict.add_argument("--model", type=Path, required=True, help="folder of a finished run")
     predict.add_argument("--fold", type=int, default=0, help="which of its models (0)")
+    predict.add_argument(
+        "--slab",
+        type=int,
+        default=32,
+        help="voxels predicted at a time; 0, whole volumes, is faster and takes more memory (32)",
+    )
+    whole = predict.add_argument_group("a data set")
+    whole.add_argument("bids_dir", type=Path, nargs="?", metavar="BIDS_DIR", help="to read")
+    whole.add_argument("out_dir", type=Path, nargs="?", metavar="OUT_DIR", help="to write")
+    whole.add_argument("level", nargs="?", choices=("participant",), help="of the analysis")
+    for label, what in (("participant", "sub-"), ("session", "ses-")):
+        whole.add_argument(
+            f"--{label}-label",
+            nargs="+",
+            metavar="LABEL",
+            help=f"only these, with or without {what} (all)",
+        )
+    whole.add_argument(
+        "--workers", type=int, default=2, help="threads that read, and as many that write (2)"
+    )
+    single = predict.add_argument_group("single files")
     for name, sequence in SEQUENCES.items():
         if name != TARGET:
-            predict.add_argument(f"--{name.lower()}", type=Path, help=f"{sequence.title} image")
-    predict.add_argument("--brain", type=Path, help="brain mask, if the model needs one")
-    predict.add_argument("--slab", type=int, default=32, help="voxels predicted at a time (32)")
-    predict.add_argument("--out", type=Path, required=True, help="FLAIR to write")
+            single.add_argument(f"--{name.lower()}", type=Path, help=f"{sequence.title} image")
+    single.add_argument("--brain", type=Path, help="brain mask, if the model needs one")
+    single.add_argument("--out", type=Path, help="FLAIR to write")
     predict.set_defaults(run=_predict)
     return parser
 
@@ -102,6 +127,61 @@ def _montage(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
+    places = {"BIDS_DIR": args.bids_dir, "OUT_DIR": args.out_dir, "participant": args.level}
+    labels = {
+        "--participant-label": args.participant_label,
+        "--session-label": args.session_label,
+    }
+    names = [name.lower() for name in SEQUENCES if name != TARGET]
+    files = {f"--{name}": getattr(args, name) for name in (*names, "brain", "out")}
+    of_set, of_files = (
+        [name for name, value in given.items() if value is not None]
+        for given in (places | labels, files)
+    )
+    if of_set and of_files:
+        raise InputError(
+            f"{of_set[0]} is of a data set and {of_files[0]} of single files; "
+            "give the arguments of one of them"
+        )
+    if None not in places.values():
+        _predict_cohort(args)
+    elif args.out is not None:
+        _predict_files(args)
+    else:
+        raise InputError(
+            "give BIDS_DIR OUT_DIR participant to predict a data set, "
+            "or the sequences' files and --out to predict those"
+        )
+
+
+def _predict_cohort(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from flaxflair import load_model, predict_cohort
+    from flaxflair.screen import show_bar
+
+    model = load_model(args.model, args.fold)
+    with show_bar(Console(), "predict", None, 0) as bar:
+        report = predict_cohort(
+            model,
+            args.bids_dir,
+            args.out_dir,
+            participants=args.participant_label,
+            sessions=args.session_label,
+            slab=args.slab,
+            workers=args.workers,
+            about={"Run": str(args.model.resolve()), "Fold": args.fold},
+            on_done=bar.advance,
+        )
+    if report.failures:
+        total = len(report.written) + len(report.failures)
+        lines = [f"  {name}: {sentence}" for name, sentence in report.failures.items()]
+        raise InputError(
+            "\n".join([f"{len(lines)} of {total} sessions could not be predicted", *lines])
+        )
+
+
+def _predict_files(args: argparse.Namespace) -> None:
     from flaxflair import load_model, predict_files
 
     given = {name: getattr(args, name.lower()) for name in SEQUENCES if name != TARGET}

@@ -1,27 +1,61 @@
-"""Cohort: a prepared BIDS data set becomes a list of subjects. The one loader there is.
+"""Cohort: a prepared BIDS data set becomes subjects, all at once or one by one. The one loader.
 
-Knows file names and grids; knows nothing of folds, normalisation or networks.
+Sessions are found first, which touches no image, and read later. Knows file names and grids; knows
+nothing of folds, normalisation or networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
 from flaxflair import bids
 from flaxflair.nifti import read_volume
+from flaxflair.normalize import zero_outside
 from flaxflair.sequences import SEQUENCES, TARGET
 from flaxflair.tissue import white_matter
 from flaxflair.volume import Array, Geometry, GeometryError, InputError, Masks, Subject, Volume
 
-Session = tuple[str, str | None]
+# `ignored` is for prediction: neither the FLAIR nor a region that only scores it is read.
+FlairUse = Literal["needed", "welcome", "ignored"]
 
 # A brain fills about a fifth of its scan; images that are non-zero nearly everywhere have a head.
 MOST_BRAIN = 0.7
+
+
+@dataclass(frozen=True)
+class SessionFiles:
+    """The files of one session, none of them read yet. Some may be missing, or there twice.
+
+    Attributes:
+      root: of the data set.
+      participant: `sub-01`.
+      session: `ses-1`, or None.
+      group: see `Subject`.
+      inputs: names of the input sequences, which become channels in this order.
+      flair: what the true FLAIR is for.
+      images: what the data set holds of the session.
+      derived: what the derivatives within the data set hold of it: masks, but never a sequence.
+    """
+
+    root: Path
+    participant: str
+    session: str | None
+    group: str
+    inputs: tuple[str, ...]
+    flair: FlairUse
+    images: tuple[bids.Image, ...] = field(repr=False)
+    derived: tuple[bids.Image, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """`sub-01`, or `sub-01_ses-1`."""
+        return self.participant if self.session is None else f"{self.participant}_{self.session}"
 
 
 def load_cohort(
@@ -47,80 +81,149 @@ def load_cohort(
         it. See `nifti.read_volume` for what makes a file unusable.
       GeometryError: the grids of a session differ.
     """
-    images = bids.find_images(root)
-    groups = bids.read_groups(root)
-    wanted = [*inputs, TARGET] if need_flair else list(inputs)
-    found = {(image.participant, image.session) for image in images if image.sequence is not None}
-    sessions = sorted(found, key=_name)
-    if not sessions:
-        raise InputError(f"{root}: holds no image of {', '.join(wanted)}; is it a BIDS data set?")
-    chosen = {session: _choose(root, images, session, wanted) for session in sessions}
-    candidates = [*images, *bids.find_derivatives(root)]
+    sessions = find_sessions(root, inputs, flair="needed" if need_flair else "welcome")
+    for session in sessions:
+        choose_images(session)  # what is missing is said before minutes of reading
     subjects = []
     for session in sessions:
-        on_subject(_name(session))
-        subjects.append(_load(root, session, inputs, chosen[session], candidates, groups))
+        on_subject(session.name)
+        subjects.append(load_session(session))
     return subjects
 
 
-def _name(session: Session) -> str:
-    return "_".join(part for part in session if part)
+def find_sessions(
+    root: Path,
+    inputs: Sequence[str],
+    *,
+    flair: FlairUse = "needed",
+    participants: Collection[str] | None = None,
+    sessions: Collection[str] | None = None,
+) -> list[SessionFiles]:
+    """Finds the sessions of a prepared data set, by file names alone.
+
+    A session that misses a sequence is found all the same: `load_session` refuses it, so that one
+    bad session need not stop the others.
+
+    Args:
+      root: prepared BIDS data set.
+      inputs: names of the input sequences.
+      flair: what the true FLAIR is for.
+      participants: labels to keep, with or without `sub-`; None for all.
+      sessions: labels to keep, with or without `ses-`; None for all.
+
+    Returns:
+      By participant and session.
+
+    Raises:
+      InputError: it is no data set, or holds no image of ours, or no such label.
+    """
+    images = bids.find_images(root)
+    groups = bids.read_groups(root)
+    found = {(i.participant, i.session) for i in images if i.sequence is not None}
+    if not found:
+        wanted = ", ".join([*inputs, TARGET] if flair == "needed" else inputs)
+        raise InputError(f"{root}: holds no image of {wanted}; is it a BIDS data set?")
+    kept = _keep(root, "participant", "sub", participants, {p for p, _ in found})
+    found = {(p, s) for p, s in found if p in kept}
+    if sessions is not None:
+        kept = _keep(root, "session", "ses", sessions, {s for _, s in found if s})
+        found = {(p, s) for p, s in found if s in kept}
+    raw, derived = (_by_session(i) for i in (images, bids.find_derivatives(root)))
+    files = [
+        SessionFiles(
+            root=root,
+            participant=participant,
+            session=session,
+            group=groups.get(participant, ""),
+            inputs=tuple(inputs),
+            flair=flair,
+            images=tuple(raw[participant, session]),
+            derived=tuple(derived.get((participant, session), ())),
+        )
+        for participant, session in found
+    ]
+    return sorted(files, key=lambda session: session.name)
 
 
-def _choose(
-    root: Path, images: list[bids.Image], session: Session, wanted: Sequence[str]
-) -> dict[str, bids.Image]:
-    """Returns sequence -> the one image that holds it, for a session."""
+def _by_session(images: list[bids.Image]) -> dict[tuple[str, str | None], list[bids.Image]]:
+    sessions: dict[tuple[str, str | None], list[bids.Image]] = {}
+    for image in images:
+        sessions.setdefault((image.participant, image.session), []).append(image)
+    return sessions
+
+
+def _keep(
+    root: Path, what: str, prefix: str, wanted: Collection[str] | None, known: set[str]
+) -> set[str]:
+    """Returns the labels wanted, with their prefix."""
+    if wanted is None:
+        return known
+    labels = {f"{prefix}-{label.removeprefix(f'{prefix}-')}" for label in wanted}
+    if unknown := sorted(labels - known):
+        there = sorted(known)
+        shown = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+        raise InputError(f"{root}: has no {what} {unknown[0]}; it has {shown or 'none'}")
+    return labels
+
+
+def choose_images(files: SessionFiles) -> dict[str, bids.Image]:
+    """Returns sequence -> the one image that holds it.
+
+    Raises:
+      InputError: a sequence is missing or there twice.
+    """
     chosen: dict[str, bids.Image] = {}
-    name = _name(session)
-    for sequence in dict.fromkeys([*wanted, TARGET]):
-        own = [
-            i for i in images if (i.participant, i.session) == session and i.sequence == sequence
-        ]
+    needed = [*files.inputs, TARGET] if files.flair == "needed" else files.inputs
+    looked_for = files.inputs if files.flair == "ignored" else [*files.inputs, TARGET]
+    for sequence in dict.fromkeys(looked_for):
+        own = [image for image in files.images if image.sequence == sequence]
         if len(own) > 1:
             both = " and ".join(image.relative for image in own[:2])
-            raise InputError(f"{root}: {name} has {sequence} twice, {both}; keep one of them")
+            raise InputError(
+                f"{files.root}: {files.name} has {sequence} twice, {both}; keep one of them"
+            )
         if own:
             chosen[sequence] = own[0]
-        elif sequence in wanted:
+        elif sequence in needed:
             spec = SEQUENCES[sequence]
             label = f"acq-{spec.acquisition}_{spec.suffix}" if spec.acquisition else spec.suffix
-            way_out = "out the session" if sequence == TARGET else "the sequence out of the inputs"
+            way_out = "leave the sequence out of the inputs"
+            if sequence == TARGET:
+                way_out = "leave out the session"
+            elif files.flair == "ignored":
+                way_out = "take a model that does without"
             raise InputError(
-                f"{root}: {name} has no {sequence} (a file ending in _{label}.nii.gz); "
-                f"add it, or leave {way_out}"
+                f"{files.root}: {files.name} has no {sequence} (a file ending in _{label}.nii.gz); "
+                f"add it, or {way_out}"
             )
     return chosen
 
 
-def _load(
-    root: Path,
-    session: Session,
-    inputs: Sequence[str],
-    chosen: dict[str, bids.Image],
-    candidates: list[bids.Image],
-    groups: dict[str, str],
-) -> Subject:
-    participant, label = session
+def load_session(files: SessionFiles) -> Subject:
+    """Reads one session.
+
+    Raises:
+      InputError: a sequence is missing or there twice, or a file cannot be used.
+      GeometryError: the grids differ.
+    """
+    chosen = choose_images(files)
     volumes = {sequence: _read(image.path) for sequence, image in chosen.items()}
-    reference = TARGET if TARGET in volumes else inputs[0]
+    reference = TARGET if TARGET in volumes else files.inputs[0]
     geometry = volumes[reference].geometry
     for sequence, volume in volumes.items():
         _check_grid(chosen[sequence].path, volume.geometry, reference, geometry)
-    images = np.stack([volumes[name].array for name in inputs], axis=-1)
-    own = [i for i in candidates if (i.participant, i.session) == session]
-    flair = volumes[TARGET].array if TARGET in volumes else None
-    masks = _load_masks(root, _name(session), own, volumes, geometry, reference)
-    noisefree = next(
-        (read_volume(i.path).array for i in own if _matches(i, "FLAIR", desc="noisefree")), None
-    )
+    masks = _load_masks(files, volumes, geometry, reference)
+    noisefree = None
+    if files.flair != "ignored":
+        truths = (i.path for i in _all(files) if _matches(i, TARGET, desc="noisefree"))
+        noisefree = next((read_volume(path).array for path in truths), None)
     return Subject(
-        participant=participant,
-        session=label,
-        group=groups.get(participant, ""),
-        sequences=tuple(inputs),
-        images=images,
-        flair=flair,
+        participant=files.participant,
+        session=files.session,
+        group=files.group,
+        sequences=files.inputs,
+        images=np.stack([volumes[name].array for name in files.inputs], axis=-1),
+        flair=volumes[TARGET].array if TARGET in volumes else None,
         masks=masks,
         geometry=geometry,
         space=chosen[reference].entities.get("space"),
@@ -155,17 +258,12 @@ def _check_grid(path: Path, own: Geometry, reference: str, geometry: Geometry) -
 
 
 def _load_masks(
-    root: Path,
-    name: str,
-    own: list[bids.Image],
-    volumes: dict[str, Volume],
-    geometry: Geometry,
-    reference: str,
+    files: SessionFiles, volumes: Mapping[str, Volume], geometry: Geometry, reference: str
 ) -> Masks:
     """Reads what masks there are, and derives brain and white matter where a mask is missing."""
 
     def find(**entities: str) -> Array | None:
-        for image in own:
+        for image in _all(files):
             if _matches(image, "mask", **entities):
                 volume = read_volume(image.path)
                 _check_grid(image.path, volume.geometry, reference, geometry)
@@ -174,14 +272,16 @@ def _load_masks(
 
     brain = find(desc="brain")
     if brain is None:
-        brain = _brain_of_stripped(root, name, volumes)
+        brain = _brain_of_stripped(files, volumes)
     for sequence, volume in volumes.items():
         inside = volume.array[brain]
         if inside.size == 0 or inside.min() == inside.max():
             raise InputError(
-                f"{root}: the {sequence} of {name} holds one value or none within the brain; "
-                "correct the brain mask or the image"
+                f"{files.root}: the {sequence} of {files.name} holds one value or none within "
+                "the brain; correct the brain mask or the image"
             )
+    if files.flair == "ignored":
+        return Masks(brain)
     lesion = find(label="lesion")
     white, nawm = None, find(label="NAWM")
     if nawm is not None:
@@ -193,15 +293,19 @@ def _load_masks(
     return Masks(brain, lesion, white, find(label="ventricles"))
 
 
-def _brain_of_stripped(root: Path, name: str, volumes: dict[str, Volume]) -> Array:
+def _brain_of_stripped(files: SessionFiles, volumes: Mapping[str, Volume]) -> Array:
     """Returns the brain of images already extracted: what is zero in no sequence, holes filled."""
     inside = np.all([volume.array != 0 for volume in volumes.values()], axis=0)
     if inside.mean() > MOST_BRAIN:
         raise InputError(
-            f"{root}: {name} has no brain mask and its images are not brain-extracted; "
-            f"add {name}_desc-brain_mask.nii.gz"
+            f"{files.root}: {files.name} has no brain mask and its images are not "
+            f"brain-extracted; add {files.name}_desc-brain_mask.nii.gz"
         )
     return np.asarray(ndimage.binary_fill_holes(inside), bool)
+
+
+def _all(files: SessionFiles) -> tuple[bids.Image, ...]:
+    return files.images + files.derived
 
 
 def _matches(image: bids.Image, suffix: str, **entities: str) -> bool:
@@ -211,16 +315,12 @@ def _matches(image: bids.Image, suffix: str, **entities: str) -> bool:
 def extract_brain(subject: Subject) -> Subject:
     """Returns the subject with everything outside its brain mask zero: images, FLAIR and truth."""
     brain = subject.masks.brain
-
-    def inside(image: Array | None) -> Array | None:
-        return None if image is None else np.where(brain, image, np.float32(0))
-
-    return replace(
-        subject,
-        images=np.where(brain[..., None], subject.images, np.float32(0)),
-        flair=inside(subject.flair),
-        noisefree=inside(subject.noisefree),
+    flair, noisefree = (
+        None if image is None else zero_outside(brain, image)
+        for image in (subject.flair, subject.noisefree)
     )
+    images = zero_outside(brain, subject.images)
+    return replace(subject, images=images, flair=flair, noisefree=noisefree)
 
 
 def by_grid(subjects: Sequence[Subject]) -> Iterator[list[Subject]]:

@@ -5,31 +5,55 @@ Knows names and files; knows nothing of networks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flaxflair import bids
-from flaxflair.files import write_json
+from flaxflair.files import write_bytes, write_json
 from flaxflair.nifti import write_volume
 from flaxflair.sequences import SEQUENCES
-from flaxflair.volume import Array, Subject
+from flaxflair.volume import Array, InputError, Subject
+
+NAME = "Synthetic FLAIR and saliency"
 
 
 def start(root: Path, source: Path) -> None:
-    """Makes the data set `root`, derived from the data set `source`."""
-    bids.describe_derivative(
-        root, "Synthetic FLAIR and saliency", {"source": source.resolve().as_uri()}
-    )
+    """Makes the data set `root`, derived from the data set `source`.
+
+    Any number of processes may do so at once, for the same source.
+
+    Raises:
+      InputError: another data set lies there.
+    """
+    links = {"source": source.resolve().as_uri()}
+    _refuse_other(root / "dataset_description.json", links)
+    bids.describe_derivative(root, NAME, links)
     # BIDS has no suffix for a saliency map, and that of an image would be a trap: a pipeline that
     # collects T1w files must not pick up a map of one.
-    (root / ".bidsignore").write_text("*_p3s.nii.gz\n*_p3s.json\n")
+    write_bytes(root / ".bidsignore", b"*_p3s.nii.gz\n*_p3s.json\n")
+
+
+def _refuse_other(description: Path, links: Mapping[str, str]) -> None:
+    if not description.is_file():
+        return
+    try:
+        there = json.loads(description.read_text(encoding="utf-8"))
+        own = there["Name"] == NAME and there["DatasetLinks"] == links
+    except (ValueError, KeyError, TypeError):
+        own = False
+    if not own:
+        raise InputError(
+            f"{description}: describes another data set than the synthetic FLAIRs of "
+            f"{links['source']}; name another folder to write to"
+        )
 
 
 def write_flair(
     root: Path, subject: Subject, flair: Array, *, extracted: bool, model: Mapping[str, Any]
-) -> None:
-    """Writes `sub-01_desc-synth_FLAIR.nii.gz` and its sidecar.
+) -> Path:
+    """Writes `sub-01_desc-synth_FLAIR.nii.gz` and its sidecar, and returns the image's path.
 
     Args:
       root: of the derivative.
@@ -48,6 +72,7 @@ def write_flair(
         "Model": model,
     }
     write_json(bids.sidecar(image), sidecar)
+    return image
 
 
 def write_saliency(root: Path, subject: Subject, maps: Array) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
       OSError: the disk is full or the folder read-only; nothing is left behind.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # A name of its own for every call: threads, and hosts that share a disk, share process numbers.
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with open(part, "wb") as stream:
             stream.write(content)

@@ -174,23 +174,70 @@ def predict_many(
 
     See `predict_array` for arguments and errors; `batch` is the number of volumes side by side.
     """
-    encoded = [_encode(model, image, brain) for image, brain in zip(images, brains, strict=True)]
-    forward, params, radius = model.network.forward, model.params, model.network.radius
-    if slab:
-        flairs = [predict_streamed(forward, params, e, radius=radius, slab=slab) for e in encoded]
-    else:
-        stacked = jnp.asarray(np.stack(encoded))
-        batch = min(batch, len(encoded))
-        flairs = list(np.asarray(predict_volumes(forward, params, stacked, batch=batch)))
-    decoded = [
-        normalize.decode_flair(model.normalization, flair, image, _region(model, brain))
+    encoded = [encode(model, image, brain) for image, brain in zip(images, brains, strict=True)]
+    flairs = predict_encoded(model, encoded, slab=slab, batch=batch)
+    return [
+        decode(model, flair, image, brain)
         for flair, image, brain in zip(flairs, images, brains, strict=True)
     ]
+
+
+def encode(model: Model, images: Array, brain: Array | None) -> Array:
+    """Returns what the network reads: z-scores, zeroed outside the brain first if the model does.
+
+    See `predict_array` for arguments and errors.
+
+    Returns:
+      float32[x, y, z, m].
+    """
+    if images.ndim != 4 or images.shape[-1] != len(model.sequences):
+        raise InputError(
+            f"images have shape {images.shape}; x, y, z and {len(model.sequences)} sequences "
+            f"({','.join(model.sequences)}) are needed"
+        )
+    region = _region(model, brain)
     if model.region == "brain":
-        return [
-            np.where(_known(brain), flair, 0) for flair, brain in zip(decoded, brains, strict=True)
-        ]
-    return decoded
+        images = normalize.zero_outside(region, images)
+    return normalize.encode_images(model.normalization, images, region)
+
+
+def predict_encoded(
+    model: Model, encoded: Sequence[Array], *, slab: int = 0, batch: int = 1
+) -> list[Array]:
+    """Applies the network alone, the one step on the device: z-scores to z-scores.
+
+    Args:
+      model: from `load_model`.
+      encoded: [x, y, z, m], from `encode`, all of one grid.
+      slab: see `predict_array`.
+      batch: volumes side by side.
+
+    Returns:
+      float32[x, y, z] each, for `decode`.
+    """
+    forward, params, radius = model.network.forward, model.params, model.network.radius
+    if slab:
+        return [predict_streamed(forward, params, e, radius=radius, slab=slab) for e in encoded]
+    stacked = jnp.asarray(np.stack(encoded))
+    batch = min(batch, len(encoded))
+    return list(np.asarray(predict_volumes(forward, params, stacked, batch=batch)))
+
+
+def decode(model: Model, flair: Array, images: Array, brain: Array | None) -> Array:
+    """Returns the intensities of a FLAIR that the network predicted.
+
+    Args:
+      model: that predicted it.
+      flair: [x, y, z], z-scores.
+      images: [x, y, z, m], the inputs' intensities, which tell the session's level.
+      brain: see `predict_array`.
+
+    Returns:
+      float32[x, y, z], in the units of the training FLAIRs.
+    """
+    region = _region(model, brain)
+    decoded = normalize.decode_flair(model.normalization, flair, images, region)
+    return normalize.zero_outside(region, decoded) if model.region == "brain" else decoded
 
 
 def saliency_maps(model: Model, subject: Subject, *, slab: int = 0) -> Array:
@@ -216,8 +263,10 @@ def saliency_maps(model: Model, subject: Subject, *, slab: int = 0) -> Array:
             f"{','.join(model.sequences)}"
         )
     brain = subject.masks.brain
-    images = _encode(model, subject.images, brain)
-    flair = np.where(brain, subject.flair, 0) if model.region == "brain" else subject.flair
+    images = encode(model, subject.images, brain)
+    flair = subject.flair
+    if model.region == "brain":
+        flair = normalize.zero_outside(brain, flair)
     target = normalize.encode_flair(model.normalization, flair, brain)
     return p3s_streamed(
         model.network.forward,
@@ -275,25 +324,11 @@ def predict_files(
     return Volume(flair, geometry)
 
 
-def _encode(model: Model, images: Array, brain: Array | None) -> Array:
-    if images.ndim != 4 or images.shape[-1] != len(model.sequences):
-        raise InputError(
-            f"images have shape {images.shape}; x, y, z and {len(model.sequences)} sequences "
-            f"({','.join(model.sequences)}) are needed"
-        )
-    region = _region(model, brain)
-    if model.region == "brain":
-        images = np.where(region[..., None], images, np.float32(0))
-    return normalize.encode_images(model.normalization, images, region)
-
-
 def _region(model: Model, brain: Array | None) -> Array:
     """Returns the brain mask if the model needs one, else nothing in its place."""
     needed = model.normalization.gain is not None or model.region == "brain"
-    return _known(brain) if needed else np.empty(0, bool)
-
-
-def _known(brain: Array | None) -> Array:
+    if not needed:
+        return np.empty(0, bool)
     if brain is None:
         raise InputError("this model was trained on the brain and needs a brain mask")
     return brain

@@ -1,4 +1,6 @@
-"""Normalisation: intensities to z-scores and back. Knows nothing of files or networks.
+"""Normalisation: intensities to z-scores and back, and to zero outside the brain.
+
+Knows nothing of files or networks.
 
 `normalize` and `denormalize` undo each other for one `Stats`. A `Normalization` says where the
 statistics come from: `dataset`, pooled over many images as they are (the paper), or `brain`, pooled
@@ -62,6 +64,12 @@ def denormalize(image: Array, stats: Stats) -> Array:
     """Undoes `normalize`."""
     mean, std = _float32(stats)
     return (image * std + mean).astype(np.float32)
+
+
+def zero_outside(brain: Array, image: Array) -> Array:
+    """Returns an image, [x, y, z] or [x, y, z, m], that is zero where `brain` is False."""
+    region = brain if image.ndim == brain.ndim else brain[..., None]
+    return np.where(region, image, image.dtype.type(0))
 
 
 @dataclass(frozen=True)

@@ -31,14 +31,14 @@ class Journal:
 class Bar:
     """A progress bar of one fit: steps done, loss, watched error, time left."""
 
-    def __init__(self, progress: Progress, title: str, total: int, done: int):
+    def __init__(self, progress: Progress, title: str, total: int | None, done: int):
         self._progress = progress
         self._task = progress.add_task(title, total=total, completed=done, note="")
         self._note = ""
 
-    def advance(self, done: int) -> None:
-        """Moves the bar to a number of steps."""
-        self._progress.update(self._task, completed=done, note=self._note)
+    def advance(self, done: int, total: int | None = None) -> None:
+        """Moves the bar to a number of steps, of a total if that is known only now."""
+        self._progress.update(self._task, completed=done, total=total, note=self._note)
 
     def note(self, epoch: int, loss: float, error: float | None) -> None:
         """Shows what an epoch ended with; an error of None leaves the last one standing."""
@@ -49,7 +49,7 @@ class Bar:
 
 
 @contextmanager
-def show_bar(console: Console, title: str, total: int, done: int) -> Iterator[Bar]:
+def show_bar(console: Console, title: str, total: int | None, done: int) -> Iterator[Bar]:
     """Shows a bar until the block ends. On a pipe, where a bar is noise, only its last state."""
     columns = (
         TextColumn("{task.description}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,59 @@ def test_prepared_files_are_predicted_on_their_grid(
     out = tmp_path / "flair.nii.gz"
     assert main(["predict", "--model", str(finished), *files, "--out", str(out)]) == 0
     assert flaxflair.read_volume(out).geometry.matches(subject.geometry)
+
+
+def test_a_prepared_data_set_is_predicted_as_a_bids_app(
+    finished: Path, phantom: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    labels = ["--participant-label", "01", "sub-04"]
+    command = ["predict", str(phantom), str(out), "participant", "--model", str(finished)]
+    assert main([*command, *labels]) == 0
+    assert sorted(p.name for p in out.glob("sub-*")) == ["sub-01", "sub-04"]
+    written = out / "sub-04/anat/sub-04_desc-synth_FLAIR.nii.gz"
+    subject = flaxflair.load_cohort(phantom, ("T1",))[3]
+    assert flaxflair.read_volume(written).geometry.matches(subject.geometry)
+
+
+def test_a_subject_that_fails_is_told_at_the_end_and_the_others_are_done(
+    finished: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "copy", tmp_path / "out"
+    shutil.copytree(phantom, root)
+    (path,) = root.glob("sub-02/anat/*acq-DIR*.nii.gz")
+    path.write_bytes(path.read_bytes()[:-9])
+    command = ["predict", "--model", str(finished), str(root), str(out), "participant"]
+    assert main(command) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "flaxflair: 1 of 6 sessions could not be predicted"
+    assert second.startswith(f"  sub-02: {path}: the gzip stream is corrupt or cut short")
+    assert len(list(out.glob("sub-*/anat/*_desc-synth_FLAIR.nii.gz"))) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give BIDS_DIR OUT_DIR participant to predict a data set, or"),
+        (["in", "out"], "give BIDS_DIR OUT_DIR participant to predict a data set, or"),
+        (["--t1", "a.nii.gz"], "or the sequences' files and --out to predict those"),
+        (["in", "out", "participant", "--t1", "a.nii.gz"], "BIDS_DIR is of a data set and --t1 of"),
+        (["--out", "a.nii.gz", "--session-label", "1"], "--session-label is of a data set and"),
+    ],
+)
+def test_a_data_set_and_single_files_are_not_mixed_and_neither_is_half_given(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--model", "/none", *arguments]) == 1
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_a_level_that_is_not_participant_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "in", "out", "group", "--model", "/none"])
+    assert "invalid choice: 'group'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flaxflair.bids import find_images, name_file, name_sequence, write_json
-from flaxflair.cohort import by_grid, load_cohort
+from flaxflair.cohort import by_grid, find_sessions, load_cohort, load_session
 from flaxflair.sequences import INPUTS, SEQUENCES
 from flaxflair.volume import GeometryError, InputError
 from tests.samples import AFFINE, SHAPE, brain_of, image_of
@@ -133,6 +133,61 @@ def test_a_sequence_that_is_there_twice_is_refused_with_both_names(write_dataset
         load_cohort(root, ("T1",))
     assert "sub-01_T1w.nii.gz" in str(refusal.value)
     assert "sub-01_acq-highres_T1w.nii.gz" in str(refusal.value)
+
+
+def test_a_session_that_misses_a_sequence_is_found_and_refused_alone(write_dataset):
+    root = write_dataset([*PAIR, "sub-02_T2w", "sub-03_T1w", "sub-03_acq-x_T1w"])
+    good, missing, twice = find_sessions(root, ("T1",), flair="ignored")
+    assert load_session(good).name == good.name == "sub-01"
+    with pytest.raises(InputError, match=r"sub-02 has no T1 .*; add it, or take a model that"):
+        load_session(missing)
+    with pytest.raises(InputError, match="sub-03 has T1 twice"):
+        load_session(twice)
+
+
+def test_finding_sessions_touches_no_image(write_dataset):
+    root = write_dataset(PAIR)
+    (root / "sub-01/anat/sub-01_T1w.nii.gz").write_bytes(b"damaged")
+    (session,) = find_sessions(root, ("T1",))
+    with pytest.raises(InputError, match=r"sub-01_T1w\.nii\.gz: is named \.gz and is not gzip"):
+        load_session(session)
+
+
+def test_where_the_flair_is_ignored_neither_it_nor_what_scores_it_is_read(write_dataset):
+    root = write_dataset(FULL)
+    damaged = ("sub-01_FLAIR", "sub-01_label-lesion_mask", "sub-01_desc-noisefree_FLAIR")
+    for name in damaged:
+        (root / f"sub-01/anat/{name}.nii.gz").write_bytes(b"damaged")
+    (session,) = find_sessions(root, ("T1", "T2"), flair="ignored")
+    subject = load_session(session)
+    np.testing.assert_array_equal(subject.images[..., 1], image_of("sub-01_T2w"))
+    np.testing.assert_array_equal(subject.masks.brain, brain_of(SHAPE))
+    assert subject.flair is None
+    assert subject.noisefree is None
+    assert subject.masks.white_matter is None
+
+
+def test_sessions_are_found_by_labels_with_or_without_their_prefix(write_dataset):
+    names = [f"sub-{p}_ses-{s}_T1w" for p in ("01", "02") for s in ("a", "b")]
+    root = write_dataset(names)
+
+    def found(**labels: list[str]) -> list[str]:
+        return [s.name for s in find_sessions(root, ("T1",), flair="welcome", **labels)]
+
+    assert found(participants=["sub-02"]) == ["sub-02_ses-a", "sub-02_ses-b"]
+    assert found(participants=["01", "02"], sessions=["b"]) == ["sub-01_ses-b", "sub-02_ses-b"]
+    with pytest.raises(InputError, match=r"has no participant sub-7; it has sub-01, sub-02$"):
+        found(participants=["01", "7"])
+    with pytest.raises(InputError, match=r"has no session ses-c; it has ses-a, ses-b$"):
+        found(sessions=["ses-c"])
+
+
+def test_a_label_is_refused_in_one_line_however_many_there_are(write_dataset):
+    root = write_dataset([f"sub-{number:02d}_T1w" for number in range(1, 9)])
+    with pytest.raises(InputError, match=r"no participant sub-99; it has .*, sub-05 and 3 more$"):
+        find_sessions(root, ("T1",), participants=["99"])
+    with pytest.raises(InputError, match=r"has no session ses-1; it has none$"):
+        find_sessions(root, ("T1",), sessions=["1"])
 
 
 def test_grids_of_different_shapes_are_refused_with_both_shapes(write_dataset):

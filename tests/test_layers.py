@@ -17,7 +17,7 @@ import flaxflair
 # THE table. A module imports only from layers below its own; the modules of one sub-package, which
 # is one entry here, may import each other. `__init__` is the public face, and nobody imports it.
 LAYERS = (
-    ("files", "sequences", "signals", "volume"),
+    ("files", "sequences", "signals", "stages", "volume"),
     (
         "bids",
         "config",
@@ -44,7 +44,7 @@ LAYERS = (
         "train",
     ),
     ("fitting", "model", "parallel", "summary"),
-    ("crossval",),
+    ("crossval", "pipeline"),
     ("cli", "main"),
     ("__init__",),
 )

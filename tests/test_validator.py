@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import flaxflair
 from flaxflair.phantom import write_phantom
 
 
@@ -34,6 +36,17 @@ def test_the_raw_phantom_is_valid(tmp_path: Path) -> None:
 
 def test_predictions_and_saliency_maps_are_valid(finished: Path) -> None:
     assert _errors(finished / "derivative") == []
+
+
+def test_a_predicted_data_set_is_valid_wherever_it_is_written(
+    finished: Path, phantom: Path, tmp_path: Path
+) -> None:
+    model, root = flaxflair.load_model(finished), tmp_path / "phantom"
+    shutil.copytree(phantom, root)
+    for out in (tmp_path / "out", root / "derivatives" / "flaxflair"):
+        assert not flaxflair.predict_cohort(model, root, out, participants=["01", "02"]).failures
+        assert _errors(out) == []
+    assert _errors(root) == []
 
 
 def test_the_validator_does_find_errors(finished: Path, tmp_path: Path) -> None:

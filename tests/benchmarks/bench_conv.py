@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +24,7 @@ import numpy as np
 from jax import lax
 
 from flaxflair.networks.conv import conv3d
+from tests.benchmarks.record import describe_run
 
 INPUTS, HIDDEN, RATE = 5, 3, 5e-4
 TASKS = ("prediction", "training step", "input gradient")
@@ -145,33 +144,6 @@ def torch_runs(worker: subprocess.Popen[str], mode: str) -> dict[str, Run]:
     return {task: timed(task) for task in TASKS}
 
 
-def machine() -> dict[str, str | int | None]:
-    """Returns what the numbers depend on besides the code."""
-    model = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "processor": model[0] if model else platform.processor(),
-        "cores": os.cpu_count(),
-        "load at the start": f"{os.getloadavg()[0]:.1f}",
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": version("jaxlib"),
-        "numpy": np.__version__,
-        "commit": commit.stdout.strip() or None,
-    }
-
-
 def main() -> None:
     """Measures, prints a table of ratios and writes them with where they come from."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -186,7 +158,7 @@ def main() -> None:
     options = parser.parse_args()
 
     grid = tuple(options.grid)
-    record = machine()
+    record = describe_run("tests.benchmarks.bench_conv")
     runs = {"conv3d": jax_runs(conv3d, grid, options.filters)}
     if "XLA" not in options.skip:
         runs["XLA"] = jax_runs(lax.conv_general_dilated, grid, options.filters)

@@ -1,0 +1,35 @@
+"""Record: what a benchmark's numbers depend on besides its own arguments."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flaxflair.machine import describe_machine
+
+
+def describe_run(module: str) -> dict[str, Any]:
+    """Returns machine, load, commit and the command that was given.
+
+    Args:
+      module: run by `python -m`.
+    """
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        **describe_machine(),
+        "jaxlib": version("jaxlib"),
+        "load at the start": f"{os.getloadavg()[0]:.1f}",
+        "commit": commit.stdout.strip() or None,
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+    }
