@@ -148,7 +148,7 @@ OTHERS = {
     "uneven padding": {"padding": [(1, 1), (2, 0), (1, 1)]},
     "dilated images": {"padding": [(1, 1)] * 3, "lhs_dilation": (1, 1, 2)},
     "dilated kernel": {"rhs_dilation": (2, 1, 1)},
-    "precision": {"precision": lax.Precision.HIGHEST},
+    "algorithm": {"precision": lax.DotAlgorithmPreset.BF16_BF16_F32},
     "groups": {"feature_group_count": 2},
     "preferred type": {"preferred_element_type": jnp.float64},
 }
@@ -211,3 +211,13 @@ def test_another_platform_is_given_the_convolution_of_xla():
         assert text.count("stablehlo.convolution") == 3
         assert "stablehlo.dot_general" not in text
     assert "stablehlo.dot_general" in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+@pytest.mark.parametrize("precision", ["highest", lax.Precision.HIGHEST], ids=str)
+def test_another_platform_is_told_the_precision_asked_for(precision):
+    def conv(x, w):
+        options = {"dimension_numbers": DIMS, "precision": precision}
+        return conv3d(x, w, (1, 1, 1), "SAME", **options)
+
+    traced = jax.jit(partial(value_and_gradients, conv)).trace(*example((4, 5, 6), 16, 16))
+    assert traced.lower(lowering_platforms=("cuda",)).as_text().count("precision HIGHEST") == 6

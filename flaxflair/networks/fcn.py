@@ -18,7 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from flaxflair.networks.conv import conv3d
-from flaxflair.networks.network import Convolution, Network, Params
+from flaxflair.networks.network import ARITHMETIC, Convolution, Network, Params
 from flaxflair.volume import Array
 
 KERNEL = (3, 3, 3)
@@ -48,12 +48,15 @@ class Fcn(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
+        computed, precision = ARITHMETIC[dtype]
+
         def conv(inputs: int, outputs: int) -> nnx.Conv:
             return nnx.Conv(
                 inputs,
                 outputs,
                 KERNEL,
-                dtype=jnp.dtype(dtype),
+                dtype=computed,
+                precision=precision,
                 kernel_init=glorot_uniform,
                 conv_general_dilated=convolution,
                 rngs=rngs,
@@ -110,7 +113,7 @@ def build(
       channels: input sequences, m.
       layers: hidden layers, L.
       filters: filters of each, F.
-      dtype: of the computation, `float32` or `bfloat16`; parameters are float32.
+      dtype: of the computation, a key of `network.ARITHMETIC`; parameters are float32.
       convolution: what it convolves by.
     """
 

@@ -6,11 +6,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from flaxflair.volume import Array
 
 Params = nnx.State
+
+# What products are computed in: an accelerator, left to itself, rounds those of float32.
+ARITHMETIC: dict[str, tuple[jnp.dtype, lax.Precision]] = {
+    "float32": (jnp.dtype("float32"), lax.Precision.HIGHEST),
+    "tensorfloat32": (jnp.dtype("float32"), lax.Precision.DEFAULT),
+    "bfloat16": (jnp.dtype("bfloat16"), lax.Precision.DEFAULT),
+}
 Forward = Callable[[Params, jax.Array], jax.Array]
 Convolution = Callable[..., jax.Array]  # called as `jax.lax.conv_general_dilated`
 
