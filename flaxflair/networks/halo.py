@@ -1,0 +1,122 @@
+"""Convolution of a volume that is cut along x over devices. Knows nothing of networks.
+
+Each device holds a slab, b x y z c. Before a convolution it asks its two neighbours for the one row
+that lies next to its own, so that what the slabs compute together is what one device computes of
+the whole volume. Slabs are of one size: where x does not divide, rows are added at its end, and
+these are set to zero before every convolution, which is what 'same' padding has there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from flaxflair.networks.conv import conv3d
+from flaxflair.networks.network import Convolution
+
+CHANNELS_LAST = ("NDHWC", "DHWIO", "NDHWC")
+
+
+def halo_conv(axis: str, extent: int) -> Convolution:
+    """Returns a 'same' convolution, for use inside `jax.shard_map(..., check_vma=False)`.
+
+    It is called as `jax.lax.conv_general_dilated`, of this device's slab, and returns the slab of
+    the result. In reverse mode the gradient of a kernel is this slab's part: sum it over `axis`.
+    Rows of the result from `extent` on mean nothing.
+
+    Args:
+      axis: of the mesh, over which x is cut into slabs of one size, in order.
+      extent: rows of x in the volume, without those added at its end.
+
+    The returned function raises:
+      ValueError: it is not 3×3×3 or 1×1×1, 'same', stride 1, undilated, channels last; or the slabs
+        hold fewer rows than the volume has.
+    """
+
+    def convolve(
+        lhs: jax.Array,
+        rhs: jax.Array,
+        window_strides: Sequence[int],
+        padding: str | Sequence[tuple[int, int]],
+        lhs_dilation: Sequence[int] | None = None,
+        rhs_dilation: Sequence[int] | None = None,
+        dimension_numbers: lax.ConvGeneralDilatedDimensionNumbers = None,
+        feature_group_count: int = 1,
+        precision: lax.PrecisionLike = None,
+        preferred_element_type: jax.typing.DTypeLike | None = None,
+        out_sharding: None = None,
+    ) -> jax.Array:
+        margin = _margin(
+            lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers
+        )
+        if margin:
+            lhs = _with_margins(lhs, axis, extent)
+        result = conv3d(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+            out_sharding=out_sharding,
+        )
+        return result[:, 1:-1] if margin else result
+
+    return convolve
+
+
+def _margin(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None,
+    rhs_dilation: Sequence[int] | None,
+    dimension_numbers: lax.ConvGeneralDilatedDimensionNumbers,
+) -> int:
+    """Returns how many of its neighbour's rows a slab needs on each side."""
+    kernel: tuple[int, ...] = rhs.shape[:3]
+    margin = 1 if kernel == (3, 3, 3) else 0 if kernel == (1, 1, 1) else None
+    same = (
+        padding.upper() in ("SAME", "SAME_LOWER")
+        if isinstance(padding, str)
+        else [tuple(p) for p in padding] == [(margin, margin)] * 3
+    )
+    if (
+        margin is None
+        or lhs.ndim != 5
+        or not same
+        or tuple(strides) != (1, 1, 1)
+        or any(d is not None and tuple(d) != (1, 1, 1) for d in (lhs_dilation, rhs_dilation))
+        or lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+        != lax.conv_dimension_numbers(lhs.shape, rhs.shape, CHANNELS_LAST)
+    ):
+        raise ValueError(
+            f"a convolution of {lhs.shape} with {rhs.shape}, strides {tuple(strides)}, padding "
+            f"{padding!r} cannot be cut along x: only 3×3×3 and 1×1×1 can, 'same', stride 1, "
+            "undilated, channels last"
+        )
+    return margin
+
+
+def _with_margins(slab: jax.Array, axis: str, extent: int) -> jax.Array:
+    """Returns the slab with one row more on each side: the neighbour's, or zero at the ends."""
+    slabs, rows = lax.axis_size(axis), slab.shape[1]
+    if slabs * rows < extent:
+        raise ValueError(
+            f"{slabs} slabs of {rows} rows hold less than the {extent} rows of the volume"
+        )
+    if slabs * rows > extent:
+        row = lax.axis_index(axis) * rows + jnp.arange(rows)
+        slab = jnp.where((row < extent)[:, None, None, None], slab, 0)
+    # Who has no neighbour receives zeros.
+    before = lax.ppermute(slab[:, -1:], axis, [(i, i + 1) for i in range(slabs - 1)])
+    after = lax.ppermute(slab[:, :1], axis, [(i + 1, i) for i in range(slabs - 1)])
+    return jnp.concatenate([before, slab, after], axis=1)

@@ -1,0 +1,239 @@
+"""Training and prediction over many devices: volumes over one axis of a mesh, x over the other.
+
+The mesh has the axes `data` and `space` and spans the devices of all processes. Each process gives
+the volumes that its own devices work on, whole along x, and reads no others. Every function here
+that takes a mesh is to be called by all processes, in the same order, each with as many volumes for
+each of its rows of the mesh and all of one grid.
+
+Results are those of `train` and `predict` on one device, to rounding. Knows nothing of files, folds
+or subjects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
+from typing import Any, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from flaxflair.examples import Batch
+from flaxflair.losses import summed_squares
+from flaxflair.networks.halo import halo_conv
+from flaxflair.networks.network import Convolution, Network, Params
+from flaxflair.predict import predict_volumes
+from flaxflair.train import TrainState, TrainStep
+from flaxflair.volume import Array, InputError
+
+DATA, SPACE = "data", "space"
+CUT = jax.P(DATA, SPACE)  # b x ...
+WHOLE = jax.P(DATA)  # b ...
+
+Build = Callable[[Convolution], Network]
+Tree = TypeVar("Tree")
+
+
+def make_mesh(data: int, space: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the mesh, `space` its fast axis: neighbours along x share a host where they can.
+
+    Args:
+      data: parts that a batch is cut into.
+      space: slabs that a volume is cut into along x.
+      devices: to use, all of them; None for those of all processes.
+
+    Raises:
+      InputError: the parts are not as many as the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    if min(data, space) < 1 or data * space != len(devices):
+        raise InputError(
+            f"{data} parts of a batch by {space} slabs of a volume do not fit {len(devices)} "
+            "devices: the product has to be their number"
+        )
+    return jax.make_mesh(
+        (data, space), (DATA, SPACE), (AxisType.Auto, AxisType.Auto), devices=devices
+    )
+
+
+def own_share(
+    names: Sequence[str], process_index: int | None = None, process_count: int | None = None
+) -> list[str]:
+    """Returns those of the names that this process reads; every name has exactly one reader.
+
+    Shares differ by one name at most. All processes have to hold the same names in the same order.
+
+    Args:
+      names: of the subjects.
+      process_index: of this process; None asks JAX.
+      process_count: of all; None asks JAX. Where a volume's slabs lie with several processes, which
+        then all read it, give the number and the count of such groups instead.
+
+    Raises:
+      ValueError: there is no such process.
+    """
+    index = jax.process_index() if process_index is None else process_index
+    count = jax.process_count() if process_count is None else process_count
+    if not 0 <= index < count:
+        raise ValueError(f"there is no process {index} of {count}")
+    return list(names[index::count])
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """Returns the arrays with a copy on every device; what has one already is returned as it is.
+
+    All processes have to hold the same values.
+    """
+    everywhere = NamedSharding(mesh, jax.P())
+
+    def put(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == everywhere:
+            return leaf
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, everywhere, lambda at: array[at])
+
+    return jax.tree.map(put, tree)
+
+
+def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """Returns the global batch on the devices, b over `data` and x over `space`.
+
+    Where x does not divide, zeros are added at its end, of weight zero.
+
+    Args:
+      batch: this process's share, on the host. The global batch has the shares in the order of the
+        mesh's rows.
+      mesh: from `make_mesh`.
+
+    Raises:
+      InputError: the share cannot be cut into equal parts for this process's rows of the mesh.
+      ValueError: the batch lies on a device; where x was filled up, that would count as voxels.
+    """
+    if any(isinstance(array, jax.Array) for array in batch):
+        raise ValueError("a batch is sharded from the host, once, and this one lies on a device")
+    rows = _own_rows(mesh)
+    if len(batch.flair) % rows:
+        raise InputError(
+            f"{len(batch.flair)} examples of a batch cannot be cut into {rows} equal parts"
+        )
+    return Batch(*(_put(np.asarray(array), mesh) for array in batch))
+
+
+def make_parallel_step(
+    build: Build, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainStep:
+    """Returns the step of `train.make_train_step`, of the global batch, over a mesh.
+
+    It takes this process's share of the batch, on the host, and shards it itself: volumes of any
+    extent, compiled once for each. A state that is not yet replicated over the mesh becomes so.
+
+    Args:
+      build: convolution -> network, such as `partial(NETWORKS[name], channels, config)`.
+      optimizer: from `train.make_optimizer`.
+      mesh: from `make_mesh`.
+    """
+    everywhere = NamedSharding(mesh, jax.P())
+
+    @cache
+    def step_of(extent: int) -> TrainStep:
+        forward = build(halo_conv(SPACE, extent)).forward
+
+        # Convolution's own derivative does not say over which axes a kernel's gradient varies.
+        @partial(
+            jax.shard_map,
+            mesh=mesh,
+            in_specs=(jax.P(), CUT),
+            out_specs=(jax.P(), jax.P()),
+            check_vma=False,
+        )
+        def loss_and_gradient(params: Params, batch: Batch) -> tuple[jax.Array, Params]:
+            images, flair, weight = map(jnp.asarray, batch)
+            count = lax.psum(weight.sum(), mesh.axis_names)
+
+            def part_of_loss(params: Params) -> jax.Array:
+                # No sum over devices in here: each takes the derivative of its own part.
+                return summed_squares(forward(params, images), flair, weight)[0] / count
+
+            return lax.psum(jax.value_and_grad(part_of_loss)(params), mesh.axis_names)
+
+        @partial(jax.jit, donate_argnames="state", out_shardings=everywhere)
+        def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+            loss, gradient = loss_and_gradient(state.params, batch)
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            params = cast(Params, optax.apply_updates(state.params, updates))
+            return TrainState(params, opt_state, state.step + 1, state.loss_sum + loss), loss
+
+        return train_step
+
+    def parallel_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+        return step_of(batch.flair.shape[1])(replicate(state, mesh), shard_batch(batch, mesh))
+
+    return parallel_step
+
+
+def predict_parallel(
+    build: Build, params: Params, images: Array, mesh: Mesh, *, batch: int = 1
+) -> Array:
+    """Predicts volumes of one grid; equal to `predict.predict_volumes` to rounding.
+
+    Compiled once for each `build`, mesh and shape: give the same object `build` again.
+
+    Args:
+      build: convolution -> network, such as `partial(NETWORKS[name], channels, config)`.
+      params: of the network.
+      images: [n, x, y, z, m], z-scores, on the host: those of this process. Each of its rows of the
+        mesh takes as many, so that all processes have to have as many for each row.
+      mesh: from `make_mesh`.
+      batch: volumes that a device computes side by side.
+
+    Returns:
+      [n, x, y, z], z-scores: of the same volumes, whole.
+    """
+    number, extent = images.shape[:2]
+    missing = -number % _own_rows(mesh)
+    filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+    predict = _predictor(build, mesh, extent, batch)
+    flair = predict(replicate(params, mesh), _put(filled, mesh))
+    # A volume lies with every device of its row of the mesh; one of them is enough.
+    volumes = {shard.index[0].start or 0: shard.data for shard in flair.addressable_shards}
+    return np.concatenate([np.asarray(volumes[start]) for start in sorted(volumes)])[:number]
+
+
+@lru_cache(maxsize=16)
+def _predictor(
+    build: Build, mesh: Mesh, extent: int, batch: int
+) -> Callable[[Params, jax.Array], jax.Array]:
+    forward = build(halo_conv(SPACE, extent)).forward
+
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, WHOLE))
+    def predict(params: Params, images: jax.Array) -> jax.Array:
+        slabs = jax.shard_map(
+            partial(predict_volumes, forward, batch=batch),
+            mesh=mesh,
+            in_specs=(jax.P(), CUT),
+            out_specs=CUT,
+            check_vma=False,
+        )
+        return slabs(params, images)[:, :extent]
+
+    return predict
+
+
+def _own_rows(mesh: Mesh) -> int:
+    """Returns in how many rows of the mesh, along `data`, this process has a device."""
+    here = jax.process_index()
+    return sum(any(d.process_index == here for d in row) for row in mesh.devices)
+
+
+def _put(array: Array, mesh: Mesh) -> jax.Array:
+    """Returns the global array of which this is the own rows' part, whole along x."""
+    data, space = mesh.devices.shape
+    margins = [(0, 0)] * array.ndim
+    margins[1] = (0, -array.shape[1] % space)
+    padded = np.pad(array, margins) if margins[1][1] else array
+    shape = (len(padded) * data // _own_rows(mesh), *padded.shape[1:])
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, CUT), padded, shape)

@@ -1,0 +1,239 @@
+"""Training and prediction over devices and processes give what one device gives."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flaxflair.networks.conv import conv3d
+from flaxflair.networks.network import Network, Params
+from flaxflair.parallel import (
+    make_mesh,
+    own_share,
+    predict_parallel,
+    shard_batch,
+)
+from flaxflair.predict import predict_volumes
+from flaxflair.train import make_train_step
+from flaxflair.volume import Array, InputError
+from tests.parallel_worker import (
+    EXTENT,
+    EXTENTS,
+    MESHES,
+    OPTIMIZER,
+    STEPS,
+    SUBJECTS,
+    batch_of,
+    build_network,
+    flat,
+    forward_and_gradients,
+    images_of,
+    start_state,
+    take_steps,
+)
+from tests.samples import draw_params
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+Found = Mapping[str, Array]
+TIMEOUT = 120
+
+
+def run_workers(out: Path, mode: str, *arguments: list[str], devices: int = 1) -> list[Found]:
+    """Runs a worker for each list of arguments, side by side, and returns what each found."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    files = [out / f"{number}.npz" for number in range(len(arguments))]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "tests.parallel_worker", mode, file, *rest],
+            cwd=Path(__file__).parent.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for file, rest in zip(files, arguments, strict=True)
+    ]
+    try:
+        said = [worker.communicate(timeout=TIMEOUT)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()  # of no effect on one that has ended
+            worker.wait()
+            if worker.stdout is not None:
+                worker.stdout.close()
+    assert [worker.returncode for worker in workers] == [0] * len(workers), "\n".join(said)
+    return [dict(np.load(file)) for file in files]
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What four devices computed."""
+    return run_workers(tmp_path_factory.mktemp("devices"), "devices", [], devices=4)[0]
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+    """What each of two processes computed."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    return run_workers(tmp_path_factory.mktemp("processes"), "process", [port, "0"], [port, "1"])
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build_network(conv3d)
+
+
+@pytest.fixture(scope="module")
+def params(network: Network) -> Params:
+    return draw_params(network)
+
+
+@pytest.fixture(scope="module")
+def stepped(network: Network, params: Params) -> Array:
+    """The state and the losses after the steps that one device takes."""
+    step = make_train_step(network.forward, OPTIMIZER)
+    return take_steps(step, start_state(params), batch_of(SUBJECTS))
+
+
+def assert_same(ours: Array, theirs: Array) -> None:
+    scale = np.abs(theirs).max()
+    np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=1e-5)
+
+
+# --- four devices --------------------------------------------------------------------------------
+
+
+def test_slabs_give_the_prediction_and_both_gradients_of_the_whole(devices, network, params):
+    whole = forward_and_gradients(network.forward, params, images_of(2))
+    for name, theirs in zip(("flair", "by_params", "by_images"), whole, strict=True):
+        assert_same(devices[name], flat(theirs))
+
+
+@pytest.mark.parametrize("extent", EXTENTS)
+def test_each_slab_takes_the_margin_of_the_neighbour_on_that_side(devices, extent: int):
+    images = images_of(2, extent)
+    margin = np.zeros_like(images[:, :1])
+    before = np.concatenate([margin, images[:, :-1]], axis=1)
+    after = np.concatenate([images[:, 1:], margin], axis=1)
+    np.testing.assert_array_equal(devices[f"tap 0 {extent}"], before)
+    np.testing.assert_array_equal(devices[f"tap 2 {extent}"], after)
+
+
+def test_without_its_neighbours_a_slab_is_far_off(network, params):
+    images = images_of(1, 8)
+    whole = jax.jit(network.forward)(params, images)
+    alone = [jax.jit(network.forward)(params, images[:, i : i + 2]) for i in range(0, 8, 2)]
+    assert np.abs(np.concatenate(alone, axis=1) - whole).max() > 0.1 * np.std(whole)
+
+
+@pytest.mark.parametrize(("data", "space"), MESHES)
+def test_a_parallel_step_is_the_step_of_one_device(devices, stepped, data: int, space: int):
+    np.testing.assert_allclose(devices[f"step {data} {space}"], stepped, atol=1e-5, rtol=1e-5)
+
+
+def test_the_steps_of_these_tests_move_the_parameters(stepped, params):
+    moved = np.abs(stepped[: flat(params).size] - flat(params))
+    assert np.median(moved) > 1e-3
+    assert stepped[-STEPS] > stepped[-1] > 0
+
+
+def test_predicted_volumes_come_back_whole_in_order_and_in_number(devices, network, params):
+    theirs = np.asarray(predict_volumes(network.forward, params, images_of(3)))
+    np.testing.assert_allclose(devices["predicted"], theirs, atol=1e-5)
+
+
+def test_a_batch_that_does_not_divide_is_filled_up_with_what_does_not_count(devices):
+    np.testing.assert_array_equal(devices["slabs"], [(2, 3, 4, 3, 2)] * 4)
+    weight = batch_of(SUBJECTS).weight
+    assert isinstance(weight, np.ndarray)
+    np.testing.assert_array_equal(devices["weight"][:, :EXTENT], weight)
+    assert not devices["weight"][:, EXTENT:].any()
+
+
+def test_a_share_that_cannot_be_cut_equally_is_refused(devices):
+    assert "3 examples" in str(devices["refused"])
+    assert "2 equal parts" in str(devices["refused"])
+
+
+# --- two processes -------------------------------------------------------------------------------
+
+
+def test_two_processes_read_a_half_of_the_subjects_each(processes):
+    own = [found["own"].tolist() for found in processes]
+    assert sorted(own[0] + own[1]) == list(SUBJECTS)
+    assert len(own[0]) == len(own[1])
+
+
+def test_the_step_of_two_processes_is_the_step_of_one_in_both(processes, stepped):
+    for found in processes:
+        np.testing.assert_allclose(found["stepped"], stepped, atol=1e-5, rtol=1e-5)
+
+
+def test_two_processes_predict_a_half_of_a_volume_each_and_both_get_it_whole(
+    processes, network, params
+):
+    theirs = np.asarray(predict_volumes(network.forward, params, images_of(1)))
+    for found in processes:
+        np.testing.assert_allclose(found["one volume"], theirs, atol=1e-5)
+
+
+def test_two_processes_predict_their_own_subjects(processes, network, params):
+    for found in processes:
+        images = batch_of(found["own"].tolist()).images
+        theirs = np.asarray(predict_volumes(network.forward, params, images))
+        np.testing.assert_allclose(found["own subjects"], theirs, atol=1e-5)
+
+
+# --- one device ----------------------------------------------------------------------------------
+
+
+def test_a_mesh_of_one_device_is_as_good_as_none(network, params):
+    mesh = make_mesh(1, 1, jax.devices()[:1])
+    ours = predict_parallel(build_network, params, images_of(3), mesh)
+    theirs = np.asarray(predict_volumes(network.forward, params, images_of(3)))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(("data", "space"), [(2, 1), (1, 2), (0, 1), (-1, -1)])
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(data: int, space: int):
+    with pytest.raises(InputError, match="do not fit 1 devices"):
+        make_mesh(data, space, jax.devices()[:1])
+
+
+def test_a_batch_is_sharded_once():
+    mesh = make_mesh(1, 1, jax.devices()[:1])
+    with pytest.raises(ValueError, match="lies on a device"):
+        shard_batch(shard_batch(batch_of(SUBJECTS), mesh), mesh)
+
+
+@given(st.integers(0, 40), st.integers(1, 9))
+def test_every_subject_is_read_by_exactly_one_process(subjects: int, count: int):
+    names = [f"sub-{number:02}" for number in range(subjects)]
+    shares = [own_share(names, index, count) for index in range(count)]
+    assert sorted(name for share in shares for name in share) == names
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_process_alone_reads_all():
+    assert own_share(SUBJECTS) == list(SUBJECTS)
+
+
+def test_a_process_that_does_not_exist_has_no_share():
+    with pytest.raises(ValueError, match="no process 2 of 2"):
+        own_share(SUBJECTS, 2, 2)
