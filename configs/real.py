@@ -26,5 +26,5 @@ def get_config() -> Config:
     config.stop.strips = 0
     config.stop.keep = "last"
     config.folds.count = 0
-    config.predict.slab = 48
+    config.predict.voxels = 2_000_000
     return config

@@ -67,10 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", type=Path, required=True, help="folder of a finished run")
     predict.add_argument("--fold", type=int, default=0, help="which of its models (0)")
     predict.add_argument(
-        "--slab",
+        "--voxels",
         type=int,
-        default=32,
-        help="voxels predicted at a time; 0, whole volumes, is faster and takes more memory (32)",
+        default=3_000_000,
+        help="computed at a time, about 1 kB of memory each for 64 filters; 0 for all (3,000,000)",
     )
     whole = predict.add_argument_group("a data set")
     whole.add_argument("bids_dir", type=Path, nargs="?", metavar="BIDS_DIR", help="to read")
@@ -168,7 +168,7 @@ def _predict_cohort(args: argparse.Namespace) -> None:
             args.out_dir,
             participants=args.participant_label,
             sessions=args.session_label,
-            slab=args.slab,
+            voxels=args.voxels,
             workers=args.workers,
             about={"Run": str(args.model.resolve()), "Fold": args.fold},
             on_done=bar.advance,
@@ -187,7 +187,7 @@ def _predict_files(args: argparse.Namespace) -> None:
     given = {name: getattr(args, name.lower()) for name in SEQUENCES if name != TARGET}
     inputs = {name: path for name, path in given.items() if path is not None}
     model = load_model(args.model, args.fold)
-    predict_files(model, inputs, args.out, brain=args.brain, slab=args.slab)
+    predict_files(model, inputs, args.out, brain=args.brain, voxels=args.voxels)
 
 
 if __name__ == "__main__":

@@ -157,11 +157,12 @@ class PredictConfig:
 
     Attributes:
       batch: subjects computed side by side under `vmap` in the one call of a fold.
-      slab: thickness of a streamed slab along the longest axis; 0 predicts whole volumes.
+      voxels: computed at a time, about 16 bytes of memory each for every filter; 0 for whole
+        volumes.
     """
 
     batch: int = 1
-    slab: int = 0
+    voxels: int = 0
 
 
 @dataclass
@@ -201,7 +202,7 @@ _AT_LEAST_ONE = (
     "predict.batch",
 )
 
-_NOT_NEGATIVE = ("stop.strips", "folds.count", "predict.slab")
+_NOT_NEGATIVE = ("stop.strips", "folds.count", "predict.voxels")
 
 
 def _get(config: Config, path: str) -> Any:

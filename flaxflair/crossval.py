@@ -360,7 +360,7 @@ def _predict_grid(job: Job, model: Model, subjects: Sequence[Subject]) -> list[A
         model,
         [subject.images for subject in subjects],
         [subject.masks.brain for subject in subjects],
-        slab=job.config.predict.slab,
+        voxels=job.config.predict.voxels,
         batch=job.config.predict.batch,
     )
 
@@ -385,7 +385,7 @@ def _explain(
     drawn = max(subjects, key=_lesion_voxels)
     tables = {}
     for subject, flair in zip(subjects, flairs, strict=True):
-        maps = models.saliency_maps(model, subject, slab=job.config.predict.slab)
+        maps = models.saliency_maps(model, subject, voxels=job.config.predict.voxels)
         derivative.write_saliency(job.workdir / "derivative", subject, maps)
         table = shares(maps, evaluate.regions(subject))
         tables[subject.name] = {

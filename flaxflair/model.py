@@ -26,6 +26,7 @@ from flaxflair.normalize import Normalization, Stats
 from flaxflair.predict import predict_streamed, predict_volumes
 from flaxflair.saliency import p3s_streamed
 from flaxflair.volume import Array, GeometryError, InputError, Subject, Volume
+from flaxflair.windows import Sliceable
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _stats(stored: dict[str, list[float]]) -> Stats:
 
 
 def predict_array(
-    model: Model, images: Array, brain: Array | None = None, *, slab: int = 0
+    model: Model, images: Array, brain: Array | None = None, *, voxels: int = 0
 ) -> Array:
     """Synthesises the FLAIR of one session.
 
@@ -150,8 +151,8 @@ def predict_array(
       model: from `load_model`.
       images: [x, y, z, m], intensities of `model.sequences` in that order, on one grid.
       brain: bool[x, y, z]; needed if the model was trained on the brain, else of no effect.
-      slab: voxels along the longest axis predicted at a time, for volumes that do not fit; 0 for
-        the whole volume at once.
+      voxels: computed at a time, for volumes that do not fit into memory, about 16 bytes each for
+        every filter; 0 for the whole volume at once.
 
     Returns:
       float32[x, y, z], in the units of the training FLAIRs.
@@ -159,7 +160,7 @@ def predict_array(
     Raises:
       InputError: the number of sequences is not the model's, or the brain is needed and missing.
     """
-    return predict_many(model, [images], [brain], slab=slab)[0]
+    return predict_many(model, [images], [brain], voxels=voxels)[0]
 
 
 def predict_many(
@@ -167,15 +168,16 @@ def predict_many(
     images: Sequence[Array],
     brains: Sequence[Array | None],
     *,
-    slab: int = 0,
+    voxels: int = 0,
     batch: int = 1,
 ) -> list[Array]:
     """Synthesises the FLAIRs of sessions that share one grid shape, in one compiled call.
 
     See `predict_array` for arguments and errors; `batch` is the number of volumes side by side.
     """
-    encoded = [encode(model, image, brain) for image, brain in zip(images, brains, strict=True)]
-    flairs = predict_encoded(model, encoded, slab=slab, batch=batch)
+    read = Encoded if voxels else encode
+    encoded = [read(model, image, brain) for image, brain in zip(images, brains, strict=True)]
+    flairs = predict_encoded(model, encoded, voxels=voxels, batch=batch)
     return [
         decode(model, flair, image, brain)
         for flair, image, brain in zip(flairs, images, brains, strict=True)
@@ -190,35 +192,57 @@ def encode(model: Model, images: Array, brain: Array | None) -> Array:
     Returns:
       float32[x, y, z, m].
     """
-    if images.ndim != 4 or images.shape[-1] != len(model.sequences):
-        raise InputError(
-            f"images have shape {images.shape}; x, y, z and {len(model.sequences)} sequences "
-            f"({','.join(model.sequences)}) are needed"
-        )
-    region = _region(model, brain)
-    if model.region == "brain":
-        images = normalize.zero_outside(region, images)
-    return normalize.encode_images(model.normalization, images, region)
+    return Encoded(model, images, brain)[:, :, :]
+
+
+class Encoded:
+    """What the network reads of a session, made tile by tile as it is asked for.
+
+    See `predict_array` for arguments and errors. Never holds more than the tile.
+    """
+
+    def __init__(self, model: Model, images: Array, brain: Array | None):
+        if images.ndim != 4 or images.shape[-1] != len(model.sequences):
+            raise InputError(
+                f"images have shape {images.shape}; x, y, z and {len(model.sequences)} sequences "
+                f"({','.join(model.sequences)}) are needed"
+            )
+        region = _region(model, brain)
+        self._images = images
+        self._region = region if model.region == "brain" else None
+        self._stats = normalize.image_stats(model.normalization, images, region)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns x y z m."""
+        return self._images.shape
+
+    def __getitem__(self, at: tuple[slice, slice, slice], /) -> Array:
+        """Returns the z-scores of a tile, float32[x, y, z, m]."""
+        part = self._images[at]
+        if self._region is not None:
+            part = normalize.zero_outside(self._region[at], part)
+        return normalize.normalize(part, self._stats)
 
 
 def predict_encoded(
-    model: Model, encoded: Sequence[Array], *, slab: int = 0, batch: int = 1
+    model: Model, encoded: Sequence[Sliceable], *, voxels: int = 0, batch: int = 1
 ) -> list[Array]:
     """Applies the network alone, the one step on the device: z-scores to z-scores.
 
     Args:
       model: from `load_model`.
-      encoded: [x, y, z, m], from `encode`, all of one grid.
-      slab: see `predict_array`.
+      encoded: [x, y, z, m], from `encode` or as `Encoded`, all of one grid.
+      voxels: see `predict_array`.
       batch: volumes side by side.
 
     Returns:
       float32[x, y, z] each, for `decode`.
     """
     forward, params, radius = model.network.forward, model.params, model.network.radius
-    if slab:
-        return [predict_streamed(forward, params, e, radius=radius, slab=slab) for e in encoded]
-    stacked = jnp.asarray(np.stack(encoded))
+    if voxels:
+        return [predict_streamed(forward, params, e, radius=radius, voxels=voxels) for e in encoded]
+    stacked = jnp.asarray(np.stack([whole[:, :, :] for whole in encoded]))
     batch = min(batch, len(encoded))
     return list(np.asarray(predict_volumes(forward, params, stacked, batch=batch)))
 
@@ -240,13 +264,13 @@ def decode(model: Model, flair: Array, images: Array, brain: Array | None) -> Ar
     return normalize.zero_outside(region, decoded) if model.region == "brain" else decoded
 
 
-def saliency_maps(model: Model, subject: Subject, *, slab: int = 0) -> Array:
+def saliency_maps(model: Model, subject: Subject, *, voxels: int = 0) -> Array:
     """Returns the P3S maps of one subject (Wei et al. 2019, eq. 3).
 
     Args:
       model: from `load_model`.
       subject: with a true FLAIR and the model's sequences.
-      slab: voxels along the longest axis computed at a time; 0 for the whole volume at once.
+      voxels: computed at a time; 0 for the whole volume at once.
 
     Returns:
       float32[x, y, z, m], one map a sequence, in squared z-scores per z-score. With a model of the
@@ -275,7 +299,7 @@ def saliency_maps(model: Model, subject: Subject, *, slab: int = 0) -> Array:
         target,
         weight=brain if model.region == "brain" else None,
         radius=model.network.radius,
-        slab=slab,
+        voxels=voxels,
     )
 
 
@@ -285,7 +309,7 @@ def predict_files(
     out: str | Path,
     *,
     brain: str | Path | None = None,
-    slab: int = 0,
+    voxels: int = 0,
 ) -> Volume:
     """Synthesises a FLAIR from prepared NIfTI files and writes it on their grid.
 
@@ -294,7 +318,7 @@ def predict_files(
       inputs: sequence name -> file, at least the model's sequences, all on one grid.
       out: `.nii` or `.nii.gz` to write; its folder must exist.
       brain: file of the brain mask; see `predict_array`.
-      slab: see `predict_array`.
+      voxels: see `predict_array`.
 
     Returns:
       What was written.
@@ -311,15 +335,23 @@ def predict_files(
         path.resolve() for path in [*paths, *([Path(brain)] if brain else [])]
     ]:
         raise InputError(f"{out}: is one of the inputs; name another file to write")
-    volumes = [read_volume(path) for path in paths]
-    mask = None if brain is None else read_volume(brain)
-    for path, volume in zip([*paths, brain], [*volumes, mask], strict=True):
-        if volume is not None and not volume.geometry.matches(volumes[0].geometry):
+    first = read_volume(paths[0])
+    geometry = first.geometry
+
+    def read(path: Path) -> Array:
+        volume = read_volume(path)
+        if not volume.geometry.matches(geometry):
             raise GeometryError(f"{path}: its grid differs from that of {paths[0]}")
-    stacked = np.stack([volume.array for volume in volumes], axis=-1)
-    region = None if mask is None else mask.array > 0.5
-    flair = predict_array(model, stacked, region, slab=slab)
-    geometry = volumes[0].geometry
+        return volume.array
+
+    # One by one into place: a list of volumes and their stack would be twice the inputs' size.
+    stacked = np.empty((*geometry.shape, len(paths)), np.float32)
+    stacked[..., 0] = first.array
+    del first
+    for channel, path in enumerate(paths[1:], start=1):
+        stacked[..., channel] = read(path)
+    region = None if brain is None else read(Path(brain)) > 0.5
+    flair = predict_array(model, stacked, region, voxels=voxels)
     write_volume(out, flair, geometry.affine)
     return Volume(flair, geometry)
 

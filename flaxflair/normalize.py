@@ -63,7 +63,9 @@ def normalize(image: Array, stats: Stats) -> Array:
 def denormalize(image: Array, stats: Stats) -> Array:
     """Undoes `normalize`."""
     mean, std = _float32(stats)
-    return (image * std + mean).astype(np.float32)
+    own = image * std
+    own += mean  # in place: an image may be most of the memory there is
+    return own.astype(np.float32, copy=False)
 
 
 def zero_outside(brain: Array, image: Array) -> Array:
@@ -127,8 +129,21 @@ def level(images: Array, brain: Array) -> float:
 
 def encode_images(normalization: Normalization, images: Array, brain: Array) -> Array:
     """Returns the z-scores of input sequences, x y z m -> x y z m; `brain` is bool[x, y, z]."""
-    own = images if normalization.gain is None else _relative(images, brain)
-    return normalize(own, normalization.images)
+    return normalize(images, image_stats(normalization, images, brain))
+
+
+def image_stats(normalization: Normalization, images: Array, brain: Array) -> Stats:
+    """Returns the mean and SD that make z-scores of one session's inputs, or of any part of them.
+
+    Args:
+      normalization: of the model.
+      images: [x, y, z, m], the whole session.
+      brain: bool[x, y, z].
+    """
+    if normalization.gain is None:
+        return normalization.images
+    means = _means(images, brain)
+    return _stats(means * normalization.images.mean, means * normalization.images.std)
 
 
 def encode_flair(normalization: Normalization, flair: Array, brain: Array) -> Array:

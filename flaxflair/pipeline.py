@@ -43,7 +43,7 @@ def predict_cohort(
     *,
     participants: Collection[str] | None = None,
     sessions: Collection[str] | None = None,
-    slab: int = 0,
+    voxels: int = 0,
     workers: int = 2,
     about: Mapping[str, Any] | None = None,
     on_done: Callable[[int, int], None] = lambda done, total: None,
@@ -59,7 +59,7 @@ def predict_cohort(
       out: the derivative; made if missing.
       participants: labels, with or without `sub-`; None for all.
       sessions: labels, with or without `ses-`; None for all.
-      slab: see `predict_array`.
+      voxels: see `predict_array`.
       workers: threads that read, as many that prepare, and as many that write. Memory holds about
         three sessions for each.
       about: what the sidecars say of the model, beside its network.
@@ -78,7 +78,7 @@ def predict_cohort(
         root, model.sequences, flair="ignored", participants=participants, sessions=sessions
     )
     derivative.start(out, root)
-    stages = make_stages(model, out, slab=slab, workers=workers, about=about)
+    stages = make_stages(model, out, voxels=voxels, workers=workers, about=about)
     written: dict[str, Path] = {}
     failures: dict[str, str] = {}
     busy = dict.fromkeys((stage.name for stage in stages), 0.0)
@@ -104,7 +104,7 @@ def make_stages(
     model: Model,
     out: Path,
     *,
-    slab: int = 0,
+    voxels: int = 0,
     workers: int = 2,
     about: Mapping[str, Any] | None = None,
 ) -> tuple[Stage, ...]:
@@ -116,7 +116,7 @@ def make_stages(
 
     def predict(prepared: tuple[Subject, Array]) -> tuple[Subject, Array]:
         subject, encoded = prepared
-        return subject, predict_encoded(model, [encoded], slab=slab)[0]
+        return subject, predict_encoded(model, [encoded], voxels=voxels)[0]
 
     def finish(predicted: tuple[Subject, Array]) -> Path:
         subject, flair = predicted

@@ -1,4 +1,4 @@
-"""Prediction: whole volumes in one call, or any volume in slabs of bounded memory.
+"""Prediction: whole volumes in one call, or any volume in tiles of bounded memory.
 
 Works on normalised arrays. Knows nothing of files, subjects or intensities.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxflair.networks.network import Forward, Params
 from flaxflair.volume import Array
-from flaxflair.windows import stream
+from flaxflair.windows import Sliceable, stream
 
 
 @partial(jax.jit, static_argnames=("forward", "batch"))
@@ -39,16 +39,16 @@ def predict_volumes(
 
 
 def predict_streamed(
-    forward: Forward, params: Params, images: Array, *, radius: int, slab: int
+    forward: Forward, params: Params, images: Sliceable, *, radius: int, voxels: int
 ) -> Array:
-    """Predicts one volume in slabs; equal to `predict_volumes` to rounding.
+    """Predicts one volume in tiles; equal to `predict_volumes` to rounding.
 
     Args:
       forward: of the network.
       params: of the network.
       images: [x, y, z, m], z-scores, on the host (a memory map will do).
       radius: voxels on each side that an output depends on.
-      slab: voxels along the longest axis that are written at a time.
+      voxels: that are computed at a time; 0 for the whole volume.
 
     Returns:
       [x, y, z], z-scores.
@@ -57,4 +57,4 @@ def predict_streamed(
     def predict(part: Array) -> Array:
         return np.asarray(predict_volumes(forward, params, part[None])[0])
 
-    return stream(predict, (images,), halo=radius, slab=slab)
+    return stream(predict, (images,), halo=radius, voxels=voxels)

@@ -54,9 +54,9 @@ def p3s_streamed(
     *,
     weight: Array | None = None,
     radius: int,
-    slab: int,
+    voxels: int,
 ) -> Array:
-    """Returns `p3s` computed in slabs, equal to rounding, in bounded memory.
+    """Returns `p3s` computed in tiles, equal to rounding, in bounded memory.
 
     The gradient at a voxel gathers outputs up to `radius` away, each of which reads inputs up to
     `radius` away: the halo is twice the network's radius.
@@ -68,14 +68,14 @@ def p3s_streamed(
       target: [x, y, z].
       weight: [x, y, z]; None counts all voxels alike.
       radius: voxels on each side that an output depends on.
-      slab: voxels along the longest axis written at a time; 0 for the whole volume at once.
+      voxels: that are computed at a time; 0 for the whole volume.
     """
     counts = np.ones(target.shape, np.float32) if weight is None else weight.astype(np.float32)
 
     def maps(images: Array, target: Array, counts: Array) -> Array:
         return np.asarray(p3s(forward, params, *map(jnp.asarray, (images, target, counts))))
 
-    return stream(maps, (images, target, counts), halo=2 * radius, slab=slab)
+    return stream(maps, (images, target, counts), halo=2 * radius, voxels=voxels)
 
 
 def shares(maps: Array, regions: Mapping[str, Array | None]) -> dict[str, list[float]]:

@@ -1,12 +1,13 @@
-"""Windows and slabs: where to cut a volume, and how slabs are sewn back.
+"""Windows and tiles: where to cut a volume, and how tiles are sewn back.
 
 Knows nothing of files or networks.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -41,66 +42,108 @@ def draw_window(
     return cut[0], cut[1], cut[2]
 
 
-class Slab(NamedTuple):
-    """One slab: `read` with its halo from the volume; `keep` of the result is what to `write`."""
+class Cut(NamedTuple):
+    """One piece of an axis: `read` with its halo; `keep` of the result is what to `write`."""
 
     read: slice
     keep: slice
     write: slice
 
 
-def cut_slabs(size: int, thickness: int, halo: int) -> Iterator[Slab]:
-    """Cuts an axis into slabs of one thickness, each read with a halo.
+class Sliceable(Protocol):
+    """What is read a tile at a time: an array, a memory map, or what makes tiles when asked."""
 
-    Every slab is read with the same length (one compilation); the last ones overlap instead of
-    being thinner. Where a slab ends at the border of the volume it has no halo, so that 'same'
-    padding there is the padding of the whole volume.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole, x y z first."""
+        ...
+
+    def __getitem__(self, at: Slices, /) -> Array:
+        """Returns a tile."""
+        ...
+
+
+def cut_axis(size: int, pieces: int, halo: int) -> Iterator[Cut]:
+    """Cuts an axis into pieces as even as can be, each read with a halo.
+
+    Every piece is read with the same length (one compilation). Where one ends at the border of the
+    volume it has no halo, so that 'same' padding there is the padding of the whole volume.
 
     Args:
       size: voxels along the axis.
-      thickness: voxels written by a slab.
+      pieces: how many are wanted; there are fewer where evenness needs fewer.
       halo: voxels on each side that an output depends on.
 
     Yields:
-      Slabs which together write each voxel of the axis.
+      Cuts which together write each voxel of the axis once.
     """
-    length = min(size, thickness + 2 * halo)
+    thickness, length = _even(size, pieces, halo)
     for start in range(0, size, thickness):
         stop = min(start + thickness, size)
         low = min(max(start - halo, 0), size - length)
-        yield Slab(slice(low, low + length), slice(start - low, stop - low), slice(start, stop))
+        yield Cut(slice(low, low + length), slice(start - low, stop - low), slice(start, stop))
+
+
+def _even(size: int, pieces: int, halo: int) -> tuple[int, int]:
+    """Returns voxels written and voxels read by each piece."""
+    thickness = -(-size // pieces)
+    return thickness, min(size, thickness + 2 * halo)
+
+
+def plan_tiles(shape: tuple[int, ...], halo: int, voxels: int) -> tuple[int, int, int]:
+    """Returns the pieces along x, y and z by which the fewest voxels are read in all.
+
+    Args:
+      shape: of the volume.
+      halo: voxels on each side that an output depends on.
+      voxels: that a tile may hold, halo included; 0 for one tile. A tile is never thinner than one
+        voxel and its halo, even where that is more.
+    """
+    if voxels == 0:
+        return 1, 1, 1
+
+    def options(size: int) -> list[tuple[int, int, int]]:
+        """Returns (pieces, voxels read by one, voxels read by all), once for each thickness."""
+        lengths = {}
+        for pieces in range(1, size + 1):
+            thickness, read = _even(size, pieces, halo)
+            lengths.setdefault(read, (pieces, read, read * -(-size // thickness)))
+        return list(lengths.values())
+
+    def cost(tile: tuple[tuple[int, int, int], ...]) -> tuple[int, int]:
+        held = tile[0][1] * tile[1][1] * tile[2][1]
+        return max(0, held - voxels), tile[0][2] * tile[1][2] * tile[2][2]
+
+    best = min(itertools.product(*map(options, shape[:3])), key=cost)
+    return best[0][0], best[1][0], best[2][0]
 
 
 def stream(
-    function: Callable[..., Array], volumes: tuple[Array, ...], *, halo: int, slab: int
+    function: Callable[..., Array], volumes: tuple[Sliceable, ...], *, halo: int, voxels: int
 ) -> Array:
-    """Applies a local function to volumes, slab by slab along their longest axis.
+    """Applies a local function to volumes, tile by tile.
 
     Args:
       function: arrays [x, y, z, …] -> array [x, y, z, …], where an output voxel depends on inputs
         at most `halo` voxels away.
       volumes: its arguments, of one grid.
       halo: see above.
-      slab: voxels along the axis that are written at a time; 0 calls the function once.
+      voxels: that a tile may hold, halo included; 0 calls the function once.
 
     Returns:
       What the function gives for the whole volumes, to rounding.
     """
-    if slab == 0:
-        return function(*volumes)
-    axis = int(np.argmax(volumes[0].shape[:3]))
-
-    def at(part: slice) -> tuple[slice, ...]:
-        return (*[slice(None)] * axis, part)
-
-    out: Array | None = None
-    for cut in cut_slabs(volumes[0].shape[axis], slab, halo):
-        part = function(*(volume[at(cut.read)] for volume in volumes))
-        if out is None:
-            size = list(part.shape)
-            size[axis] = volumes[0].shape[axis]
-            out = np.empty(size, part.dtype)
-        out[at(cut.write)] = part[at(cut.keep)]
-    if out is None:
+    shape = volumes[0].shape[:3]
+    if 0 in shape:
         raise ValueError(f"nothing to stream in volumes of shape {volumes[0].shape}")
+    pieces = plan_tiles(shape, halo, voxels)
+    out: Array | None = None
+    for x, y, z in itertools.product(
+        *(list(cut_axis(size, n, halo)) for size, n in zip(shape, pieces, strict=True))
+    ):
+        part = function(*(volume[x.read, y.read, z.read] for volume in volumes))
+        if out is None:
+            out = np.empty((*shape, *part.shape[3:]), part.dtype)
+        out[x.write, y.write, z.write] = part[x.keep, y.keep, z.keep]
+    assert out is not None
     return out

@@ -40,7 +40,7 @@ REFUSED = [
     ("stop.strip_length", 0),
     ("folds.count", -1),
     ("predict.batch", 0),
-    ("predict.slab", -8),
+    ("predict.voxels", -8),
 ]
 
 

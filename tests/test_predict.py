@@ -1,4 +1,4 @@
-"""Prediction: batches, slabs and whole volumes are one and the same."""
+"""Prediction: batches, tiles and whole volumes are one and the same."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ def shallow() -> tuple[Network, Params]:
     return network, draw_params(network)
 
 
-@pytest.mark.parametrize(("shape", "slab"), [((13, 9, 7), 4), ((5, 6, 11), 1)])
-def test_streamed_prediction_equals_whole_volume_prediction(shallow, shape, slab: int):
+@pytest.mark.parametrize(("shape", "voxels"), [((13, 9, 7), 300), ((5, 6, 11), 150)])
+def test_streamed_prediction_equals_whole_volume_prediction(shallow, shape, voxels: int):
     network, params = shallow
     images = np.random.default_rng(0).normal(size=(*shape, 2)).astype(np.float32)
     whole = np.asarray(predict_volumes(network.forward, params, jnp.asarray(images)[None])[0])
-    streamed = predict_streamed(network.forward, params, images, radius=network.radius, slab=slab)
+    streamed = predict_streamed(
+        network.forward, params, images, radius=network.radius, voxels=voxels
+    )
     np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5 * whole.std())
 
 

@@ -1,4 +1,4 @@
-"""P3S: the gradient it claims to be, whole or in slabs, and how it is shared out."""
+"""P3S: the gradient it claims to be, whole or in tiles, and how it is shared out."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_saliency_is_the_central_difference_of_the_squared_error(network, params
         assert maps[at] == pytest.approx(abs(slope), rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize(("slab", "weighted"), [(0, True), (4, True), (4, False)])
-def test_streamed_saliency_equals_whole_volume_saliency(network, params, scan, slab, weighted):
+@pytest.mark.parametrize(("voxels", "weighted"), [(0, True), (400, True), (400, False)])
+def test_streamed_saliency_equals_whole_volume_saliency(network, params, scan, voxels, weighted):
     images, target, weight = scan
     chosen = weight if weighted else None
     whole = np.asarray(p3s(network.forward, params, images, target, chosen))
     streamed = p3s_streamed(
-        network.forward, params, images, target, weight=chosen, radius=network.radius, slab=slab
+        network.forward, params, images, target, weight=chosen, radius=network.radius, voxels=voxels
     )
     np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5 * whole.std())
 

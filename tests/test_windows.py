@@ -1,4 +1,4 @@
-"""Windows lie in the volume; slabs sewn together are the whole."""
+"""Windows lie in the volume; tiles sewn together are the whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from flaxflair.volume import Array
-from flaxflair.windows import cut_slabs, draw_window, stream
+from flaxflair.windows import cut_axis, draw_window, plan_tiles, stream
 
 edges = st.tuples(*[st.integers(1, 9)] * 3)
 windows = st.tuples(*[st.integers(0, 12)] * 3)
@@ -41,15 +41,39 @@ def test_every_wanted_voxel_is_drawn_as_a_centre():
 
 
 @given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 12))
-def test_slabs_write_every_voxel_once_and_read_its_whole_neighbourhood(size, thickness, halo):
-    slabs = list(cut_slabs(size, thickness, halo))
-    written = [at for slab in slabs for at in range(size)[slab.write]]
-    assert written == list(range(size))
-    assert len({slab.read.stop - slab.read.start for slab in slabs}) == 1
-    for slab in slabs:
-        assert range(size)[slab.read][slab.keep] == range(size)[slab.write]
-        assert 0 <= slab.read.start <= max(slab.write.start - halo, 0)
-        assert min(slab.write.stop + halo, size) <= slab.read.stop <= size
+def test_cuts_write_every_voxel_once_and_read_its_whole_neighbourhood(size, pieces, halo):
+    cuts = list(cut_axis(size, pieces, halo))
+    assert len(cuts) <= pieces
+    assert [at for cut in cuts for at in range(size)[cut.write]] == list(range(size))
+    assert len({cut.read.stop - cut.read.start for cut in cuts}) == 1
+    for cut in cuts:
+        assert range(size)[cut.read][cut.keep] == range(size)[cut.write]
+        assert 0 <= cut.read.start <= max(cut.write.start - halo, 0)
+        assert min(cut.write.stop + halo, size) <= cut.read.stop <= size
+
+
+def held(shape: tuple[int, ...], pieces: tuple[int, ...], halo: int) -> tuple[int, int]:
+    """Returns the voxels that one tile reads, and that all of them read."""
+    cuts = [list(cut_axis(size, n, halo)) for size, n in zip(shape, pieces, strict=True)]
+    lengths = [axis[0].read.stop - axis[0].read.start for axis in cuts]
+    return int(np.prod(lengths)), int(np.prod(lengths)) * int(np.prod([len(c) for c in cuts]))
+
+
+@given(st.tuples(*[st.integers(1, 30)] * 3), st.integers(0, 4), st.integers(200, 20_000))
+def test_tiles_keep_to_their_size_and_no_even_cut_reads_less(shape, halo, voxels):
+    pieces = plan_tiles(shape, halo, voxels)
+    size, total = held(shape, pieces, halo)
+    thinnest = held(shape, shape, halo)[0]
+    assert size <= max(voxels, thinnest)
+    for other in [(1, 1, 1), (2, 1, 1), (1, 3, 1), (2, 2, 2), (4, 1, 2)]:
+        other = tuple(min(n, edge) for n, edge in zip(other, shape, strict=True))
+        theirs, all_of_them = held(shape, other, halo)
+        assert theirs > voxels or all_of_them >= total
+
+
+def test_a_volume_that_fits_is_one_tile():
+    assert plan_tiles((208, 256, 40), 4, 208 * 256 * 40) == (1, 1, 1)
+    assert plan_tiles((208, 256, 40), 4, 0) == (1, 1, 1)
 
 
 def smooth(volume: Array) -> Array:
@@ -57,29 +81,29 @@ def smooth(volume: Array) -> Array:
     return volume[..., 1] * ndimage.uniform_filter(volume[..., 0], size=5, mode="constant")
 
 
-@pytest.mark.parametrize("slab", [0, 1, 2, 5, 7, 30])
-@pytest.mark.parametrize("shape", [(13, 6, 5), (6, 13, 5), (5, 6, 13)])
-def test_a_streamed_local_filter_is_the_filter_of_the_whole(shape: tuple[int, ...], slab: int):
+@pytest.mark.parametrize("voxels", [0, 1, 125, 216, 400])
+@pytest.mark.parametrize("shape", [(13, 6, 5), (6, 13, 5), (9, 8, 10)])
+def test_a_streamed_local_filter_is_the_filter_of_the_whole(shape: tuple[int, ...], voxels: int):
     volume = np.random.default_rng(0).normal(size=(*shape, 2))
-    thickest = 0
+    sizes = []
 
     def spy(part: Array) -> Array:
-        nonlocal thickest
-        thickest = max(thickest, part.shape[shape.index(13)])
+        sizes.append(part[..., 0].size)
         return smooth(part)
 
     np.testing.assert_allclose(
-        stream(spy, (volume,), halo=2, slab=slab), smooth(volume), atol=1e-12
+        stream(spy, (volume,), halo=2, voxels=voxels), smooth(volume), atol=1e-12
     )
-    assert thickest == (min(13, slab + 4) if slab else 13)
+    assert max(sizes) <= (max(voxels, 125) if voxels else volume[..., 0].size)
+    assert len(sizes) > 1 or voxels in (0, 400)
 
 
 def test_a_halo_that_is_too_thin_shows():
     volume = np.random.default_rng(0).normal(size=(13, 6, 5, 2))
-    thin = stream(smooth, (volume,), halo=1, slab=4)
+    thin = stream(smooth, (volume,), halo=1, voxels=200)
     assert np.abs(thin - smooth(volume)).max() > 0.01
 
 
 def test_a_volume_without_voxels_cannot_be_streamed():
     with pytest.raises(ValueError, match="nothing to stream"):
-        stream(lambda v: v, (np.zeros((0, 0, 0)),), halo=1, slab=4)
+        stream(lambda v: v, (np.zeros((0, 0, 0)),), halo=1, voxels=4)

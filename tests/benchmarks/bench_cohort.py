@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=6, help="subjects that time a stage alone")
     parser.add_argument("--grid", type=int, nargs=3, default=(208, 256, 40))
     parser.add_argument("--filters", type=int, default=64)
-    parser.add_argument("--slab", type=int, default=0)
+    parser.add_argument("--voxels", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where the data set is made and removed")
     parser.add_argument("--json", type=Path, help="where to write it all")
@@ -115,7 +115,7 @@ def main() -> None:
     if options.json:
         sizes = {
             name: getattr(options, name)
-            for name in ("subjects", "alone", "grid", "filters", "slab", "workers")
+            for name in ("subjects", "alone", "grid", "filters", "voxels", "workers")
         }
         write_json(options.json, {"machine": record, **sizes, **result})
 
@@ -129,16 +129,16 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     model = load_model(folder / "run")
     sessions = find_sessions(root, model.sequences, flair="ignored")[: options.alone]
     first = load_session(sessions[0])
-    predict_array(model, first.images, slab=options.slab)  # compiles
+    predict_array(model, first.images, voxels=options.voxels)  # compiles
 
-    report = predict_cohort(model, root, out, slab=options.slab, workers=options.workers)
+    report = predict_cohort(model, root, out, voxels=options.voxels, workers=options.workers)
     if report.failures:
         raise RuntimeError(str(report.failures))
     peak, whole = peak_memory_gib(), report.seconds / options.subjects
 
     alone: dict[str, float] = {}
     items: Sequence[Any] = sessions
-    for stage in make_stages(model, out, slab=options.slab, workers=options.workers):
+    for stage in make_stages(model, out, voxels=options.voxels, workers=options.workers):
         items, alone[stage.name] = run_alone(stage, items)
     slowest = max(alone, key=lambda name: alone[name])
     return {
