@@ -158,8 +158,10 @@ def _predict_cohort(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from flaxflair import load_model, predict_cohort
+    from flaxflair.compilation import keep_compilations
     from flaxflair.screen import show_bar
 
+    keep_compilations()
     model = load_model(args.model, args.fold)
     with show_bar(Console(), "predict", None, 0) as bar:
         report = predict_cohort(
@@ -183,7 +185,9 @@ def _predict_cohort(args: argparse.Namespace) -> None:
 
 def _predict_files(args: argparse.Namespace) -> None:
     from flaxflair import load_model, predict_files
+    from flaxflair.compilation import keep_compilations
 
+    keep_compilations()
     given = {name: getattr(args, name.lower()) for name in SEQUENCES if name != TARGET}
     inputs = {name: path for name, path in given.items() if path is not None}
     model = load_model(args.model, args.fold)

@@ -9,6 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
+from flaxflair.compilation import keep_compilations
 from flaxflair.config import Config, validate
 from flaxflair.crossval import run
 from flaxflair.embedded import locate, open_phantom
@@ -31,6 +32,7 @@ def main(argv: list[str]) -> None:
     """Runs the cross-validation that the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    keep_compilations()
     logging.set_verbosity(logging.WARNING)  # orbax tells each save in a dozen lines
     console = Console()
     if not console.is_terminal:

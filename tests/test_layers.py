@@ -20,6 +20,7 @@ LAYERS = (
     ("files", "sequences", "signals", "stages", "volume"),
     (
         "bids",
+        "compilation",
         "config",
         "folds",
         "losses",
