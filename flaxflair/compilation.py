@@ -12,8 +12,8 @@ import platformdirs
 def keep_compilations() -> Path:
     """Makes JAX keep every program that it compiles, and returns the folder.
 
-    `JAX_COMPILATION_CACHE_DIR` names another folder than the user's cache. Programs are found again
-    by their content, the versions of JAX and XLA, and the device, so one of other code is never run.
+    `JAX_COMPILATION_CACHE_DIR` names another folder than the user's cache. A program is found again
+    by its content, the versions of JAX and XLA, and the device, so that of other code is never run.
     To be called before anything is compiled.
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")

@@ -166,6 +166,20 @@ class PredictConfig:
 
 
 @dataclass
+class MeshConfig:
+    """Devices that train one fold together.
+
+    Attributes:
+      data: parts that a batch is cut into; must divide `train.batch`.
+      space: slabs that a volume is cut into along x, whose margins are exchanged before every
+        convolution.
+    """
+
+    data: int = 1
+    space: int = 1
+
+
+@dataclass
 class Config:
     """A run."""
 
@@ -176,6 +190,7 @@ class Config:
     stop: StopConfig = field(default_factory=StopConfig)
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     save_every_seconds: float = 30.0
 
 
@@ -200,6 +215,8 @@ _AT_LEAST_ONE = (
     "stop.strip_length",
     "folds.at_once",
     "predict.batch",
+    "mesh.data",
+    "mesh.space",
 )
 
 _NOT_NEGATIVE = ("stop.strips", "folds.count", "predict.voxels")
@@ -245,6 +262,22 @@ def validate(config: Config) -> Config:
             f"config.stop.strip_length is {config.stop.strip_length}; "
             f"it must be a multiple of stop.every ({config.stop.every})"
         )
+    if config.train.batch % config.mesh.data:
+        raise InputError(
+            f"config.mesh.data is {config.mesh.data} and does not divide "
+            f"config.train.batch ({config.train.batch}); make the batch a multiple of it"
+        )
+    if config.mesh.data * config.mesh.space > 1:
+        if config.folds.at_once > 1:
+            raise InputError(
+                f"config.folds.at_once is {config.folds.at_once} and config.mesh takes all devices "
+                "for one fold; set one of them to 1"
+            )
+        if config.train.call == "epoch":
+            raise InputError(
+                "config.train.call is 'epoch', which is for one device; set it to 'step' or 'auto' "
+                "where config.mesh takes several"
+            )
     window = config.train.window
     if len(window) != 3 or (any(window) and min(window) < 1):
         raise InputError(f"config.train.window is {window}; give three edges, or three zeros")

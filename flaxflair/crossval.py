@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,10 +174,11 @@ def _steps(job: Job, fold: int) -> int:
 
 
 def _make_engine(job: Job) -> Engine:
-    config = job.config.train
+    config = job.config
     # The longest of all folds, wanted or not: a fold is the same whichever others are run.
-    steps = config.epochs * max(_steps(job, fold) for fold in range(len(job.folds)))
-    return make_engine(config, job.network.forward, steps)
+    steps = config.train.epochs * max(_steps(job, fold) for fold in range(len(job.folds)))
+    build = partial(NETWORKS[config.network.name], len(config.data.inputs), config.network)
+    return make_engine(config, build, steps)
 
 
 def _announce(job: Job) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from rich.console import Console
 
 from flaxflair import checkpoint
-from flaxflair.config import Config, TrainConfig
+from flaxflair.config import Config
 from flaxflair.examples import (
     Draw,
     Example,
@@ -25,13 +27,16 @@ from flaxflair.examples import (
     make_draws,
     stack_examples,
 )
-from flaxflair.networks.network import Forward, Params
+from flaxflair.networks import Network
+from flaxflair.networks.network import Params
+from flaxflair.parallel import make_mesh, make_parallel_step
 from flaxflair.screen import Journal, say_seconds, show_bar
 from flaxflair.signals import Interrupted
 from flaxflair.train import (
     Advance,
     FitState,
     Plan,
+    TrainEpoch,
     by_epoch,
     by_step,
     fit,
@@ -60,29 +65,41 @@ class Engine(NamedTuple):
     drive: Callable[[Sequence[Example], Callable[[int], Draw]], Advance]
 
 
-def make_engine(config: TrainConfig, forward: Forward, steps: int) -> Engine:
+def make_engine(config: Config, build: Callable[..., Network], steps: int) -> Engine:
     """Returns the engine of one network and one configuration.
 
     Args:
-      config: with `call` one of `step`, `epoch` or `auto`: an epoch is one call on an accelerator.
-      forward: of the network.
+      config: of the run. By `mesh`, several devices train together; by `train.call`, an epoch is
+        one call.
+      build: of the network, such as `partial(NETWORKS[name], channels, config)`.
       steps: length of the learning rate's schedule.
+
+    Raises:
+      InputError: the mesh is of another number of devices than there are.
     """
-    optimizer = make_optimizer(config.optimizer, config.learning_rate, config.schedule, steps)
-    train_step = make_train_step(forward, optimizer)
+    train, mesh = config.train, config.mesh
+    optimizer = make_optimizer(train.optimizer, train.learning_rate, train.schedule, steps)
+    forward = build().forward
+    parallel = mesh.data * mesh.space > 1
+    train_step = (
+        make_parallel_step(build, optimizer, make_mesh(mesh.data, mesh.space))
+        if parallel
+        else make_train_step(forward, optimizer)
+    )
 
     @cache
-    def train_epoch_on(edges: tuple[int, int, int]):
+    def train_epoch_on(edges: tuple[int, int, int]) -> TrainEpoch:
         return make_train_epoch(forward, optimizer, edges)
 
     def drive_steps(examples: Sequence[Example], draws: Callable[[int], Draw]) -> Advance:
-        return by_step(train_step, lambda step: cut_batch(examples, draws(step), config.window))
+        return by_step(train_step, lambda step: cut_batch(examples, draws(step), train.window))
 
     def drive_epochs(examples: Sequence[Example], draws: Callable[[int], Draw]) -> Advance:
-        train_epoch = train_epoch_on(edges_of(examples[0], config.window))
+        train_epoch = train_epoch_on(edges_of(examples[0], train.window))
         return by_epoch(train_epoch, stack_examples(examples), draws)
 
-    whole = config.call == "epoch" or (config.call == "auto" and jax.default_backend() != "cpu")
+    accelerated = jax.default_backend() != "cpu" and not parallel
+    whole = train.call == "epoch" or (train.call == "auto" and accelerated)
     return Engine(optimizer, whole, drive_epochs if whole else drive_steps)
 
 
@@ -202,7 +219,9 @@ def say_estimate(seconds: float, left: int, folds: int, steps_a_fold: int) -> st
 
 
 def _choose(config: Config, state: FitState) -> Params:
-    return state.best if config.stop.keep == "best" else state.train.params
+    params = state.best if config.stop.keep == "best" else state.train.params
+    # On one device, wherever they were trained: what comes after is not a matter of the mesh.
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params)
 
 
 def _save(fold: Fold, state: FitState, journal: Journal) -> None:

@@ -41,6 +41,10 @@ REFUSED = [
     ("folds.count", -1),
     ("predict.batch", 0),
     ("predict.voxels", -8),
+    ("train.call", "run"),
+    ("folds.at_once", 0),
+    ("mesh.data", 2),
+    ("mesh.space", 0),
 ]
 
 

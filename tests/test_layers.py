@@ -44,8 +44,9 @@ LAYERS = (
         "saliency",
         "train",
     ),
-    ("fitting", "model", "parallel", "summary"),
-    ("crossval", "pipeline"),
+    ("model", "parallel", "summary"),
+    ("fitting", "pipeline"),
+    ("crossval",),
     ("cli", "main"),
     ("__init__",),
 )

@@ -294,3 +294,24 @@ def test_what_cannot_be_used_ends_with_one_sentence(
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("way", ["folds.at_once=2", "mesh.space=2", "train.call=epoch"])
+def test_two_devices_or_whole_epochs_end_with_the_same_scores(
+    way: str, phantom: Path, finished: Path, tmp_path: Path, environment: dict[str, str]
+):
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [
+        *(sys.executable, "-W", "error::DeprecationWarning:jax"),
+        *("-m", "flaxflair.main", "--config=configs/fcn64.py", *FLAGS, f"--config.{way}"),
+        *(f"--config.data.root={phantom}", f"--workdir={tmp_path}", "--folds=0,1"),
+        "--config.normalization.statistics=training",
+    ]
+    subprocess.run(command, cwd=ROOT, env=environment | devices, check=True, timeout=300)
+    for fold in (0, 1):
+        ours, theirs = (
+            json.loads((folder / f"fold-{fold}" / "scores.json").read_text())["methods"]["fcn"]
+            for folder in (tmp_path, finished)
+        )
+        for one, other in zip(ours, theirs, strict=True):
+            assert one["mse"] == pytest.approx(other["mse"], rel=1e-3)
