@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from flaxflair.volume import InputError
@@ -46,9 +47,8 @@ def load(folder: Path, like: Tree) -> Tree | None:
     with _open(folder) as checkpoints:
         if checkpoints.latest is None:
             return None
-        # That of the context, where folds train on a device each.
-        own = jax.config.jax_default_device or jax.devices()[0]
-        device = jax.sharding.SingleDeviceSharding(own)
+        # Where new arrays go: folds may be training on a device each.
+        device = jnp.zeros(()).sharding
         wanted = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
             for name, leaf in _name_leaves(like).items()

@@ -51,11 +51,11 @@ class Draw(NamedTuple):
     """Where a batch is cut.
 
     Attributes:
-      index: int32[b], numbers of the examples.
+      example: int32[b], their numbers.
       start: int32[b, 3], first voxel of each window.
     """
 
-    index: Array
+    example: Array
     start: Array
 
 
@@ -137,7 +137,7 @@ def edges_of(example: Example, window: tuple[int, int, int]) -> tuple[int, int, 
 def cut_batch(examples: Sequence[Example], draw: Draw, window: tuple[int, int, int]) -> Batch:
     """Cuts a batch on the host; see `make_draws` for what `window` means."""
     cuts = []
-    for index, start in zip(draw.index, draw.start, strict=True):
+    for index, start in zip(draw.example, draw.start, strict=True):
         edges = edges_of(examples[index], window)
         at = tuple(slice(first, first + edge) for first, edge in zip(start, edges, strict=True))
         cuts.append(tuple(array[at] for array in examples[index]))
