@@ -377,7 +377,7 @@ def _predict_rival(
     images = normalize.encode_images(normalization, subject.images, brain)
     predicted = least_squares.predict(rival, images)
     flair = normalize.decode_flair(normalization, predicted, subject.images, brain)
-    return np.where(brain, flair, 0) if region == "brain" else flair
+    return normalize.zero_outside(brain, flair) if region == "brain" else flair
 
 
 def _explain(

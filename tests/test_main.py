@@ -296,6 +296,20 @@ def test_what_cannot_be_used_ends_with_one_sentence(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_second_start_compiles_nothing_anew(phantom: Path, tmp_path: Path):
+    cache = tmp_path / "compiled"
+    kept = []
+    for name in ("first", "second"):
+        process = _start(
+            phantom, tmp_path / name, os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+        )
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        kept.append({path.name for path in cache.glob("*-cache")})
+    assert kept[0]
+    assert kept[1] == kept[0]
+
+
 @pytest.mark.parametrize("way", ["folds.at_once=2", "mesh.space=2", "train.call=epoch"])
 def test_two_devices_or_whole_epochs_end_with_the_same_scores(
     way: str, phantom: Path, finished: Path, tmp_path: Path, environment: dict[str, str]
