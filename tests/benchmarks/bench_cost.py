@@ -82,8 +82,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     time_axes, memory_axes, cohort_axes = figure.subplots(1, 3)
     volumes, cohorts = result["volumes"], result["cohorts"]
-    edges = [v["edge"] for v in volumes]
-    million = [edge**3 / 1e6 for edge in edges]
+    million = [volume["edge"] ** 3 / 1e6 for volume in volumes]
+    for axes in (time_axes, memory_axes):
+        axes.margins(x=0.15, y=0.1)
     time_axes.loglog(million, [v["seconds"] for v in volumes], "o-", color="C0")
     time_axes.set(xlabel="million voxels", ylabel="seconds a volume")
     memory_axes.semilogx(million, [v["above GiB"] for v in volumes], "o-", color="C1")
@@ -91,16 +92,16 @@ def draw(result: dict[str, Any], path: Path) -> None:
     memory_axes.set(
         xlabel="million voxels", ylabel="peak memory above the inputs, GiB", ylim=(0, 2.2)
     )
-    for axes in (time_axes, memory_axes):
-        for edge, size in zip(edges, million, strict=True):
+    for axes, name in ((time_axes, "seconds"), (memory_axes, "above GiB")):
+        for volume, size in zip(volumes, million, strict=True):
             axes.annotate(
-                f"{edge}³",
-                (size, axes.get_ylim()[0]),
-                fontsize=7,
-                ha="center",
-                xytext=(0, 3),
+                f"{volume['edge']}³",
+                (size, volume[name]),
+                xytext=(-4, 5),
                 textcoords="offset points",
-                color="0.4",
+                ha="right",
+                fontsize=8,
+                color="0.35",
             )
     numbers = [c["subjects"] for c in cohorts]
     seconds = [c["seconds"] for c in cohorts]
