@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 
 from flaxflair.networks.conv import conv3d
-from tests.benchmarks.record import describe_run
+from tests.benchmarks.record import count_stolen, describe_run
 
 INPUTS, HIDDEN, RATE = 5, 3, 5e-4
 TASKS = ("prediction", "training step", "input gradient")
@@ -186,7 +186,7 @@ def main() -> None:
 
     print(f"{'x'.join(map(str, grid))}, {options.filters} filters; {record['processor']}")
     print("least seconds on the wall (of all cores); conv3d's share of them")
-    results = {}
+    results, before = {}, count_stolen()
     for task in options.tasks:
         times = {name: [] for name in runs}
         for _ in range(options.repeats):
@@ -209,6 +209,9 @@ def main() -> None:
             )
     if worker is not None:
         worker.communicate()
+    stolen, ticks = (after - first for after, first in zip(count_stolen(), before, strict=True))
+    record["stolen"] = stolen / max(1, ticks)
+    print(f"the host gave {record['stolen']:.0%} of the cores' time to other machines")
     if options.json:
         options.json.write_text(
             json.dumps(
