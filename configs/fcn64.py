@@ -1,13 +1,13 @@
 """Wei et al. 2019: five sequences, three hidden layers of 64 filters, SGD at 0.0005, five folds.
 
-On two cores of a Xeon, busy with other work: 65 s a step of one 208×256×40 volume, 20 minutes an
-epoch and two weeks a fold of 1,000 epochs; 10.4 GiB at the peak, predictions and saliency included.
-One epoch is far from enough: MSE 14,732 against 3,323 of least squares. This is a job for a GPU, on
-which it has not been measured.
+On two cores of a Xeon a step of one 208×256×40 volume takes 20 s (`tests.benchmarks.bench_conv`),
+so an epoch of 19 takes six and a half minutes and a fold of 1,000 epochs four and a half days;
+10.4 GiB at the peak, predictions and saliency included. One epoch is far from enough: MSE 14,732
+against 3,323 of least squares. This is a job for a GPU, on which it has not been measured.
 
 `honest` takes the statistics from training subjects alone and stops on one that is set aside.
 
-`quick` is the same job in 4 to 5 minutes on two cores, phantom included: MSE 491 (SD 95) over five
+`quick` is the same job in under 4 minutes on two cores, phantom included: MSE 493 (SD 94) over five
 folds, against 737 (137) of least squares and 55 of the FLAIR's own noise; Ratio 1 is 1.27 against
 1.21, truth 1.67. What it changes, and why:
 
