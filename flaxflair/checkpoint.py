@@ -6,6 +6,7 @@ before it. Knows nothing of what the arrays mean.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -17,6 +18,10 @@ from flaxflair.volume import InputError
 
 Tree = TypeVar("Tree")
 
+# orbax numbers its operations for the whole process: of two saves at once, in threads that train a
+# fold each, both wait for a signal that the other took.
+_ONE_AT_A_TIME = threading.Lock()
+
 
 def save(folder: Path, step: int, tree: object) -> None:
     """Saves a tree as the newest in `folder`; older ones are removed once it is committed.
@@ -27,7 +32,7 @@ def save(folder: Path, step: int, tree: object) -> None:
         same step of the same run holds the same values.
       tree: pytree of arrays.
     """
-    with _open(folder) as checkpoints:
+    with _ONE_AT_A_TIME, _open(folder) as checkpoints:
         if checkpoints.latest is None or checkpoints.latest.step < step:
             checkpoints.save(step, _name_leaves(tree))
 
@@ -44,7 +49,7 @@ def load(folder: Path, like: Tree) -> Tree | None:
     """
     if not folder.is_dir():
         return None
-    with _open(folder) as checkpoints:
+    with _ONE_AT_A_TIME, _open(folder) as checkpoints:
         if checkpoints.latest is None:
             return None
         # Where new arrays go: folds may be training on a device each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -55,3 +56,17 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(tmp_path: Path) -> N
     checkpoint.save(tmp_path / "params", 1, {"value": jnp.zeros(3)})
     with pytest.raises(InputError, match=r"params: .* does not fit .* remove the folder"):
         checkpoint.load(tmp_path / "params", {"other": jnp.zeros(3)})
+
+
+def test_threads_that_save_at_once_all_come_to_an_end(tmp_path: Path):
+    def save_all(name: str) -> None:
+        for step in range(4):
+            checkpoint.save(tmp_path / name, step, {"a": jnp.full(3, step)})
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(save_all, name) for name in ("one", "other")]:
+            done.result(timeout=120)
+    for name in ("one", "other"):
+        loaded = checkpoint.load(tmp_path / name, {"a": jnp.zeros(3, jnp.int32)})
+        assert loaded is not None
+        assert loaded["a"].tolist() == [3, 3, 3]
