@@ -143,25 +143,26 @@ def _predict(args: argparse.Namespace) -> None:
             f"{of_set[0]} is of a data set and {of_files[0]} of single files; "
             "give the arguments of one of them"
         )
-    if None not in places.values():
-        _predict_cohort(args)
-    elif args.out is not None:
-        _predict_files(args)
-    else:
+    if None in places.values() and args.out is None:
         raise InputError(
             "give BIDS_DIR OUT_DIR participant to predict a data set, "
             "or the sequences' files and --out to predict those"
         )
+    from flaxflair.compilation import keep_compilations
+
+    keep_compilations()
+    if args.out is None:
+        _predict_cohort(args)
+    else:
+        _predict_files(args)
 
 
 def _predict_cohort(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from flaxflair import load_model, predict_cohort
-    from flaxflair.compilation import keep_compilations
     from flaxflair.screen import show_bar
 
-    keep_compilations()
     model = load_model(args.model, args.fold)
     with show_bar(Console(), "predict", None, 0) as bar:
         report = predict_cohort(
@@ -185,9 +186,7 @@ def _predict_cohort(args: argparse.Namespace) -> None:
 
 def _predict_files(args: argparse.Namespace) -> None:
     from flaxflair import load_model, predict_files
-    from flaxflair.compilation import keep_compilations
 
-    keep_compilations()
     given = {name: getattr(args, name.lower()) for name in SEQUENCES if name != TARGET}
     inputs = {name: path for name, path in given.items() if path is not None}
     model = load_model(args.model, args.fold)

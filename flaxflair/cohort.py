@@ -19,7 +19,16 @@ from flaxflair.nifti import read_volume
 from flaxflair.normalize import zero_outside
 from flaxflair.sequences import SEQUENCES, TARGET
 from flaxflair.tissue import white_matter
-from flaxflair.volume import Array, Geometry, GeometryError, InputError, Masks, Subject, Volume
+from flaxflair.volume import (
+    Array,
+    Geometry,
+    GeometryError,
+    InputError,
+    Masks,
+    Subject,
+    Volume,
+    name_session,
+)
 
 # `ignored` is for prediction: neither the FLAIR nor a region that only scores it is read.
 FlairUse = Literal["needed", "welcome", "ignored"]
@@ -55,7 +64,7 @@ class SessionFiles:
     @property
     def name(self) -> str:
         """`sub-01`, or `sub-01_ses-1`."""
-        return self.participant if self.session is None else f"{self.participant}_{self.session}"
+        return name_session(self.participant, self.session)
 
 
 def load_cohort(

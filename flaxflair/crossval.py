@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +57,6 @@ class Job:
       network: pure functions.
       journal: `log.jsonl`.
       console: for people.
-      estimated: the fold that told how long the run will take, once one has.
     """
 
     config: Config
@@ -69,7 +68,6 @@ class Job:
     network: Network
     journal: Journal
     console: Console
-    estimated: list[int] = field(default_factory=list)
 
     def of(self, participants: Sequence[str]) -> list[Subject]:
         """Returns the sessions of participants."""
@@ -215,11 +213,22 @@ def _train(job: Job, folds: Sequence[int]) -> Iterator[tuple[int, Trained]]:
     reaches them all, and each saves its state.
     """
     engine = _make_engine(job)
+    told = False
+
+    def tell(job: Job, fold: int, seconds: float, left: int) -> None:
+        """Says once how long the run will take."""
+        nonlocal told
+        remaining = len(job.wanted) - list(job.wanted).index(fold)
+        if not told:
+            total = job.config.train.epochs * _steps(job, fold)
+            job.console.print(say_estimate(seconds, left, remaining, total))
+            told = True
+
     at_once = min(job.config.folds.at_once, len(folds))
     if at_once <= 1:
         for fold in folds:
             with deferred() as signalled:
-                trained = _train_fold(job, fold, engine, signalled)
+                trained = _train_fold(job, fold, engine, tell, signalled)
             yield fold, trained
         return
     devices = jax.local_devices()
@@ -227,7 +236,7 @@ def _train(job: Job, folds: Sequence[int]) -> Iterator[tuple[int, Trained]]:
 
     def train(place: int, fold: int, signalled: Callable[[], int | None]) -> Trained:
         with jax.default_device(devices[place % at_once % len(devices)]):
-            return _train_fold(quiet, fold, engine, signalled)
+            return _train_fold(quiet, fold, engine, tell, signalled)
 
     with deferred() as signalled, ThreadPoolExecutor(at_once) as pool:
         trained = [pool.submit(train, *where, signalled) for where in enumerate(folds)]
@@ -236,7 +245,11 @@ def _train(job: Job, folds: Sequence[int]) -> Iterator[tuple[int, Trained]]:
 
 
 def _train_fold(
-    job: Job, fold: int, engine: Engine, signalled: Callable[[], int | None]
+    job: Job,
+    fold: int,
+    engine: Engine,
+    tell: Callable[[Job, int, float, int], None],
+    signalled: Callable[[], int | None],
 ) -> Trained:
     started = time.monotonic()
     config = job.config
@@ -249,21 +262,13 @@ def _train_fold(
     watch = _make_watch(job, looked_at) if looked_at else None
     rival = least_squares.fit(examples)
     folder = _fold_dir(job.workdir, fold)
-    remaining = len(job.wanted) - list(job.wanted).index(fold)
-
-    def tell(seconds: float, left: int) -> None:
-        total = config.train.epochs * _steps(job, fold)
-        if not job.estimated:
-            job.console.print(say_estimate(seconds, left, remaining, total))
-            job.estimated.append(fold)
-
     params = fit_fold(
         config,
         Fold(fold, folder, examples, _init(job, fold, rival), watch),
         engine,
         journal=job.journal,
         console=job.console,
-        on_timed=tell,
+        on_timed=partial(tell, job, fold),
         signalled=signalled,
     )
     model = Model(

@@ -16,7 +16,7 @@ from jax import lax
 
 from flaxflair.normalize import Normalization, encode_flair, encode_images
 from flaxflair.volume import Array, InputError, Subject
-from flaxflair.windows import draw_window
+from flaxflair.windows import draw_window, edges_in
 
 
 class Example(NamedTuple):
@@ -127,11 +127,7 @@ def make_draws(
 
 def edges_of(example: Example, window: tuple[int, int, int]) -> tuple[int, int, int]:
     """Returns the edge lengths of an example's windows: an edge of 0, or too long, is the axis."""
-    x, y, z = (
-        size if edge == 0 else min(edge, size)
-        for edge, size in zip(window, example.flair.shape, strict=True)
-    )
-    return x, y, z
+    return edges_in(_shape(example), window)
 
 
 def cut_batch(examples: Sequence[Example], draw: Draw, window: tuple[int, int, int]) -> Batch:

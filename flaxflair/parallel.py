@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from flaxflair.losses import summed_squares
 from flaxflair.networks.halo import halo_conv
 from flaxflair.networks.network import Convolution, Network, Params
 from flaxflair.predict import predict_volumes
-from flaxflair.train import TrainState, TrainStep
+from flaxflair.train import TrainState, TrainStep, descend
 from flaxflair.volume import Array, InputError
 
 DATA, SPACE = "data", "space"
@@ -163,9 +163,7 @@ def make_parallel_step(
         @partial(jax.jit, donate_argnames="state", out_shardings=everywhere)
         def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
             loss, gradient = loss_and_gradient(state.params, batch)
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-            params = cast(Params, optax.apply_updates(state.params, updates))
-            return TrainState(params, opt_state, state.step + 1, state.loss_sum + loss), loss
+            return descend(optimizer, state, loss, gradient), loss
 
         return train_step
 

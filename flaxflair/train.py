@@ -195,9 +195,16 @@ def _take_step(
         return mean_squared_error(forward(params, images), flair, weight)
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
+    return descend(optimizer, state, loss, gradient), loss
+
+
+def descend(
+    optimizer: optax.GradientTransformation, state: TrainState, loss: jax.Array, gradient: Params
+) -> TrainState:
+    """Returns the state after a step, from the loss and its gradient by the parameters."""
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = cast(Params, optax.apply_updates(state.params, updates))
-    return TrainState(params, opt_state, state.step + 1, state.loss_sum + loss), loss
+    return TrainState(params, opt_state, state.step + 1, state.loss_sum + loss)
 
 
 def by_step(train_step: TrainStep, batches: Callable[[int], Batch]) -> Advance:

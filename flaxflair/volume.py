@@ -129,4 +129,9 @@ class Subject:
     @property
     def name(self) -> str:
         """`sub-01`, or `sub-01_ses-1`."""
-        return self.participant if self.session is None else f"{self.participant}_{self.session}"
+        return name_session(self.participant, self.session)
+
+
+def name_session(participant: str, session: str | None) -> str:
+    """Returns `sub-01`, or `sub-01_ses-1`: the beginning of its files' names."""
+    return participant if session is None else f"{participant}_{session}"

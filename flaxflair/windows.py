@@ -16,6 +16,14 @@ from flaxflair.volume import Array
 Slices = tuple[slice, slice, slice]
 
 
+def edges_in(shape: tuple[int, int, int], window: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Returns the edges that a window has in a volume: one of 0, or too long, is the whole axis."""
+    x, y, z = (
+        size if edge == 0 else min(edge, size) for size, edge in zip(shape, window, strict=True)
+    )
+    return x, y, z
+
+
 def draw_window(
     rng: np.random.Generator,
     shape: tuple[int, int, int],
@@ -27,7 +35,7 @@ def draw_window(
     Args:
       rng: the address of this draw.
       shape: of the volume.
-      window: edge lengths; an edge of 0, or beyond the volume's, takes the whole axis.
+      window: edge lengths; see `edges_in`.
       inside: int[n, 3], indices of the voxels that may be centres.
 
     Returns:
@@ -35,8 +43,7 @@ def draw_window(
     """
     centre = inside[rng.integers(len(inside))]
     cut = []
-    for at, size, edge in zip(centre, shape, window, strict=True):
-        edge = size if edge == 0 else min(edge, size)
+    for at, size, edge in zip(centre, shape, edges_in(shape, window), strict=True):
         start = int(np.clip(at - edge // 2, 0, size - edge))
         cut.append(slice(start, start + edge))
     return cut[0], cut[1], cut[2]

@@ -22,8 +22,8 @@ from jax.sharding import Mesh
 from flaxflair.config import NetworkConfig
 from flaxflair.examples import Batch
 from flaxflair.networks import NETWORKS
-from flaxflair.networks.conv import conv3d
-from flaxflair.networks.halo import CHANNELS_LAST, halo_conv
+from flaxflair.networks.conv import CHANNELS_LAST, conv3d
+from flaxflair.networks.halo import halo_conv
 from flaxflair.networks.network import Params
 from flaxflair.parallel import (
     make_mesh,

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxflair.networks.halo import CHANNELS_LAST, halo_conv
+from flaxflair.networks.conv import CHANNELS_LAST
+from flaxflair.networks.halo import halo_conv
 from flaxflair.parallel import make_mesh
 
 IMAGES = np.random.default_rng(0).normal(size=(1, 5, 4, 3, 2)).astype(np.float32)

@@ -44,7 +44,7 @@ GRADIENT_BYTES = 4 * 2**20
 
 TILE, POINTS = 4, 6  # outputs of a Winograd tile along y, and the multiplications they take
 
-_3D = ("NDHWC", "DHWIO", "NDHWC")
+CHANNELS_LAST = ("NDHWC", "DHWIO", "NDHWC")
 _2D = ("NHWC", "HWIO", "NHWC")
 
 
@@ -78,8 +78,10 @@ def conv3d(
     asked for is not computed. Under `vmap` on a CPU the examples go one after another.
     """
     ours = (
-        lhs.ndim == rhs.ndim == 5
-        and rhs.shape[:3] == (3, 3, 3)
+        rhs.shape[:3] == (3, 3, 3)
+        and is_plain(
+            lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers
+        )
         and lhs.shape[4] == rhs.shape[3]
         and lhs.size > 0 < rhs.size
         and lhs.dtype == rhs.dtype
@@ -87,12 +89,7 @@ def conv3d(
         and preferred_element_type in (None, lhs.dtype)
         and not isinstance(precision, lax.DotAlgorithm | lax.DotAlgorithmPreset)
         and out_sharding is None
-        and tuple(window_strides) == (1, 1, 1)
-        and all(d is None or tuple(d) == (1, 1, 1) for d in (lhs_dilation, rhs_dilation))
         and feature_group_count == batch_group_count == 1
-        and _is_same(padding)
-        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-        == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _3D)
     )
     if ours:
         return _conv(lhs, rhs, precision)
@@ -112,10 +109,32 @@ def conv3d(
     )
 
 
-def _is_same(padding: str | Sequence[tuple[int, int]]) -> bool:
-    if isinstance(padding, str):
-        return padding.upper() in ("SAME", "SAME_LOWER")
-    return [tuple(p) for p in padding] == [(1, 1)] * 3
+def is_plain(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None,
+    rhs_dilation: Sequence[int] | None,
+    dimension_numbers: lax.ConvGeneralDilatedDimensionNumbers,
+) -> bool:
+    """Whether it is 3-D, of an odd kernel, 'same', stride 1, undilated and channels last."""
+    if lhs.ndim != 5 or rhs.ndim != 5:
+        return False
+    margins = [(size // 2, size // 2) for size in rhs.shape[:3]]
+    same = (
+        padding.upper() in ("SAME", "SAME_LOWER")
+        if isinstance(padding, str)
+        else [tuple(p) for p in padding] == margins
+    )
+    return (
+        same
+        and all(size % 2 for size in rhs.shape[:3])
+        and tuple(window_strides) == (1, 1, 1)
+        and all(d is None or tuple(d) == (1, 1, 1) for d in (lhs_dilation, rhs_dilation))
+        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+        == lax.conv_dimension_numbers(lhs.shape, rhs.shape, CHANNELS_LAST)
+    )
 
 
 # --- the derivative ------------------------------------------------------------------------------
@@ -156,7 +175,7 @@ def _mirror(w: Array) -> Array:
 
 def _xla_conv(x: Array, w: Array, precision: lax.PrecisionLike = None) -> Array:
     return lax.conv_general_dilated(
-        x, w, (1, 1, 1), "SAME", dimension_numbers=_3D, precision=precision
+        x, w, (1, 1, 1), "SAME", dimension_numbers=CHANNELS_LAST, precision=precision
     )
 
 

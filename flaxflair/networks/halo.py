@@ -14,10 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flaxflair.networks.conv import conv3d
+from flaxflair.networks.conv import conv3d, is_plain
 from flaxflair.networks.network import Convolution
-
-CHANNELS_LAST = ("NDHWC", "DHWIO", "NDHWC")
 
 
 def halo_conv(axis: str, extent: int) -> Convolution:
@@ -49,9 +47,16 @@ def halo_conv(axis: str, extent: int) -> Convolution:
         preferred_element_type: jax.typing.DTypeLike | None = None,
         out_sharding: None = None,
     ) -> jax.Array:
-        margin = _margin(
+        plain = is_plain(
             lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers
         )
+        if not plain or rhs.shape[:3] not in ((1, 1, 1), (3, 3, 3)):
+            raise ValueError(
+                f"a convolution of {lhs.shape} with {rhs.shape}, strides {tuple(window_strides)}, "
+                f"padding {padding!r} cannot be cut along x: only 3×3×3 and 1×1×1 can, 'same', "
+                "stride 1, undilated, channels last"
+            )
+        margin = rhs.shape[0] // 2  # rows of its neighbours that a slab needs
         if margin:
             lhs = _with_margins(lhs, axis, extent)
         result = conv3d(
@@ -70,40 +75,6 @@ def halo_conv(axis: str, extent: int) -> Convolution:
         return result[:, 1:-1] if margin else result
 
     return convolve
-
-
-def _margin(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None,
-    rhs_dilation: Sequence[int] | None,
-    dimension_numbers: lax.ConvGeneralDilatedDimensionNumbers,
-) -> int:
-    """Returns how many of its neighbour's rows a slab needs on each side."""
-    kernel: tuple[int, ...] = rhs.shape[:3]
-    margin = 1 if kernel == (3, 3, 3) else 0 if kernel == (1, 1, 1) else None
-    same = (
-        padding.upper() in ("SAME", "SAME_LOWER")
-        if isinstance(padding, str)
-        else [tuple(p) for p in padding] == [(margin, margin)] * 3
-    )
-    if (
-        margin is None
-        or lhs.ndim != 5
-        or not same
-        or tuple(strides) != (1, 1, 1)
-        or any(d is not None and tuple(d) != (1, 1, 1) for d in (lhs_dilation, rhs_dilation))
-        or lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-        != lax.conv_dimension_numbers(lhs.shape, rhs.shape, CHANNELS_LAST)
-    ):
-        raise ValueError(
-            f"a convolution of {lhs.shape} with {rhs.shape}, strides {tuple(strides)}, padding "
-            f"{padding!r} cannot be cut along x: only 3×3×3 and 1×1×1 can, 'same', stride 1, "
-            "undilated, channels last"
-        )
-    return margin
 
 
 def _with_margins(slab: jax.Array, axis: str, extent: int) -> jax.Array:

@@ -31,7 +31,8 @@ def describe_run(module: str) -> dict[str, Any]:
         "jaxlib": version("jaxlib"),
         "load at the start": f"{os.getloadavg()[0]:.1f}",
         "commit": commit.stdout.strip() or None,
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        # Names alone of files and interpreters: where they lay is this machine's affair.
+        "command": shlex.join(["python", "-m", module, *(Path(a).name for a in sys.argv[1:])]),
     }
 
 
