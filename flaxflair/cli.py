@@ -10,12 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flaxflair.memory import start_with_huge_pages
 from flaxflair.sequences import SEQUENCES, TARGET
 from flaxflair.volume import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand and returns its exit status."""
+    """Runs one subcommand and returns its exit status; `argv` are the program's own by default."""
+    if argv is None:
+        start_with_huge_pages()
     args = _parser().parse_args(argv)
     try:
         args.run(args)

@@ -9,10 +9,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
-from flaxflair.compilation import keep_compilations
 from flaxflair.config import Config, validate
-from flaxflair.crossval import run
-from flaxflair.embedded import locate, open_phantom
+from flaxflair.memory import start_with_huge_pages
 from flaxflair.screen import show_bar
 from flaxflair.sequences import parse_inputs
 from flaxflair.signals import Interrupted
@@ -32,6 +30,10 @@ def main(argv: list[str]) -> None:
     """Runs the cross-validation that the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    # JAX is imported by the program that stays, not by the one that only starts it.
+    from flaxflair.compilation import keep_compilations
+    from flaxflair.crossval import run
+
     keep_compilations()
     logging.set_verbosity(logging.WARNING)  # orbax tells each save in a dozen lines
     console = Console()
@@ -62,6 +64,8 @@ def _source(config: Config, console: Console) -> Path:
     """Returns the data set to read: the one given, or the embedded phantom."""
     if config.data.root:
         return Path(config.data.root)
+    from flaxflair.embedded import locate, open_phantom
+
     phantom = config.data.phantom
     if not locate(phantom).is_dir():
         console.print(f"no data root given: making the phantom, {phantom.subjects} subjects")
@@ -89,6 +93,7 @@ def _fold(text: str) -> int:
 
 def start() -> None:
     """Parses flags and runs."""
+    start_with_huge_pages()
     flags.mark_flag_as_required("config")
     app.run(main)
 

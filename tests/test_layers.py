@@ -17,7 +17,7 @@ import flaxflair
 # THE table. A module imports only from layers below its own; the modules of one sub-package, which
 # is one entry here, may import each other. `__init__` is the public face, and nobody imports it.
 LAYERS = (
-    ("files", "sequences", "signals", "stages", "volume"),
+    ("files", "memory", "sequences", "signals", "stages", "volume"),
     (
         "bids",
         "compilation",
@@ -29,6 +29,7 @@ LAYERS = (
         "nifti",
         "normalize",
         "screen",
+        "statistics",
         "stopping",
         "tissue",
         "windows",
@@ -41,12 +42,14 @@ LAYERS = (
         "figures",
         "panels",
         "predict",
+        "report",
         "saliency",
         "train",
     ),
     ("model", "parallel", "summary"),
     ("fitting", "pipeline"),
     ("crossval",),
+    ("paper",),
     ("cli", "main"),
     ("__init__",),
 )

@@ -28,6 +28,7 @@ from flaxflair.cohort import find_sessions, load_session
 from flaxflair.config import NetworkConfig
 from flaxflair.files import write_json
 from flaxflair.machine import peak_memory_gib
+from flaxflair.memory import start_with_huge_pages
 from flaxflair.model import Model, save_model
 from flaxflair.networks import NETWORKS
 from flaxflair.nifti import write_volume
@@ -174,4 +175,5 @@ def print_table(
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     main()

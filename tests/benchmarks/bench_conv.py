@@ -3,7 +3,9 @@
 Run as `python -m tests.benchmarks.bench_conv [--torch PYTHON] [--grid X Y Z] [--filters F]`. PYTHON
 is an interpreter that has PyTorch; it is run beside this one, never imported. All take turns in
 every repeat, so that what else the machine does falls on all alike, and the least time of each
-counts. Knows nothing of data or training beyond one step of SGD on noise.
+counts. This process has huge pages, as the programs of this package have; PyTorch is run as it
+comes and, since it gains as well, with them. Knows nothing of data or training beyond one step of
+SGD on noise.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from flaxflair.memory import start_with_huge_pages
 from flaxflair.networks.conv import conv3d
 from tests.benchmarks.record import count_stolen, describe_run
 
@@ -123,6 +127,24 @@ def jax_runs(conv, grid: tuple[int, int, int], filters: int) -> dict[str, Run]:
     return dict(zip(TASKS, map(timed, (forward, step, jax.grad(loss, 1))), strict=True))
 
 
+def start_torch(
+    python: str, size: dict[str, Any], *, huge: bool
+) -> tuple[subprocess.Popen[str], str]:
+    """Starts a process that runs the network in PyTorch; returns it and PyTorch's version."""
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    if huge:
+        environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    worker = subprocess.Popen(
+        [python, "-c", TORCH, json.dumps(size)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert worker.stdout is not None
+    return worker, worker.stdout.readline().strip()
+
+
 def torch_runs(worker: subprocess.Popen[str], mode: str) -> dict[str, Run]:
     """Returns a timed call of each task in the worker; `mode` is eager or compile."""
     assert worker.stdin is not None
@@ -153,7 +175,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--skip", nargs="+", choices=("XLA", "eager", "compile"), default=())
+    parser.add_argument(
+        "--skip", nargs="+", choices=("XLA", "eager", "compile", "huge"), default=()
+    )
     parser.add_argument("--json", type=Path, help="where to write it all")
     options = parser.parse_args()
 
@@ -162,27 +186,22 @@ def main() -> None:
     runs = {"conv3d": jax_runs(conv3d, grid, options.filters)}
     if "XLA" not in options.skip:
         runs["XLA"] = jax_runs(lax.conv_general_dilated, grid, options.filters)
-    worker = None
-    if options.torch:
-        size = {
-            "grid": grid,
-            "filters": options.filters,
-            "threads": options.threads,
-            "inputs": INPUTS,
-            "hidden": HIDDEN,
-            "rate": RATE,
-        }
-        worker = subprocess.Popen(
-            [options.torch, "-c", TORCH, json.dumps(size)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert worker.stdout is not None
-        record["torch"] = worker.stdout.readline().strip()
-        for mode in ("eager", "compile"):
-            if mode not in options.skip:
-                runs[f"PyTorch {mode}"] = torch_runs(worker, mode)
+    workers = []
+    for pages in ("", "huge") if options.torch else ():
+        if pages not in options.skip:
+            size = {
+                "grid": grid,
+                "filters": options.filters,
+                "threads": options.threads,
+                "inputs": INPUTS,
+                "hidden": HIDDEN,
+                "rate": RATE,
+            }
+            worker, record["torch"] = start_torch(options.torch, size, huge=bool(pages))
+            workers.append(worker)
+            for mode in ("eager", "compile"):
+                if mode not in options.skip:
+                    runs[f"PyTorch {mode} {pages}".strip()] = torch_runs(worker, mode)
 
     print(f"{'x'.join(map(str, grid))}, {options.filters} filters; {record['processor']}")
     print("least seconds on the wall (of all cores); conv3d's share of them")
@@ -204,10 +223,10 @@ def main() -> None:
         for name, (wall, cores) in least.items():
             ratio = least["conv3d"] / least[name]
             print(
-                f"{task:15} {name:16} {wall:8.3f} ({cores:8.3f})  {ratio[0]:.2f} ({ratio[1]:.2f})",
+                f"{task:15} {name:20} {wall:8.3f} ({cores:8.3f})  {ratio[0]:.2f} ({ratio[1]:.2f})",
                 flush=True,
             )
-    if worker is not None:
+    for worker in workers:
         worker.communicate()
     stolen, ticks = (after - first for after, first in zip(count_stolen(), before, strict=True))
     record["stolen"] = stolen / max(1, ticks)
@@ -230,4 +249,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     main()

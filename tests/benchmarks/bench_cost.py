@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from flaxflair import load_model, predict_cohort, predict_files
 from flaxflair.files import write_json
 from flaxflair.machine import peak_memory_gib
+from flaxflair.memory import start_with_huge_pages
 from flaxflair.nifti import write_volume
 from flaxflair.sequences import INPUTS
 from tests.benchmarks.bench_cohort import make_dataset, make_run
@@ -154,4 +155,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     main()

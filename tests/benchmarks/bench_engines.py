@@ -20,6 +20,7 @@ import numpy as np
 
 from flaxflair.config import NetworkConfig
 from flaxflair.files import write_json
+from flaxflair.memory import start_with_huge_pages
 from flaxflair.networks import NETWORKS
 from flaxflair.predict import predict_volumes
 from flaxflair.sequences import INPUTS
@@ -141,4 +142,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     main()

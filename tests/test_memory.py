@@ -1,0 +1,60 @@
+"""Huge pages are asked for once, and only where that is for the program to choose."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flaxflair import memory
+
+SCRIPT = """
+import os, sys
+from flaxflair.memory import start_with_huge_pages
+start_with_huge_pages()
+print(sys.argv[1:], os.environ.get("GLIBC_TUNABLES"))
+"""
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which the kernel says who chooses; nothing is chosen yet."""
+    monkeypatch.setattr(memory, "_CHOSEN", tmp_path / "enabled")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    return tmp_path / "enabled"
+
+
+def starts() -> list[tuple[str, ...]]:
+    calls: list[tuple[str, ...]] = []
+    memory.start_with_huge_pages(
+        lambda path, argv, environment: calls.append((path, environment["GLIBC_TUNABLES"], *argv))
+    )
+    return calls
+
+
+def test_a_program_starts_anew_with_its_own_arguments(kernel: Path):
+    kernel.write_text("always [madvise] never\n")
+    assert starts() == [
+        (sys.executable, "glibc.malloc.hugetlb=1", sys.executable, *sys.orig_argv[1:])
+    ]
+
+
+@pytest.mark.parametrize("said", ["[always] madvise never", "always madvise [never]", None])
+def test_what_the_kernel_has_decided_is_left_alone(kernel: Path, said: str | None):
+    if said is not None:
+        kernel.write_text(said)
+    assert starts() == []
+
+
+def test_what_the_user_has_chosen_is_left_alone(kernel: Path, monkeypatch: pytest.MonkeyPatch):
+    kernel.write_text("always [madvise] never\n")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
+    assert starts() == []
+
+
+def test_a_real_program_ends_after_one_new_start_at_most():
+    command = [sys.executable, "-c", SCRIPT, "one", "two words"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("['one', 'two words']")
