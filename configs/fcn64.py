@@ -33,8 +33,19 @@ def get_config(variant: str = "", filters: int = 64) -> Config:
         config.stop.watch = "training"
     elif variant == "quick":
         _quicken(config)
+    elif variant == "small":
+        _quicken(config)
+        config.network.filters = filters // 2
+        config.train.window = (16, 16, 16)
+        config.train.windows_per_subject = 12
+        config.train.epochs = 40
+        config.forest.patches = 100_000
+    elif variant == "real":
+        _go_real(config)
     else:
-        raise InputError(f"there is no variant {variant!r} of this config; choose honest or quick")
+        raise InputError(
+            f"there is no variant {variant!r} of this config; choose honest, quick, small or real"
+        )
     return config
 
 
@@ -52,3 +63,23 @@ def _quicken(config: Config) -> None:
     config.stop.strips = 0
     config.stop.every = 3
     config.stop.keep = "last"
+
+
+def _go_real(config: Config) -> None:
+    config.data.inputs = ("T1", "T2")
+    config.data.region = "brain"
+    # Sessions differ in gain: a z-score of intensities as they are would tie the model to one.
+    config.normalization.method = "brain"
+    config.network.filters = 24
+    config.network.init = "least_squares"
+    config.train.optimizer = "adam"
+    config.train.learning_rate = 0.002
+    config.train.schedule = "cosine"
+    config.train.window = (32, 32, 32)
+    config.train.windows_per_subject = 150
+    config.train.epochs = 12
+    config.stop.watch = "none"
+    config.stop.strips = 0
+    config.stop.keep = "last"
+    config.folds.count = 0
+    config.predict.voxels = 2_000_000

@@ -5,26 +5,9 @@ in the brain is 0.60 and 0.42 against 0.97 and 0.73 of least squares; Ratio 1 1.
 1.38 and 1.34.
 """
 
+from configs import fcn64
 from flaxflair.config import Config
 
 
 def get_config() -> Config:
-    config = Config()
-    config.data.inputs = ("T1", "T2")
-    config.data.region = "brain"
-    # Sessions differ in gain: a z-score of intensities as they are would tie the model to one.
-    config.normalization.method = "brain"
-    config.network.filters = 24
-    config.network.init = "least_squares"
-    config.train.optimizer = "adam"
-    config.train.learning_rate = 0.002
-    config.train.schedule = "cosine"
-    config.train.window = (32, 32, 32)
-    config.train.windows_per_subject = 150
-    config.train.epochs = 12
-    config.stop.watch = "none"
-    config.stop.strips = 0
-    config.stop.keep = "last"
-    config.folds.count = 0
-    config.predict.voxels = 2_000_000
-    return config
+    return fcn64.get_config("real")

@@ -71,7 +71,7 @@ class NetworkConfig:
 
     Attributes:
       name: a key of `networks.NETWORKS`.
-      layers: hidden layers.
+      layers: hidden layers; of a U-Net, its poolings, which are 2.
       filters: filters in each.
       dtype: of the computation, `float32`, `tensorfloat32` (float32 whose products a tensor core
         may round to 10 bits; the same as float32 on a CPU) or `bfloat16`; parameters are always
@@ -85,6 +85,35 @@ class NetworkConfig:
     filters: int = 64
     dtype: str = "float32"
     init: str = "glorot"
+
+
+@dataclass
+class ForestConfig:
+    """The random forest.
+
+    Attributes:
+      trees: averaged.
+      leaf: voxels that a leaf has at least.
+      features: share of the features that is tried at a split; a third is Breiman's choice for a
+        regression.
+      patches: voxels that it is fitted on, drawn evenly from the training subjects; 0 for all.
+    """
+
+    trees: int = 60
+    leaf: int = 3
+    features: float = 1 / 3
+    patches: int = 0
+
+
+@dataclass
+class PropagationConfig:
+    """Modality propagation.
+
+    Attributes:
+      search: voxels along x, y and z, each way, in which the nearest patch is looked for.
+    """
+
+    search: tuple[int, int, int] = (3, 3, 3)
 
 
 @dataclass
@@ -181,11 +210,19 @@ class MeshConfig:
 
 @dataclass
 class Config:
-    """A run."""
+    """A run.
 
+    Attributes:
+      method: `network`, or the baseline that is fitted in its place: `forest`, `propagation` or
+        `least_squares`. What the others read of this configuration is then of no effect.
+    """
+
+    method: str = "network"
     data: DataConfig = field(default_factory=DataConfig)
     normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    forest: ForestConfig = field(default_factory=ForestConfig)
+    propagation: PropagationConfig = field(default_factory=PropagationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     folds: FoldsConfig = field(default_factory=FoldsConfig)
@@ -195,6 +232,7 @@ class Config:
 
 
 _CHOICES = {
+    "method": ("network", "forest", "propagation", "least_squares"),
     "data.region": ("volume", "brain"),
     "normalization.method": ("dataset", "brain"),
     "normalization.statistics": ("training", "all"),
@@ -208,6 +246,8 @@ _CHOICES = {
 _AT_LEAST_ONE = (
     "network.layers",
     "network.filters",
+    "forest.trees",
+    "forest.leaf",
     "train.epochs",
     "train.windows_per_subject",
     "train.batch",
@@ -219,7 +259,7 @@ _AT_LEAST_ONE = (
     "mesh.space",
 )
 
-_NOT_NEGATIVE = ("stop.strips", "folds.count", "predict.voxels")
+_NOT_NEGATIVE = ("stop.strips", "folds.count", "predict.voxels", "forest.patches")
 
 
 def _get(config: Config, path: str) -> Any:
@@ -247,6 +287,12 @@ def validate(config: Config) -> Config:
     if not 0 < config.data.phantom.scale <= 1:
         scale = config.data.phantom.scale
         raise InputError(f"config.data.phantom.scale is {scale}; it must be above 0, at most 1")
+    if not 0 < config.forest.features <= 1:
+        features = config.forest.features
+        raise InputError(f"config.forest.features is {features}; it must be above 0, at most 1")
+    search = config.propagation.search
+    if len(search) != 3 or min(search) < 0:
+        raise InputError(f"config.propagation.search is {search}; give three edges, 0 or more")
     if not config.train.learning_rate > 0:
         raise InputError(
             f"config.train.learning_rate is {config.train.learning_rate}; it must be above 0"

@@ -23,7 +23,7 @@ from rich.console import Console
 from flaxflair import config as configs
 from flaxflair import derivative, evaluate, normalize, panels
 from flaxflair import model as models
-from flaxflair.baselines import least_squares
+from flaxflair.baselines import BASELINES
 from flaxflair.cohort import by_grid, extract_brain, load_cohort
 from flaxflair.config import Config
 from flaxflair.examples import Example, by_shape, make_example
@@ -31,6 +31,7 @@ from flaxflair.files import write_json
 from flaxflair.fitting import Engine, Fold, fit_fold, make_engine, say_estimate
 from flaxflair.folds import make_folds, split
 from flaxflair.machine import describe_machine, peak_memory_gib
+from flaxflair.methods import NETWORK, Fitted, FittedBaseline, FittedNetwork
 from flaxflair.model import Model
 from flaxflair.networks import NETWORKS, Network
 from flaxflair.networks.network import Params, count_parameters
@@ -54,7 +55,7 @@ class Job:
       subjects: participant -> sessions.
       folds: held-out participants of each fold.
       wanted: numbers of the folds to run.
-      network: pure functions.
+      network: pure functions; of no effect on a baseline.
       journal: `log.jsonl`.
       console: for people.
     """
@@ -68,6 +69,11 @@ class Job:
     network: Network
     journal: Journal
     console: Console
+
+    @property
+    def method(self) -> str:
+        """What tables call the method: a key of `NETWORKS` or of `BASELINES`."""
+        return self.config.network.name if self.config.method == NETWORK else self.config.method
 
     def of(self, participants: Sequence[str]) -> list[Subject]:
         """Returns the sessions of participants."""
@@ -132,7 +138,9 @@ def run(
         _score(job, fold, trained)
     summary = summarize(workdir)
     write_json(workdir / "summary.json", summary)
-    console.print(tabulate(summary), tabulate_saliency(summary))
+    console.print(tabulate(summary))
+    if summary["saliency"]:  # of a network alone
+        console.print(tabulate_saliency(summary))
     return summary
 
 
@@ -184,34 +192,61 @@ def _announce(job: Job) -> None:
     config = job.config
     shapes = {subject.geometry.shape for subject in job.of(list(job.subjects))}
     grid = " and ".join("×".join(map(str, shape)) for shape in sorted(shapes)[:3])
-    params = job.network.init(jax.random.key(0))
-    window = config.train.window
-    what = "whole volumes" if not any(window) else f"windows of {'×'.join(map(str, window))}"
+    size = how = ""
+    if config.method == NETWORK:
+        window = config.train.window
+        what = "whole volumes" if not any(window) else f"windows of {'×'.join(map(str, window))}"
+        size = f", {count_parameters(job.network.init(jax.random.key(0))):,} parameters"
+        how = (
+            f"at most {config.train.epochs} epochs of {_steps(job, job.wanted[0])} steps on "
+            f"{what}, {config.train.optimizer} at {config.train.learning_rate:g} "
+            f"({config.train.schedule}), {config.network.dtype}, "
+        )
     job.console.print(
-        f"[bold]{config.network.name}[/], {count_parameters(params):,} parameters, "
-        f"from {', '.join(config.data.inputs)} to FLAIR\n"
+        f"[bold]{job.method}[/]{size}, from {', '.join(config.data.inputs)} to FLAIR\n"
         f"{sum(map(len, job.subjects.values()))} sessions of {len(job.subjects)} participants "
         f"on {grid} voxels, {len(job.wanted)} of {len(job.folds)} folds\n"
-        f"at most {config.train.epochs} epochs of {_steps(job, job.wanted[0])} steps on {what}, "
-        f"{config.train.optimizer} at {config.train.learning_rate:g} ({config.train.schedule}), "
-        f"{config.network.dtype}, into {job.workdir}"
+        f"{how}into {job.workdir}"
     )
 
 
 class Trained(NamedTuple):
-    """A model, what it is compared with, and the seconds that its training took."""
+    """A model, least squares to compare it with, and the seconds that its training took."""
 
     model: Model
-    rival: least_squares.LeastSquares
+    rival: Model
     seconds: float
+
+
+class Task(NamedTuple):
+    """One fold, prepared: what a method is fitted on.
+
+    Attributes:
+      fold: its number.
+      examples: z-scores of the training subjects.
+      watched: z-scores of the subjects whose error is watched.
+      rival: least squares, fitted on the examples.
+    """
+
+    fold: int
+    examples: Sequence[Example]
+    watched: Sequence[Example]
+    rival: FittedBaseline
+
+
+Fit = Callable[[Job, Task], Fitted]
 
 
 def _train(job: Job, folds: Sequence[int]) -> Iterator[tuple[int, Trained]]:
     """Trains folds and yields each when it is done, in their order.
 
-    `folds.at_once` of them train side by side, each on a device of its own. A request to end
+    `folds.at_once` networks train side by side, each on a device of its own. A request to end
     reaches them all, and each saves its state.
     """
+    if job.config.method != NETWORK:
+        for fold in folds:
+            yield fold, _train_fold(job, fold, _fit_baseline)
+        return
     engine = _make_engine(job)
     told = False
 
@@ -228,82 +263,101 @@ def _train(job: Job, folds: Sequence[int]) -> Iterator[tuple[int, Trained]]:
     if at_once <= 1:
         for fold in folds:
             with deferred() as signalled:
-                trained = _train_fold(job, fold, engine, tell, signalled)
+                fit = partial(_fit_network, engine=engine, tell=tell, signalled=signalled)
+                trained = _train_fold(job, fold, fit)
             yield fold, trained
         return
     devices = jax.local_devices()
     quiet = replace(job, console=Console(quiet=True))  # bars of several folds would overwrite
 
-    def train(place: int, fold: int, signalled: Callable[[], int | None]) -> Trained:
+    def train(place: int, fold: int, fit: Fit) -> Trained:
         with jax.default_device(devices[place % at_once % len(devices)]):
-            return _train_fold(quiet, fold, engine, tell, signalled)
+            return _train_fold(quiet, fold, fit)
 
     with deferred() as signalled, ThreadPoolExecutor(at_once) as pool:
-        trained = [pool.submit(train, *where, signalled) for where in enumerate(folds)]
+        fit = partial(_fit_network, engine=engine, tell=tell, signalled=signalled)
+        trained = [pool.submit(train, place, fold, fit) for place, fold in enumerate(folds)]
         done = [future.result() for future in trained]
     yield from zip(folds, done, strict=True)
 
 
-def _train_fold(
-    job: Job,
-    fold: int,
-    engine: Engine,
-    tell: Callable[[Job, int, float, int], None],
-    signalled: Callable[[], int | None],
-) -> Trained:
+def _train_fold(job: Job, fold: int, fit: Fit) -> Trained:
     started = time.monotonic()
     config = job.config
     training, watched, heldout = _cast(job, fold)
     everyone = training + heldout if config.normalization.statistics == "all" else training
     normalization = normalize.fit(everyone, config.normalization.method)
     examples = [make_example(s, normalization, config.data.region) for s in training]
-    job.journal.write("fold", fold=fold, training=_names(training), heldout=_names(heldout))
     looked_at = [make_example(s, normalization, config.data.region) for s in watched]
-    watch = _make_watch(job, looked_at) if looked_at else None
-    rival = least_squares.fit(examples)
-    folder = _fold_dir(job.workdir, fold)
+    job.journal.write("fold", fold=fold, training=_names(training), heldout=_names(heldout))
+    least_squares = BASELINES["least_squares"].fit(examples, config, config.folds.seed)
+    rival = FittedBaseline("least_squares", least_squares)
+    fitted = fit(job, Task(fold, examples, looked_at, rival))
+    model, beside = (
+        Model(config.data.inputs, which, normalization, config.data.region)
+        for which in (fitted, rival)
+    )
+    models.save_model(_fold_dir(job.workdir, fold), model)
+    return Trained(model, beside, time.monotonic() - started)
+
+
+def _fit_baseline(job: Job, task: Task) -> Fitted:
+    method = job.config.method
+    if method == task.rival.name:
+        return task.rival
+    with job.console.status(f"fold {task.fold}: fitting the {method}"):
+        seed = job.config.folds.seed + task.fold
+        return FittedBaseline(method, BASELINES[method].fit(task.examples, job.config, seed))
+
+
+def _fit_network(
+    job: Job,
+    task: Task,
+    *,
+    engine: Engine,
+    tell: Callable[[Job, int, float, int], None],
+    signalled: Callable[[], int | None],
+) -> Fitted:
     params = fit_fold(
-        config,
-        Fold(fold, folder, examples, _init(job, fold, rival), watch),
+        job.config,
+        Fold(
+            task.fold,
+            _fold_dir(job.workdir, task.fold),
+            task.examples,
+            _init(job, task),
+            _make_watch(job, task.watched) if task.watched else None,
+        ),
         engine,
         journal=job.journal,
         console=job.console,
-        on_timed=partial(tell, job, fold),
+        on_timed=partial(tell, job, task.fold),
         signalled=signalled,
     )
-    model = Model(
-        config.data.inputs, config.network, job.network, params, normalization, config.data.region
-    )
-    models.save_model(folder, model)
-    return Trained(model, rival, time.monotonic() - started)
+    return FittedNetwork(job.config.network, job.network, params)
 
 
 def _score(job: Job, fold: int, trained: Trained) -> None:
     """Predicts, scores and explains the held-out subjects of a fold, and writes it all."""
     started = time.monotonic()
     config = job.config
-    model, rival, _ = trained
+    model = trained.model
     training, _, heldout = _cast(job, fold)
-    methods: dict[str, Callable[[Sequence[Subject]], list[Array]]] = {
-        config.network.name: lambda subjects: _predict_grid(job, model, subjects),
-        "least_squares": lambda subjects: [
-            _predict_rival(rival, model.normalization, config.data.region, s) for s in subjects
-        ],
-    }
     heldout = [subject for together in by_grid(heldout) for subject in together]
-    flairs = {name: _predict_all(heldout, method) for name, method in methods.items()}
+    compared = {each.fitted.name: each for each in (trained.rival, model)}
+    compared = {model.fitted.name: model} | compared
+    flairs = {name: _predict_all(job, each, heldout) for name, each in compared.items()}
     rows = {
         name: [evaluate.score(s, flair) for s, flair in zip(heldout, own, strict=True)]
         for name, own in flairs.items()
     }
-    synthetic = flairs[config.network.name]
+    synthetic = flairs[job.method]
     for subject, flair in zip(heldout, synthetic, strict=True):
         derivative.write_flair(
             job.workdir / "derivative",
             subject,
             flair,
             extracted=config.data.region == "brain",
-            model={"Network": config.network.name, "Fold": fold, "Training": _names(training)},
+            model={"Method": job.method, "Fold": fold, "Training": _names(training)},
         )
     saliency = _explain(job, fold, model, heldout, synthetic)
     scores = {
@@ -311,7 +365,6 @@ def _score(job: Job, fold: int, trained: Trained) -> None:
         "heldout": _names(heldout),
         "methods": rows,
         "truth": [evaluate.score_truth(subject) for subject in heldout],
-        "least_squares": rival.coefficients.tolist(),
         "saliency": saliency,
         "seconds": trained.seconds + time.monotonic() - started,
     }
@@ -323,9 +376,9 @@ def _score(job: Job, fold: int, trained: Trained) -> None:
     job.console.print(f"fold {fold}: MSE {told}; {say_seconds(seconds)}, peak {peak:.1f} GiB")
 
 
-def _init(job: Job, fold: int, rival: least_squares.LeastSquares) -> Params:
+def _init(job: Job, task: Task) -> Params:
     """Returns the weights that a fold starts from."""
-    key = jax.random.fold_in(jax.random.key(job.config.folds.seed), fold)
+    key = jax.random.fold_in(jax.random.key(job.config.folds.seed), task.fold)
     params = job.network.init(key)
     if job.config.network.init == "glorot":
         return params
@@ -335,7 +388,7 @@ def _init(job: Job, fold: int, rival: least_squares.LeastSquares) -> Params:
             f"{job.config.network.filters} filters cannot start as a linear map of "
             f"{len(job.config.data.inputs)} sequences; take twice as many filters, or 'glorot'"
         )
-    return job.network.start_linear(params, rival.coefficients)
+    return job.network.start_linear(params, task.rival.state.coefficients)
 
 
 def _make_watch(job: Job, examples: Sequence[Example]) -> Callable[[Params], float]:
@@ -355,53 +408,44 @@ def _make_watch(job: Job, examples: Sequence[Example]) -> Callable[[Params], flo
     return watch
 
 
-def _predict_all(
-    subjects: Sequence[Subject], method: Callable[[Sequence[Subject]], list[Array]]
-) -> list[Array]:
-    """Returns a method's FLAIRs, subjects of one grid being handed to it together."""
-    return [flair for together in by_grid(subjects) for flair in method(together)]
-
-
-def _predict_grid(job: Job, model: Model, subjects: Sequence[Subject]) -> list[Array]:
-    return models.predict_many(
-        model,
-        [subject.images for subject in subjects],
-        [subject.masks.brain for subject in subjects],
-        voxels=job.config.predict.voxels,
-        batch=job.config.predict.batch,
-    )
-
-
-def _predict_rival(
-    rival: least_squares.LeastSquares,
-    normalization: normalize.Normalization,
-    region: str,
-    subject: Subject,
-) -> Array:
-    brain = subject.masks.brain
-    images = normalize.encode_images(normalization, subject.images, brain)
-    predicted = least_squares.predict(rival, images)
-    flair = normalize.decode_flair(normalization, predicted, subject.images, brain)
-    return normalize.zero_outside(brain, flair) if region == "brain" else flair
+def _predict_all(job: Job, model: Model, subjects: Sequence[Subject]) -> list[Array]:
+    """Returns a model's FLAIRs, subjects of one grid being handed to it together."""
+    return [
+        flair
+        for together in by_grid(subjects)
+        for flair in models.predict_many(
+            model,
+            [subject.images for subject in together],
+            [subject.masks.brain for subject in together],
+            voxels=job.config.predict.voxels,
+            batch=job.config.predict.batch,
+        )
+    ]
 
 
 def _explain(
     job: Job, fold: int, model: Model, subjects: Sequence[Subject], flairs: Sequence[Array]
 ) -> dict[str, Any]:
-    """Writes the saliency maps of subjects, draws one of them, and returns all shares."""
-    drawn = max(subjects, key=_lesion_voxels)
+    """Draws one subject; writes all subjects' saliency maps and returns their shares.
+
+    What is no network has no gradient, and so no saliency: of a baseline, the shares are empty.
+    """
+    drawn = max(range(len(subjects)), key=lambda place: _lesion_voxels(subjects[place]))
+    folder = _fold_dir(job.workdir, fold)
+    subject = subjects[drawn]
+    panels.draw_prediction(subject, flairs[drawn], folder / f"{subject.name}_prediction.png")
+    if not isinstance(model.fitted, FittedNetwork):
+        return {}
     tables = {}
-    for subject, flair in zip(subjects, flairs, strict=True):
+    for place, subject in enumerate(subjects):
         maps = models.saliency_maps(model, subject, voxels=job.config.predict.voxels)
         derivative.write_saliency(job.workdir / "derivative", subject, maps)
         table = shares(maps, evaluate.regions(subject))
         tables[subject.name] = {
             region: dict(zip(subject.sequences, row, strict=True)) for region, row in table.items()
         }
-        if subject is drawn:
-            folder = _fold_dir(job.workdir, fold)
+        if place == drawn:
             panels.draw_p3s(subject, maps, folder / f"{subject.name}_p3s.png")
-            panels.draw_prediction(subject, flair, folder / f"{subject.name}_prediction.png")
     return tables
 
 

@@ -50,6 +50,12 @@ def _refuse_other(description: Path, links: Mapping[str, str]) -> None:
         )
 
 
+def flair_path(root: Path, subject: Subject) -> Path:
+    """Returns where a subject's synthetic FLAIR lies in the derivative."""
+    folder, entities = _place(root, subject)
+    return folder / bids.name_file("FLAIR", **entities, desc="synth")
+
+
 def write_flair(
     root: Path, subject: Subject, flair: Array, *, extracted: bool, model: Mapping[str, Any]
 ) -> Path:
@@ -62,8 +68,7 @@ def write_flair(
       extracted: whether it is zero outside the brain.
       model: what the sidecar says of the model.
     """
-    folder, entities = _place(root, subject)
-    image = folder / bids.name_file("FLAIR", **entities, desc="synth")
+    image = flair_path(root, subject)
     write_volume(image, flair, subject.geometry.affine)
     sidecar = {
         "Description": f"Synthetic FLAIR, predicted from {', '.join(subject.sequences)}",

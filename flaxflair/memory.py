@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 _CHOSEN = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -12,7 +12,7 @@ _VARIABLE, _TUNABLE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 
 
 def start_with_huge_pages(
-    execute: Callable[[str, Sequence[str], dict[str, str]], object] = os.execve,
+    execute: Callable[[str, list[str], dict[str, str]], object] = os.execve,
 ) -> None:
     """Starts this program anew, once, so that what it allocates lies in pages of 2 MiB.
 

@@ -1,15 +1,16 @@
 """Metrics between a synthetic and a true FLAIR, in NumPy. Knows nothing of files or networks.
 
 What is undefined is NaN, decided here alone: a lesion ratio without lesions or over a mean of zero,
-an error in an empty region, a similarity to a constant image.
+an error in an empty region, a similarity to a constant image, an overlap of two empty masks.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
+from skimage.measure import label
 from skimage.metrics import structural_similarity
 
 from flaxflair.volume import Array
@@ -77,6 +78,47 @@ def lesion_ratios(flair: Array, lesion: Array, nawm: Array) -> tuple[float, floa
     around = ndimage.binary_dilation(lesion, iterations=SURROUND_VOXELS) & nawm & ~lesion
     bright = _mean(flair, lesion)
     return _ratio(bright, _mean(flair, nawm & ~lesion)), _ratio(bright, _mean(flair, around))
+
+
+class LesionScores(NamedTuple):
+    """How well lesions were found.
+
+    Attributes:
+      dice: overlap of the masks, in [0, 1].
+      recall: share of the true lesions of which any voxel was found.
+      false_positives: how many segmented lesions touch no true one.
+      volume_bias: segmented volume less the true one, relative to the true one.
+    """
+
+    dice: float
+    recall: float
+    false_positives: int
+    volume_bias: float
+
+
+def dice(a: Array, b: Array) -> float:
+    """Overlap of two masks, bool[x, y, z] (Dice 1945): 1 if equal, 0 if disjoint, NaN if empty."""
+    both = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / both if both else float("nan")
+
+
+def lesion_scores(segmented: Array, truth: Array) -> LesionScores:
+    """Scores a lesion mask, bool[x, y, z], by the true one, voxel by voxel and lesion by lesion.
+
+    A lesion is a piece whose voxels touch by face, edge or corner. Of a healthy subject, recall and
+    volume bias are NaN, and Dice is unless lesions were segmented, when it is 0.
+    """
+    true, found = (np.asarray(label(mask, connectivity=3)) for mask in (truth, segmented))
+    lesions, pieces = int(true.max(initial=0)), int(found.max(initial=0))
+    touched = np.unique(true[segmented & truth]).size
+    touching = np.unique(found[segmented & truth]).size
+    volume = int(truth.sum())
+    return LesionScores(
+        dice=dice(segmented, truth),
+        recall=_ratio(touched, lesions),
+        false_positives=pieces - touching,
+        volume_bias=_ratio(int(segmented.sum()) - volume, volume),
+    )
 
 
 def _ratio(above: float, below: float) -> float:

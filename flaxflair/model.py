@@ -1,4 +1,4 @@
-"""Model: a trained network and all it needs to be used; saved, loaded and applied as one.
+"""Model: a fitted method and all it needs to be used; saved, loaded and applied as one.
 
 What a notebook, the command line and another program use. Takes intensities and gives intensities;
 knows nothing of how it was trained.
@@ -12,18 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from flaxflair import checkpoint, normalize
-from flaxflair.config import NetworkConfig
+from flaxflair import normalize
 from flaxflair.files import write_json
-from flaxflair.networks import NETWORKS, Network
-from flaxflair.networks.network import Params
+from flaxflair.methods import NETWORK, Fitted, FittedBaseline, FittedNetwork, load_fitted
 from flaxflair.nifti import read_volume, write_volume
 from flaxflair.normalize import Normalization, Stats
-from flaxflair.predict import predict_streamed, predict_volumes
 from flaxflair.saliency import p3s_streamed
 from flaxflair.volume import Array, GeometryError, InputError, Subject, Volume
 from flaxflair.windows import Sliceable
@@ -31,21 +26,17 @@ from flaxflair.windows import Sliceable
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network, its normalisation, and the sequences it reads.
+    """A fitted method, its normalisation, and the sequences it reads.
 
     Attributes:
       sequences: names of the input sequences, in the order of the channels.
-      config: what the network was built from.
-      network: its pure functions.
-      params: its parameters.
+      fitted: z-scores to z-scores.
       normalization: intensities to z-scores and back.
       region: `volume`, or `brain`: then the FLAIR outside the brain is zero.
     """
 
     sequences: tuple[str, ...]
-    config: NetworkConfig
-    network: Network
-    params: Params
+    fitted: Fitted
     normalization: Normalization
     region: str = "volume"
 
@@ -100,13 +91,14 @@ def load_run(folder: str | Path) -> Run:
 
 
 def save_model(folder: Path, model: Model) -> None:
-    """Saves a model: `model.json` and the checkpoint `params/`."""
+    """Saves a model: `model.json`, written last, and what its method learnt beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(folder / "params", 0, model.params)
+    fitted = model.fitted
     content = {
+        "method": fitted.name if isinstance(fitted, FittedBaseline) else NETWORK,
         "sequences": model.sequences,
         "region": model.region,
-        "network": asdict(model.config),
+        **fitted.save(folder),
         "normalization": asdict(model.normalization),
     }
     write_json(folder / "model.json", content)
@@ -127,15 +119,11 @@ def load_model(run: str | Path, fold: int = 0) -> Model:
     if not path.is_file():
         raise InputError(f"{path}: no such file; train the fold first, or name another run or fold")
     content = json.loads(path.read_text())
-    config = NetworkConfig(**content["network"])
     sequences = tuple(content["sequences"])
-    network = NETWORKS[config.name](len(sequences), config)
-    params = checkpoint.load(folder / "params", network.init(jax.random.key(0)))
-    if params is None:
-        raise InputError(f"{folder / 'params'}: holds no parameters; train the fold again")
+    fitted = load_fitted(folder, content["method"], len(sequences), content)
     stored = content["normalization"]
     normalization = Normalization(_stats(stored["images"]), _stats(stored["flair"]), stored["gain"])
-    return Model(sequences, config, network, params, normalization, content["region"])
+    return Model(sequences, fitted, normalization, content["region"])
 
 
 def _stats(stored: dict[str, list[float]]) -> Stats:
@@ -177,7 +165,7 @@ def predict_many(
     """
     read = Encoded if voxels else encode
     encoded = [read(model, image, brain) for image, brain in zip(images, brains, strict=True)]
-    flairs = predict_encoded(model, encoded, voxels=voxels, batch=batch)
+    flairs = predict_encoded(model, encoded, brains, voxels=voxels, batch=batch)
     return [
         decode(model, flair, image, brain)
         for flair, image, brain in zip(flairs, images, brains, strict=True)
@@ -226,25 +214,27 @@ class Encoded:
 
 
 def predict_encoded(
-    model: Model, encoded: Sequence[Sliceable], *, voxels: int = 0, batch: int = 1
+    model: Model,
+    encoded: Sequence[Sliceable],
+    brains: Sequence[Array | None],
+    *,
+    voxels: int = 0,
+    batch: int = 1,
 ) -> list[Array]:
-    """Applies the network alone, the one step on the device: z-scores to z-scores.
+    """Applies the method alone, the one step on the device: z-scores to z-scores.
 
     Args:
       model: from `load_model`.
       encoded: [x, y, z, m], from `encode` or as `Encoded`, all of one grid.
+      brains: bool[x, y, z] each; outside them, a model of the brain may predict anything.
       voxels: see `predict_array`.
       batch: volumes side by side.
 
     Returns:
       float32[x, y, z] each, for `decode`.
     """
-    forward, params, radius = model.network.forward, model.params, model.network.radius
-    if voxels:
-        return [predict_streamed(forward, params, e, radius=radius, voxels=voxels) for e in encoded]
-    stacked = jnp.asarray(np.stack([whole[:, :, :] for whole in encoded]))
-    batch = min(batch, len(encoded))
-    return list(np.asarray(predict_volumes(forward, params, stacked, batch=batch)))
+    insides = brains if model.region == "brain" else [None] * len(brains)
+    return model.fitted.predict(encoded, insides, voxels=voxels, batch=batch)
 
 
 def decode(model: Model, flair: Array, images: Array, brain: Array | None) -> Array:
@@ -277,8 +267,14 @@ def saliency_maps(model: Model, subject: Subject, *, voxels: int = 0) -> Array:
       brain, errors outside the brain do not count.
 
     Raises:
-      InputError: the subject has no FLAIR, or other sequences than the model.
+      InputError: the subject has no FLAIR, or other sequences than the model; or the model is no
+        network, and so has no gradient.
     """
+    fitted = model.fitted
+    if not isinstance(fitted, FittedNetwork):
+        raise InputError(
+            f"a {fitted.name} has no gradient to make a saliency map of; name a network"
+        )
     if subject.flair is None:
         raise InputError(f"{subject.name}: has no FLAIR, and saliency is of the error against it")
     if subject.sequences != model.sequences:
@@ -293,13 +289,14 @@ def saliency_maps(model: Model, subject: Subject, *, voxels: int = 0) -> Array:
         flair = normalize.zero_outside(brain, flair)
     target = normalize.encode_flair(model.normalization, flair, brain)
     return p3s_streamed(
-        model.network.forward,
-        model.params,
+        fitted.network.forward,
+        fitted.params,
         images,
         target,
         weight=brain if model.region == "brain" else None,
-        radius=model.network.radius,
+        radius=fitted.network.radius,
         voxels=voxels,
+        stride=fitted.network.stride,
     )
 
 

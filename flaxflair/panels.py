@@ -6,7 +6,7 @@ black, with no axes; images that are compared share one grey scale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -99,17 +99,16 @@ def draw_prediction(subject: Subject, flair: Array, path: Path, *, z: int | None
       path: PNG to write.
       z: slice; by default the one with most lesion. Lesions are outlined on the true FLAIR.
     """
-    if subject.flair is None:
-        raise ValueError(f"{subject.name} has no FLAIR to draw")
+    true = _flair(subject)
     z, place = axial_slice(subject) if z is None else z, crop(subject)
     affine, brain = subject.geometry.affine, subject.masks.brain
-    low, high = grey_range(subject.flair, brain)
+    low, high = grey_range(true, brain)
     figure = _sheet(1, 3, subject, colorbar=True)
     grid = figure.add_gridspec(1, 4, width_ratios=[1.0, 1.0, 1.0, 0.05], **_TIGHT)
     pictures: Sequence[tuple[str, Array, float, float, str]] = (
-        ("true FLAIR", subject.flair, low, high, "gray"),
+        ("true FLAIR", true, low, high, "gray"),
         ("synthetic FLAIR", flair, low, high, "gray"),
-        ("absolute error", np.abs(flair - subject.flair), 0, 0.5 * (high - low), "inferno"),
+        ("absolute error", np.abs(flair - true), 0, 0.5 * (high - low), "inferno"),
     )
     shown = None
     for column, (title, image, black, white, colours) in enumerate(pictures):
@@ -117,10 +116,8 @@ def draw_prediction(subject: Subject, flair: Array, path: Path, *, z: int | None
         turned = upright(image[(*place, z)], affine)
         shown = _show(axes, turned, subject, black, white, colours)
         axes.set_title(title, color=INK, fontsize=12)
-        lesion = subject.masks.lesion
-        if column == 0 and lesion is not None and lesion[(*place, z)].any():
-            outline = upright(lesion[(*place, z)], affine).astype(float)
-            axes.contour(outline, levels=[0.5], colors="#ff5a4f", linewidths=0.7)
+        if column == 0:
+            _outline(axes, subject.masks.lesion, subject, z)
     if shown is not None:
         bar = figure.colorbar(shown, cax=figure.add_subplot(grid[0, 3]))
         bar.ax.tick_params(colors=INK, labelsize=8)
@@ -145,3 +142,91 @@ def _show(axes, image, subject: Subject, black: float, white: float, colours: st
     return axes.imshow(
         image, cmap=colours, vmin=black, vmax=white, aspect=dy / dx, interpolation="nearest"
     )
+
+
+def draw_comparison(
+    rows: Sequence[tuple[Subject, Mapping[str, Array]]], path: Path, *, truth: str = "true FLAIR"
+) -> None:
+    """Draws synthetic FLAIRs beside the true one, and errors below (Wei et al. 2019, Fig. 4).
+
+    Args:
+      rows: subjects with a FLAIR, each with title -> synthetic FLAIR [x, y, z], the same titles for
+        all. All FLAIRs of a subject share one grey scale, and all errors one scale.
+      path: PNG to write.
+      truth: title of the last column, the true FLAIR with its lesions outlined.
+    """
+    titles = list(rows[0][1])
+    columns = len(titles) + 1
+    figure = _sheet(2 * len(rows), columns, rows[0][0], colorbar=True)
+    widths = [1.0] * columns + [0.06]
+    grid = figure.add_gridspec(2 * len(rows), columns + 1, width_ratios=widths, **_TIGHT)
+    for place, (subject, flairs) in enumerate(rows):
+        true = _flair(subject)
+        z, cut = axial_slice(subject), crop(subject)
+        low, high = grey_range(true, subject.masks.brain)
+        top = 0.5 * (high - low)
+        shown = None
+        for column, title in enumerate([*titles, truth]):
+            flair = flairs.get(title, true)
+            axes = figure.add_subplot(grid[2 * place, column])
+            image = upright(flair[(*cut, z)], subject.geometry.affine)
+            _show(axes, image, subject, low, high)
+            if place == 0:
+                axes.set_title(title, color=INK, fontsize=11)
+            if title in flairs:
+                axes = figure.add_subplot(grid[2 * place + 1, column])
+                image = upright(np.abs(flair - true)[(*cut, z)], subject.geometry.affine)
+                shown = _show(axes, image, subject, 0, top, "inferno")
+            else:
+                _outline(axes, subject.masks.lesion, subject, z)
+        if shown is not None:
+            bar = figure.colorbar(shown, cax=figure.add_subplot(grid[2 * place + 1, columns]))
+            bar.ax.tick_params(colors=INK, labelsize=8)
+            bar.set_label("absolute error", color=INK, fontsize=9)
+    figure.savefig(path, facecolor=PAPER, dpi=110)
+
+
+def draw_segmentations(
+    rows: Sequence[tuple[Subject, str, Sequence[tuple[str, Array, Array]]]], path: Path
+) -> None:
+    """Draws FLAIRs and, beside each, the lesions found in it (Wei et al. 2019, Fig. 5).
+
+    Args:
+      rows: (subject, what to call it, its (title, FLAIR, lesions) in order) each.
+      path: PNG to write.
+    """
+    columns = 2 * len(rows[0][2])
+    figure = _sheet(len(rows), columns, rows[0][0], colorbar=False)
+    grid = figure.add_gridspec(len(rows), columns, **_TIGHT | {"right": 0.99})
+    for place, (subject, name, found) in enumerate(rows):
+        z, cut = axial_slice(subject), crop(subject)
+        low, high = grey_range(_flair(subject), subject.masks.brain)
+        for column, (title, flair, lesions) in enumerate(found):
+            image = upright(flair[(*cut, z)], subject.geometry.affine)
+            plain = figure.add_subplot(grid[place, 2 * column])
+            _show(plain, image, subject, low, high)
+            marked = figure.add_subplot(grid[place, 2 * column + 1])
+            _show(marked, image, subject, low, high)
+            _outline(marked, lesions, subject, z)
+            if place == 0:
+                plain.set_title(title, color=INK, fontsize=11)
+                marked.set_title("lesions found", color=INK, fontsize=11)
+            if column == 0:
+                plain.text(
+                    0.02, 0.02, name, color=INK, fontsize=9, transform=plain.transAxes, va="bottom"
+                )
+    figure.savefig(path, facecolor=PAPER, dpi=110)
+
+
+def _outline(axes, mask: Array | None, subject: Subject, z: int) -> None:
+    """Draws the border of a region into a slice that is shown."""
+    cut = crop(subject)
+    if mask is not None and mask[(*cut, z)].any():
+        shape = upright(mask[(*cut, z)], subject.geometry.affine).astype(float)
+        axes.contour(shape, levels=[0.5], colors="#ff5a4f", linewidths=0.7)
+
+
+def _flair(subject: Subject) -> Array:
+    if subject.flair is None:
+        raise ValueError(f"{subject.name} has no FLAIR to draw")
+    return subject.flair

@@ -5,8 +5,8 @@ the volumes that its own devices work on, whole along x, and reads no others. Ev
 that takes a mesh is to be called by all processes, in the same order, each with as many volumes for
 each of its rows of the mesh and all of one grid.
 
-Results are those of `train` and `predict` on one device, to rounding. Knows nothing of files, folds
-or subjects.
+Results are those of `train` and `predict` on one device, to rounding. A network whose stride is not
+1 cannot be cut along x. Knows nothing of files, folds or subjects.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from flaxflair.examples import Batch
 from flaxflair.losses import summed_squares
+from flaxflair.networks.conv import conv3d
 from flaxflair.networks.halo import halo_conv
 from flaxflair.networks.network import Convolution, Network, Params
 from flaxflair.predict import predict_volumes
@@ -135,12 +136,16 @@ def make_parallel_step(
       build: convolution -> network, such as `partial(NETWORKS[name], channels, config)`.
       optimizer: from `train.make_optimizer`.
       mesh: from `make_mesh`.
+
+    Raises:
+      InputError: the mesh cuts volumes along x, and the network's stride is not 1.
     """
+    _check_cut(build, mesh)
     everywhere = NamedSharding(mesh, jax.P())
 
     @cache
     def step_of(extent: int) -> TrainStep:
-        forward = build(halo_conv(SPACE, extent)).forward
+        forward = build(_convolution(mesh, extent)).forward
 
         # Convolution's own derivative does not say over which axes a kernel's gradient varies.
         @partial(
@@ -190,6 +195,9 @@ def predict_parallel(
 
     Returns:
       [n, x, y, z], z-scores: of the same volumes, whole.
+
+    Raises:
+      InputError: the mesh cuts volumes along x, and the network's stride is not 1.
     """
     number, extent = images.shape[:2]
     missing = -number % _own_rows(mesh)
@@ -205,7 +213,8 @@ def predict_parallel(
 def _predictor(
     build: Build, mesh: Mesh, extent: int, batch: int
 ) -> Callable[[Params, jax.Array], jax.Array]:
-    forward = build(halo_conv(SPACE, extent)).forward
+    _check_cut(build, mesh)
+    forward = build(_convolution(mesh, extent)).forward
 
     @partial(jax.jit, out_shardings=NamedSharding(mesh, WHOLE))
     def predict(params: Params, images: jax.Array) -> jax.Array:
@@ -219,6 +228,21 @@ def _predictor(
         return slabs(params, images)[:, :extent]
 
     return predict
+
+
+def _check_cut(build: Build, mesh: Mesh) -> None:
+    """Raises InputError where the mesh cuts volumes, and the network cannot be cut."""
+    slabs, stride = mesh.shape[SPACE], build(conv3d).stride
+    if slabs > 1 and stride != 1:
+        raise InputError(
+            f"config.mesh.space is {slabs}, and a network that pools (its stride is {stride}) "
+            "cannot be cut along x; set it to 1, and config.mesh.data to the number of devices"
+        )
+
+
+def _convolution(mesh: Mesh, extent: int) -> Convolution:
+    """Returns what convolves a device's part: a slab, or whole volumes."""
+    return conv3d if mesh.shape[SPACE] == 1 else halo_conv(SPACE, extent)
 
 
 def _own_rows(mesh: Mesh) -> int:

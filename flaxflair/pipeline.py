@@ -109,14 +109,15 @@ def make_stages(
     about: Mapping[str, Any] | None = None,
 ) -> tuple[Stage, ...]:
     """Returns the stages from `SessionFiles` to the path of a FLAIR; see `predict_cohort`."""
-    said = {"Network": model.config.name, **(about or {})}
+    said = {"Method": model.fitted.name, **(about or {})}
 
     def prepare(subject: Subject) -> tuple[Subject, Array]:
         return subject, encode(model, subject.images, subject.masks.brain)
 
     def predict(prepared: tuple[Subject, Array]) -> tuple[Subject, Array]:
         subject, encoded = prepared
-        return subject, predict_encoded(model, [encoded], voxels=voxels)[0]
+        brain = subject.masks.brain
+        return subject, predict_encoded(model, [encoded], [brain], voxels=voxels)[0]
 
     def finish(predicted: tuple[Subject, Array]) -> Path:
         subject, flair = predicted

@@ -39,7 +39,13 @@ def predict_volumes(
 
 
 def predict_streamed(
-    forward: Forward, params: Params, images: Sliceable, *, radius: int, voxels: int
+    forward: Forward,
+    params: Params,
+    images: Sliceable,
+    *,
+    radius: int,
+    voxels: int,
+    stride: int = 1,
 ) -> Array:
     """Predicts one volume in tiles; equal to `predict_volumes` to rounding.
 
@@ -49,6 +55,7 @@ def predict_streamed(
       images: [x, y, z, m], z-scores, on the host (a memory map will do).
       radius: voxels on each side that an output depends on.
       voxels: that are computed at a time; 0 for the whole volume.
+      stride: of the network.
 
     Returns:
       [x, y, z], z-scores.
@@ -57,4 +64,4 @@ def predict_streamed(
     def predict(part: Array) -> Array:
         return np.asarray(predict_volumes(forward, params, part[None])[0])
 
-    return stream(predict, (images,), halo=radius, voxels=voxels)
+    return stream(predict, (images,), halo=radius, voxels=voxels, stride=stride)

@@ -55,6 +55,7 @@ def p3s_streamed(
     weight: Array | None = None,
     radius: int,
     voxels: int,
+    stride: int = 1,
 ) -> Array:
     """Returns `p3s` computed in tiles, equal to rounding, in bounded memory.
 
@@ -69,13 +70,15 @@ def p3s_streamed(
       weight: [x, y, z]; None counts all voxels alike.
       radius: voxels on each side that an output depends on.
       voxels: that are computed at a time; 0 for the whole volume.
+      stride: of the network.
     """
     counts = np.ones(target.shape, np.float32) if weight is None else weight.astype(np.float32)
 
     def maps(images: Array, target: Array, counts: Array) -> Array:
         return np.asarray(p3s(forward, params, *map(jnp.asarray, (images, target, counts))))
 
-    return stream(maps, (images, target, counts), halo=2 * radius, voxels=voxels)
+    volumes = images, target, counts
+    return stream(maps, volumes, halo=2 * radius, voxels=voxels, stride=stride)
 
 
 def shares(maps: Array, regions: Mapping[str, Array | None]) -> dict[str, list[float]]:

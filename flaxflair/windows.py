@@ -70,7 +70,7 @@ class Sliceable(Protocol):
         ...
 
 
-def cut_axis(size: int, pieces: int, halo: int) -> Iterator[Cut]:
+def cut_axis(size: int, pieces: int, halo: int, stride: int = 1) -> Iterator[Cut]:
     """Cuts an axis into pieces as even as can be, each read with a halo.
 
     Every piece is read with the same length (one compilation). Where one ends at the border of the
@@ -78,33 +78,44 @@ def cut_axis(size: int, pieces: int, halo: int) -> Iterator[Cut]:
 
     Args:
       size: voxels along the axis.
-      pieces: how many are wanted; there are fewer where evenness needs fewer.
+      pieces: how many are wanted; there are fewer where evenness or the stride needs fewer.
       halo: voxels on each side that an output depends on.
+      stride: what is read begins at multiples of it.
 
     Yields:
       Cuts which together write each voxel of the axis once.
     """
-    thickness, length = _even(size, pieces, halo)
+    thickness, length = _even(size, pieces, halo, stride)
     for start in range(0, size, thickness):
         stop = min(start + thickness, size)
-        low = min(max(start - halo, 0), size - length)
+        low = min(max(start - _up(halo, stride), 0), size - length)
         yield Cut(slice(low, low + length), slice(start - low, stop - low), slice(start, stop))
 
 
-def _even(size: int, pieces: int, halo: int) -> tuple[int, int]:
+def _even(size: int, pieces: int, halo: int, stride: int) -> tuple[int, int]:
     """Returns voxels written and voxels read by each piece."""
-    thickness = -(-size // pieces)
-    return thickness, min(size, thickness + 2 * halo)
+    thickness = _up(-(-size // pieces), stride)
+    needed = _up(halo, stride) + thickness + halo
+    # As long as leaves a multiple of the stride before the piece that ends with the axis.
+    return thickness, min(size, needed + (size - needed) % stride)
 
 
-def plan_tiles(shape: tuple[int, ...], halo: int, voxels: int) -> tuple[int, int, int]:
+def _up(number: int, stride: int) -> int:
+    """Returns the next multiple of the stride."""
+    return number + -number % stride
+
+
+def plan_tiles(
+    shape: tuple[int, ...], halo: int, voxels: int, stride: int = 1
+) -> tuple[int, int, int]:
     """Returns the pieces along x, y and z by which the fewest voxels are read in all.
 
     Args:
       shape: of the volume.
       halo: voxels on each side that an output depends on.
-      voxels: that a tile may hold, halo included; 0 for one tile. A tile is never thinner than one
-        voxel and its halo, even where that is more.
+      voxels: that a tile may hold, halo included; 0 for one tile. A tile is never thinner than
+        `stride` voxels and their halo, even where that is more.
+      stride: tiles begin at multiples of it.
     """
     if voxels == 0:
         return 1, 1, 1
@@ -113,7 +124,7 @@ def plan_tiles(shape: tuple[int, ...], halo: int, voxels: int) -> tuple[int, int
         """Returns (pieces, voxels read by one, voxels read by all), once for each thickness."""
         lengths = {}
         for pieces in range(1, size + 1):
-            thickness, read = _even(size, pieces, halo)
+            thickness, read = _even(size, pieces, halo, stride)
             lengths.setdefault(read, (pieces, read, read * -(-size // thickness)))
         return list(lengths.values())
 
@@ -126,16 +137,23 @@ def plan_tiles(shape: tuple[int, ...], halo: int, voxels: int) -> tuple[int, int
 
 
 def stream(
-    function: Callable[..., Array], volumes: tuple[Sliceable, ...], *, halo: int, voxels: int
+    function: Callable[..., Array],
+    volumes: tuple[Sliceable, ...],
+    *,
+    halo: int,
+    voxels: int,
+    stride: int = 1,
 ) -> Array:
     """Applies a local function to volumes, tile by tile.
 
     Args:
       function: arrays [x, y, z, …] -> array [x, y, z, …], where an output voxel depends on inputs
-        at most `halo` voxels away.
+        at most `halo` voxels away, and of which only shifts by multiples of `stride` voxels are
+        the same function.
       volumes: its arguments, of one grid.
       halo: see above.
       voxels: that a tile may hold, halo included; 0 calls the function once.
+      stride: see above.
 
     Returns:
       What the function gives for the whole volumes, to rounding.
@@ -143,10 +161,10 @@ def stream(
     shape = volumes[0].shape[:3]
     if 0 in shape:
         raise ValueError(f"nothing to stream in volumes of shape {volumes[0].shape}")
-    pieces = plan_tiles(shape, halo, voxels)
+    pieces = plan_tiles(shape, halo, voxels, stride)
     out: Array | None = None
     for x, y, z in itertools.product(
-        *(list(cut_axis(size, n, halo)) for size, n in zip(shape, pieces, strict=True))
+        *(list(cut_axis(size, n, halo, stride)) for size, n in zip(shape, pieces, strict=True))
     ):
         part = function(*(volume[x.read, y.read, z.read] for volume in volumes))
         if out is None:

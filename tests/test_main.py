@@ -18,6 +18,7 @@ import pytest
 import flaxflair
 from flaxflair.crossval import run
 from flaxflair.evaluate import METRICS
+from flaxflair.methods import FittedNetwork
 from flaxflair.volume import InputError
 from tests.samples import tiny_config
 
@@ -77,7 +78,9 @@ def _wait_for_saves(workdir: Path, process: subprocess.Popen[str], count: int) -
 def _parameters(workdir: Path) -> Iterator[np.ndarray]:
     import jax
 
-    yield from map(np.asarray, jax.tree.leaves(flaxflair.load_model(workdir, 1).params))
+    fitted = flaxflair.load_model(workdir, 1).fitted
+    assert isinstance(fitted, FittedNetwork)
+    yield from map(np.asarray, jax.tree.leaves(fitted.params))
 
 
 def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(

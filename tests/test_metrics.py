@@ -92,6 +92,45 @@ def test_without_white_matter_around_or_with_none_brighter_than_zero_a_ratio_is_
     assert np.isnan(metrics.lesion_ratios(np.zeros_like(TRUTH), lesion, BRAIN)).all()
 
 
+def test_the_overlap_is_dice_and_nan_for_two_empty_masks():
+    half = np.arange(TRUTH.shape[0]).reshape(-1, 1, 1) < 5
+    half = np.broadcast_to(half, TRUTH.shape)
+    assert metrics.dice(half, half) == 1
+    assert metrics.dice(half, ~half) == 0
+    assert metrics.dice(half, np.ones_like(half)) == pytest.approx(2 * 5 / (5 + 11))
+    assert metrics.dice(half, NOWHERE) == 0
+    assert math.isnan(metrics.dice(NOWHERE, NOWHERE))
+
+
+def test_lesions_are_scored_one_by_one():
+    truth, segmented = NOWHERE.copy(), NOWHERE.copy()
+    truth[1:3, 1, 1] = True
+    truth[3, 2, 2] = True  # touches by a corner: the same lesion
+    truth[8, 1, 1] = True  # missed
+    segmented[3, 2, 2] = True
+    segmented[6, 6, 5:7] = True  # false, as is the next
+    segmented[9, 8, 7] = True
+    segmented[2, 1, 1] = True
+    scores = metrics.lesion_scores(segmented, truth)
+    assert scores.dice == pytest.approx(2 * 2 / (5 + 4))
+    assert scores.recall == 0.5
+    assert scores.false_positives == 2
+    assert scores.volume_bias == pytest.approx(1 / 4)
+
+
+def test_the_lesions_of_a_healthy_subject_have_no_recall_and_no_volume_bias():
+    scores = metrics.lesion_scores(NOWHERE, NOWHERE)
+    assert scores.false_positives == 0
+    assert np.isnan([scores.dice, scores.recall, scores.volume_bias]).all()
+    scores = metrics.lesion_scores(BRAIN, NOWHERE)
+    assert (scores.dice, scores.false_positives) == (0, 1)
+    assert np.isnan([scores.recall, scores.volume_bias]).all()
+
+
+def test_nothing_segmented_is_no_overlap_and_all_volume_missing():
+    assert metrics.lesion_scores(NOWHERE, BRAIN) == (0, 0, 0, -1)
+
+
 def test_white_matter_is_the_largest_piece_of_the_brightest_class_in_the_brain():
     radius = np.linalg.norm(np.indices((32, 32, 32)) - 15.5, axis=0)
     brain = radius < 15

@@ -17,6 +17,7 @@ import pytest
 import flaxflair
 from flaxflair import derivative
 from flaxflair.config import NetworkConfig
+from flaxflair.methods import FittedNetwork
 from flaxflair.model import Model
 from flaxflair.networks.network import Network, Params
 from flaxflair.normalize import Normalization, Stats
@@ -162,10 +163,8 @@ def test_an_interrupt_ends_all_threads():
 def model(network: Network, params: Params) -> Model:
     """Reads T1 and T2; the region is the brain, the gain the inputs'."""
     images, flair = Stats((1.0, 1.1), (0.4, 0.5)), Stats((1.0,), (0.5,))
-    config = NetworkConfig(layers=2, filters=4)
-    return Model(
-        ("T1", "T2"), config, network, params, Normalization(images, flair, 1.2), region="brain"
-    )
+    fitted = FittedNetwork(NetworkConfig(layers=2, filters=4), network, params)
+    return Model(("T1", "T2"), fitted, Normalization(images, flair, 1.2), region="brain")
 
 
 @pytest.fixture
@@ -197,7 +196,7 @@ def test_a_data_set_is_predicted_as_its_subjects_are_one_by_one(
         np.testing.assert_array_equal(written.array, alone)
         assert not written.array[~subject.masks.brain].any()
         sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
-        assert sidecar["Model"] == {"Network": "fcn", "Fold": 0}
+        assert sidecar["Model"] == {"Method": "fcn", "Fold": 0}
         assert sidecar["Sources"] == [f"bids:source:{source}" for source in subject.sources]
         assert sidecar["SkullStripped"] is True
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from flaxflair.networks import unet
 from flaxflair.saliency import p3s, p3s_streamed, shares
-from tests.samples import reference_fcn
+from tests.samples import draw_params, reference_fcn
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -50,6 +51,25 @@ def test_streamed_saliency_equals_whole_volume_saliency(network, params, scan, v
     whole = np.asarray(p3s(network.forward, params, images, target, chosen))
     streamed = p3s_streamed(
         network.forward, params, images, target, weight=chosen, radius=network.radius, voxels=voxels
+    )
+    np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5 * whole.std())
+
+
+def test_streamed_saliency_of_a_network_with_a_stride_equals_that_of_the_whole_volume():
+    network = unet.build(2, filters=2)
+    params = draw_params(network)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(147, 5, 6, 2)).astype(np.float32)
+    target = rng.normal(size=images.shape[:3]).astype(np.float32)
+    whole = np.asarray(p3s(network.forward, params, images, target))
+    streamed = p3s_streamed(
+        network.forward,
+        params,
+        images,
+        target,
+        radius=network.radius,
+        voxels=110 * 30,
+        stride=network.stride,
     )
     np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5 * whole.std())
 

@@ -40,9 +40,9 @@ def test_every_wanted_voxel_is_drawn_as_a_centre():
     assert {tuple(part.start for part in cut) for cut in drawn} == set(map(tuple, inside.tolist()))
 
 
-@given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 12))
-def test_cuts_write_every_voxel_once_and_read_its_whole_neighbourhood(size, pieces, halo):
-    cuts = list(cut_axis(size, pieces, halo))
+@given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 12), st.integers(1, 5))
+def test_cuts_write_every_voxel_once_and_read_its_whole_neighbourhood(size, pieces, halo, stride):
+    cuts = list(cut_axis(size, pieces, halo, stride))
     assert len(cuts) <= pieces
     assert [at for cut in cuts for at in range(size)[cut.write]] == list(range(size))
     assert len({cut.read.stop - cut.read.start for cut in cuts}) == 1
@@ -50,24 +50,38 @@ def test_cuts_write_every_voxel_once_and_read_its_whole_neighbourhood(size, piec
         assert range(size)[cut.read][cut.keep] == range(size)[cut.write]
         assert 0 <= cut.read.start <= max(cut.write.start - halo, 0)
         assert min(cut.write.stop + halo, size) <= cut.read.stop <= size
+        assert cut.read.start % stride == 0
 
 
-def held(shape: tuple[int, ...], pieces: tuple[int, ...], halo: int) -> tuple[int, int]:
+@given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 12))
+def test_without_a_stride_no_cut_reads_more_than_its_halo(size, pieces, halo):
+    for cut in cut_axis(size, pieces, halo):
+        assert cut.read.stop - cut.read.start <= -(-size // pieces) + 2 * halo
+
+
+def held(
+    shape: tuple[int, ...], pieces: tuple[int, ...], halo: int, stride: int
+) -> tuple[int, int]:
     """Returns the voxels that one tile reads, and that all of them read."""
-    cuts = [list(cut_axis(size, n, halo)) for size, n in zip(shape, pieces, strict=True)]
+    cuts = [list(cut_axis(size, n, halo, stride)) for size, n in zip(shape, pieces, strict=True)]
     lengths = [axis[0].read.stop - axis[0].read.start for axis in cuts]
     return int(np.prod(lengths)), int(np.prod(lengths)) * int(np.prod([len(c) for c in cuts]))
 
 
-@given(st.tuples(*[st.integers(1, 30)] * 3), st.integers(0, 4), st.integers(200, 20_000))
-def test_tiles_keep_to_their_size_and_no_even_cut_reads_less(shape, halo, voxels):
-    pieces = plan_tiles(shape, halo, voxels)
-    size, total = held(shape, pieces, halo)
-    thinnest = held(shape, shape, halo)[0]
+@given(
+    st.tuples(*[st.integers(1, 30)] * 3),
+    st.integers(0, 4),
+    st.integers(200, 20_000),
+    st.integers(1, 4),
+)
+def test_tiles_keep_to_their_size_and_no_even_cut_reads_less(shape, halo, voxels, stride):
+    pieces = plan_tiles(shape, halo, voxels, stride)
+    size, total = held(shape, pieces, halo, stride)
+    thinnest = held(shape, shape, halo, stride)[0]
     assert size <= max(voxels, thinnest)
     for other in [(1, 1, 1), (2, 1, 1), (1, 3, 1), (2, 2, 2), (4, 1, 2)]:
         other = tuple(min(n, edge) for n, edge in zip(other, shape, strict=True))
-        theirs, all_of_them = held(shape, other, halo)
+        theirs, all_of_them = held(shape, other, halo, stride)
         assert theirs > voxels or all_of_them >= total
 
 
@@ -102,6 +116,24 @@ def test_a_halo_that_is_too_thin_shows():
     volume = np.random.default_rng(0).normal(size=(13, 6, 5, 2))
     thin = stream(smooth, (volume,), halo=1, voxels=200)
     assert np.abs(thin - smooth(volume)).max() > 0.01
+
+
+def blocky(volume: Array) -> Array:
+    """Gives every block of 3 voxels along each axis its largest value; what is beyond is zero."""
+    margins = [(0, -size % 3) for size in volume.shape]
+    blocks = np.pad(volume, margins)
+    for axis in range(3):
+        starts = range(0, blocks.shape[axis], 3)
+        blocks = np.repeat(np.maximum.reduceat(blocks, starts, axis), 3, axis)
+    return blocks[tuple(slice(size) for size in volume.shape)]
+
+
+@pytest.mark.parametrize("shape", [(19, 6, 5), (7, 20, 5), (9, 8, 10)])
+def test_a_filter_of_blocks_is_streamed_by_its_stride_and_by_no_other(shape: tuple[int, ...]):
+    volume = np.random.default_rng(0).normal(size=shape)
+    streamed = stream(blocky, (volume,), halo=2, voxels=200, stride=3)
+    np.testing.assert_array_equal(streamed, blocky(volume))
+    assert not np.array_equal(stream(blocky, (volume,), halo=2, voxels=200), blocky(volume))
 
 
 def test_a_volume_without_voxels_cannot_be_streamed():

@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from flaxflair.volume import Array
+from flaxflair.files import write_json
+from flaxflair.volume import Array, InputError
+
+FILE = "least_squares.json"
 
 
 class LeastSquares(NamedTuple):
@@ -40,6 +45,25 @@ def predict(model: LeastSquares, images: Array) -> Array:
     shape = images.shape[:-1]
     flat = _design(images.reshape(-1, images.shape[-1])) @ model.coefficients
     return flat.reshape(shape).astype(np.float32)
+
+
+def save(model: LeastSquares, folder: Path) -> None:
+    """Writes the coefficients into a folder."""
+    write_json(folder / FILE, {"coefficients": model.coefficients.tolist()})
+
+
+def load(folder: Path) -> LeastSquares:
+    """Undoes `save`.
+
+    Raises:
+      InputError: the folder does not hold them.
+    """
+    path = folder / FILE
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["coefficients"]
+        return LeastSquares(np.array(stored, np.float64))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: holds no coefficients; fit the fold again") from None
 
 
 def _design(voxels: Array) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from flaxflair.config import NetworkConfig
-from flaxflair.networks import fcn
+from flaxflair.networks import fcn, mlp, unet
 from flaxflair.networks.conv import conv3d
 from flaxflair.networks.network import Convolution, Network
 
@@ -30,6 +30,16 @@ NETWORKS: dict[str, Builder] = {
         filters=config.filters,
         dtype=config.dtype,
         convolution=convolution,
+    ),
+    "unet": lambda channels, config, convolution=conv3d: unet.build(
+        channels,
+        layers=config.layers,
+        filters=config.filters,
+        dtype=config.dtype,
+        convolution=convolution,
+    ),
+    "mlp": lambda channels, config, convolution=conv3d: mlp.build(
+        channels, layers=config.layers, filters=config.filters, dtype=config.dtype
     ),
 }
 

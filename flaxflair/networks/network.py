@@ -33,12 +33,15 @@ class Network(NamedTuple):
       start_linear: (params, coefficients m + 1) -> params of a network that computes exactly
         `Σ_m c_m · image_m + c_(m+1)`, from which training then goes on; None if it cannot.
       radius: voxels on each side that an output depends on.
+      stride: tiles must begin at multiples of it, along every axis: images shifted by as much give
+        the FLAIR shifted by as much, and by no less.
     """
 
     init: Callable[[jax.Array], Params]
     forward: Forward
     start_linear: Callable[[Params, Array], Params] | None
     radius: int
+    stride: int = 1
 
 
 def count_parameters(params: Params) -> int:

@@ -29,6 +29,7 @@ from flaxflair.config import NetworkConfig
 from flaxflair.files import write_json
 from flaxflair.machine import peak_memory_gib
 from flaxflair.memory import start_with_huge_pages
+from flaxflair.methods import FittedNetwork
 from flaxflair.model import Model, save_model
 from flaxflair.networks import NETWORKS
 from flaxflair.nifti import write_volume
@@ -82,7 +83,7 @@ def make_run(folder: Path, filters: int) -> None:
         Stats((300.0,) * count, (60.0,) * count), Stats((300.0,), (60.0,))
     )
     params = network.init(jax.random.key(0))
-    model = Model(INPUTS, config, network, params, normalization)
+    model = Model(INPUTS, FittedNetwork(config, network, params), normalization)
     save_model(folder / "fold-0", model)
 
 

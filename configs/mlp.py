@@ -1,0 +1,15 @@
+"""A voxel-wise perceptron in place of the FCN (Wei et al. 2019, Table 2): two layers of 100 units.
+
+It has every advantage that the FCN has: the same windows, epochs, optimiser and linear start.
+"""
+
+from configs import fcn64
+from flaxflair.config import Config
+
+
+def get_config(variant: str = "") -> Config:
+    config = fcn64.get_config(variant)
+    config.network.name = "mlp"
+    config.network.layers = 2
+    config.network.filters = 100
+    return config

@@ -1,0 +1,201 @@
+"""Random forest on patches: trees that read the 3×3×3 voxels around a voxel in every sequence.
+
+Knows nothing of intensities or units, nor of files but its own.
+
+Source: Wei et al. 2019, 60 trees on the 3×3×3 patches of every sequence, after Jog, Carass, Roy,
+Pham and Prince, Random forest regression for magnetic resonance image synthesis, Medical Image
+Analysis 2017. The trees are those of Breiman 2001, from scikit-learn.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import numpy as np
+from isal import igzip
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.exceptions import InconsistentVersionWarning
+
+from flaxflair.files import write_bytes
+from flaxflair.volume import Array, InputError
+
+FILE = "forest.joblib"
+
+# Voxels predicted at a time by a core: 18 MB of patches with five sequences.
+_CHUNK = 1 << 15
+
+_NEIGHBOURS = tuple(itertools.product(range(3), repeat=3))
+
+
+class Forest(NamedTuple):
+    """A fitted forest.
+
+    Attributes:
+      trees: of scikit-learn.
+      sequences: m, the channels that it reads.
+    """
+
+    trees: RandomForestRegressor
+    sequences: int
+
+
+def fit(
+    examples: Iterable[tuple[Array, Array, Array]],
+    *,
+    trees: int,
+    leaf: int,
+    features: float,
+    patches: int,
+    seed: int,
+) -> Forest:
+    """Grows the trees on all cores; the same seed and examples give the same forest.
+
+    Memory is 108 bytes a patch and sequence, and the trees.
+
+    Args:
+      examples: (images [x, y, z, m], flair [x, y, z], region bool[x, y, z]) of each subject. Only
+        voxels of the region are learnt, but their patches reach beyond it.
+      trees: number of trees.
+      leaf: fewest patches in a leaf.
+      features: fraction of a patch's values that are tried at a split; Breiman's choice for
+        regression is 1/3.
+      patches: at most this many in all, drawn at random without replacement, as evenly over the
+        subjects as they have voxels; 0 for all.
+      seed: of the draw and of the trees, zero or more.
+
+    Raises:
+      InputError: no voxel counts, or the subjects differ in their number of sequences.
+    """
+    subjects = list(examples)
+    counts = [int(region.sum()) for _, _, region in subjects]
+    if not sum(counts):
+        raise InputError("no voxel of the training subjects counts; check their regions")
+    sequences = {images.shape[-1] for images, _, _ in subjects}
+    if len(sequences) > 1:
+        found = " and ".join(map(str, sorted(sequences)))
+        raise InputError(f"the training subjects have {found} sequences; give all the same")
+    width = sequences.pop()
+    shares = _share(counts, patches)
+    table = np.empty((sum(shares), width * len(_NEIGHBOURS)), np.float32)
+    target = np.empty(sum(shares))
+    start = 0
+    for number, ((images, flair, region), share) in enumerate(zip(subjects, shares, strict=True)):
+        voxels = np.flatnonzero(region)
+        if share < len(voxels):
+            draw = np.random.default_rng([seed, number])
+            voxels = np.sort(draw.choice(voxels, share, replace=False))
+        rows = slice(start, start + share)
+        table[rows] = _read_patches(_pad(images), voxels)
+        target[rows] = flair.ravel()[voxels]
+        start += share
+    forest = RandomForestRegressor(
+        trees, min_samples_leaf=leaf, max_features=float(features), n_jobs=-1, random_state=seed
+    )
+    return Forest(forest.fit(table, target), width)
+
+
+def predict(model: Forest, images: Array, inside: Array | None = None) -> Array:
+    """Returns the prediction, x y z m -> x y z, float32.
+
+    Outside the grid images count as 0, the mean of z-scores.
+
+    Args:
+      model: from `fit`.
+      images: [x, y, z, m], scaled as those that it was fitted to.
+      inside: bool[x, y, z], the voxels to compute, the others being 0; None for all.
+
+    Raises:
+      InputError: the number of sequences is not the model's.
+    """
+    if images.shape[-1] != model.sequences:
+        raise InputError(
+            f"the forest reads {model.sequences} sequences and the images hold {images.shape[-1]}; "
+            "give those that it was fitted to"
+        )
+    shape = images.shape[:-1]
+    voxels = np.arange(np.prod(shape)) if inside is None else np.flatnonzero(inside)
+    padded = _pad(images)
+    flair = np.zeros(int(np.prod(shape)), np.float32)
+
+    def compute(chunk: Array) -> None:
+        table = _read_patches(padded, chunk)
+        # One tree after the other, not the forest's own sum, whose order depends on its threads.
+        total = np.zeros(len(chunk))
+        for tree in model.trees.estimators_:
+            total += tree.predict(table, check_input=False)
+        flair[chunk] = total / len(model.trees.estimators_)
+
+    chunks = [voxels[start : start + _CHUNK] for start in range(0, len(voxels), _CHUNK)]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(compute, chunks))
+    return flair.reshape(shape)
+
+
+def save(model: Forest, folder: Path) -> None:
+    """Saves a forest as `forest.joblib`, whole or not at all; the folder has to be there."""
+    content = io.BytesIO()
+    with igzip.IGzipFile(fileobj=content, mode="wb", compresslevel=1, mtime=0) as stream:
+        joblib.dump(tuple(model), stream)
+    write_bytes(folder / FILE, content.getvalue())
+
+
+def load(folder: Path) -> Forest:
+    """Loads what `save` saved. It is a pickle, which can run code: load only what you trust.
+
+    Raises:
+      InputError: there is none, it is damaged, or another version of scikit-learn saved it.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; fit the forest first, or name another folder")
+    try:
+        with warnings.catch_warnings(), igzip.open(path, "rb") as stream:
+            warnings.simplefilter("error", InconsistentVersionWarning)
+            trees, sequences = joblib.load(stream)
+            stream.read()  # to the end, where the checksum is
+    except InconsistentVersionWarning as error:
+        raise InputError(
+            f"{path}: was saved by scikit-learn {error.original_sklearn_version} and this is "
+            f"{error.current_sklearn_version}; fit the forest anew, or install that version"
+        ) from error
+    except Exception as error:  # a damaged pickle raises nearly anything; each means it is no use
+        raise InputError(
+            f"{path}: is damaged or holds no forest; remove it and fit the forest anew "
+            f"({type(error).__name__})"
+        ) from error
+    return Forest(trees, sequences)
+
+
+def _share(counts: Sequence[int], patches: int) -> list[int]:
+    """Returns how many of `patches` each subject gives: equal shares, or all that it has."""
+    if patches == 0:
+        return list(counts)
+    shares, left = [0] * len(counts), patches
+    fewest_first = sorted(range(len(counts)), key=lambda number: counts[number])
+    for place, number in enumerate(fewest_first):
+        shares[number] = min(counts[number], left // (len(counts) - place))
+        left -= shares[number]
+    return shares
+
+
+def _pad(images: Array) -> Array:
+    return np.pad(images.astype(np.float32, copy=False), [(1, 1)] * 3 + [(0, 0)])
+
+
+def _read_patches(padded: Array, voxels: Array) -> Array:
+    """Returns float32[voxels, 27 · m], the patches around voxels of the grid that was padded."""
+    shape, width = padded.shape[:-1], padded.shape[-1]
+    corner = np.ravel_multi_index(np.unravel_index(voxels, [size - 2 for size in shape]), shape)
+    flat = padded.reshape(-1, width)
+    table = np.empty((len(voxels), len(_NEIGHBOURS), width), np.float32)
+    for number, step in enumerate(_NEIGHBOURS):
+        table[:, number] = flat[corner + np.ravel_multi_index(step, shape)]
+    return table.reshape(len(voxels), -1)

@@ -1,0 +1,237 @@
+"""Modality propagation: every voxel takes the FLAIR of the training subjects' most similar patch.
+
+Similar is a small sum of squared differences over 3×3×3 voxels and all sequences. Patches are
+compared within a window around the same position, so all subjects have to share one grid and lie
+roughly alike in it. The search is exact. Knows nothing of intensities or units, nor of files but
+its own.
+
+Source: Ye, Zikic, Glocker, Criminisi and Konukoglu, Modality Propagation, MICCAI 2013: its search
+for the nearest patch, as Wei et al. 2019 compare with; without its later rounds, which search again
+with the estimate itself as one more image.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from flaxflair.files import write_bytes
+from flaxflair.volume import Array, InputError
+
+FILE = "atlas.npz"
+
+# Voxels of a slab: its arrays stay in a core's cache while every shift of every subject passes.
+_SLAB = 1 << 15
+
+
+class Atlas(NamedTuple):
+    """The training subjects, and how far from a voxel they are searched.
+
+    Attributes:
+      images: float32[b, x, y, z, m].
+      flair: float32[b, x, y, z].
+      region: bool[b, x, y, z], the voxels that may be taken.
+      search: voxels to each side along x, y, z.
+    """
+
+    images: Array
+    flair: Array
+    region: Array
+    search: tuple[int, int, int]
+
+
+def fit(examples: Iterable[tuple[Array, Array, Array]], *, search: tuple[int, int, int]) -> Atlas:
+    """Stores the training subjects.
+
+    Args:
+      examples: (images [x, y, z, m], flair [x, y, z], region bool[x, y, z]) of each subject. The
+        images' scales weigh the sequences, so give z-scores.
+      search: voxels to each side along x, y, z; zeros compare the same position alone.
+
+    Raises:
+      InputError: there is no subject or no voxel to take, grids or sequences differ, or `search` is
+        negative.
+    """
+    if min(search) < 0:
+        raise InputError(f"search is {search}; give voxels to each side, zero or more")
+    subjects = list(examples)
+    if not subjects:
+        raise InputError("no subject to propagate from")
+    first = subjects[0][0].shape
+    for images, _, _ in subjects:
+        if images.shape != first:
+            raise InputError(
+                f"modality propagation needs one grid and the same sequences throughout: a "
+                f"training subject has {_say(images.shape)}, the first has {_say(first)}; "
+                "bring the images onto one grid, or leave the method out"
+            )
+    images, flair, region = zip(*subjects, strict=True)
+    if not any(own.any() for own in region):
+        raise InputError("no voxel of the training subjects counts; check their regions")
+    return Atlas(
+        np.stack(images, dtype=np.float32),
+        np.stack(flair, dtype=np.float32),
+        np.stack(region),
+        search,
+    )
+
+
+def predict(model: Atlas, images: Array, inside: Array | None = None) -> Array:
+    """Returns the prediction, x y z m -> x y z, float32.
+
+    Outside the grid images count as 0, the mean of z-scores. Of patches equally near, the first
+    subject's, and of these the lowest shift's (x, then y, then z), is taken. A voxel within whose
+    window no training voxel counts gets the mean FLAIR, over subjects, at the closest position that
+    counts in any of them.
+
+    Args:
+      model: from `fit`.
+      images: [x, y, z, m], scaled as those that it was fitted to.
+      inside: bool[x, y, z], the voxels to compute, the others being 0; None for all.
+
+    Raises:
+      InputError: the images' grid or number of sequences is not the model's.
+    """
+    if images.shape != model.images.shape[1:]:
+        raise InputError(
+            f"modality propagation needs images on the training subjects' grid: they have "
+            f"{_say(model.images.shape[1:])}, these have {_say(images.shape)}; "
+            "bring the images onto one grid, or leave the method out"
+        )
+    shape = images.shape[:-1]
+    inside = np.ones(shape, bool) if inside is None else inside
+    flair = np.full(shape, np.nan, np.float32)
+    slabs = _slabs(inside, model.search)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        searched = pool.map(lambda slab: _search(model, images, slab), slabs)
+        for slab, found in zip(slabs, searched, strict=True):
+            flair[slab] = found
+    alone = inside & np.isnan(flair)
+    if alone.any():
+        flair[alone] = _closest(model)[alone]
+    return np.where(inside, flair, np.float32(0))
+
+
+def _slabs(inside: Array, search: tuple[int, int, int]) -> list[tuple[slice, slice, slice]]:
+    """Cuts the box around the voxels that are asked for into slabs along x."""
+    if not inside.any():
+        return []
+    x, y, z = (slice(int(own.min()), int(own.max()) + 1) for own in np.nonzero(inside))
+    plane = math.prod(s.stop - s.start + 2 * n + 2 for s, n in zip((y, z), search[1:], strict=True))
+    thick = max(_SLAB // plane, 2 * search[0] + 2)
+    starts = range(x.start, x.stop, thick)
+    return [(slice(start, min(start + thick, x.stop)), y, z) for start in starts]
+
+
+def _search(model: Atlas, images: Array, slab: tuple[slice, slice, slice]) -> Array:
+    """Returns the FLAIR of the nearest patch for each voxel of a slab, NaN where none counts.
+
+    All arrays are padded alike and flattened, so that a shift is an offset and every pass runs over
+    contiguous memory; what wraps from one row into the next is cut away with the padding.
+    """
+    margin = [n + 1 for n in model.search]
+    shape = [s.stop - s.start + 2 * n for s, n in zip(slab, margin, strict=True)]
+    strides = shape[1] * shape[2], shape[2], 1
+    reach, patch = int(np.dot(strides, margin)), sum(strides)
+    size = math.prod(shape) - 2 * reach
+    target = _cut_images(images, slab, margin)[:, reach - patch : reach + size + patch]
+    difference = np.empty_like(target)
+    nearest = np.full(size, np.inf, np.float32)
+    taken = np.full(size, np.nan, np.float32)
+    for own, flair, region in zip(model.images, model.flair, model.region, strict=True):
+        counts = _cut(region, slab, margin).ravel()
+        if not counts.any():
+            continue
+        barred = np.where(counts, np.float32(0), np.float32(np.inf))
+        source, values = _cut_images(own, slab, margin), _cut(flair, slab, margin).ravel()
+        for shift in itertools.product(*(range(-n, n + 1) for n in model.search)):
+            at = reach + int(np.dot(strides, shift))
+            np.subtract(target, source[:, at - patch : at + size + patch], out=difference)
+            np.square(difference, out=difference)
+            distance = difference.sum(axis=0)
+            for stride in strides:
+                last = len(distance) - stride
+                distance = (
+                    distance[: last - stride] + distance[stride:last] + distance[2 * stride :]
+                )
+            distance += barred[at : at + size]
+            closer = np.flatnonzero(distance < nearest)
+            nearest[closer] = distance[closer]
+            taken[closer] = values[at + closer]
+    padded = np.pad(taken, reach).reshape(shape)
+    return padded[tuple(slice(n, -n) for n in margin)]
+
+
+def _cut_images(images: Array, slab: tuple[slice, slice, slice], margin: list[int]) -> Array:
+    """Returns a slab with a margin, float32[m, x · y · z]."""
+    cut = np.moveaxis(_cut(images, slab, margin), -1, 0)
+    return np.ascontiguousarray(cut, np.float32).reshape(len(cut), -1)
+
+
+def _cut(array: Array, slab: tuple[slice, slice, slice], margin: list[int]) -> Array:
+    """Returns a slab with a margin, zeros where that leaves the grid."""
+    wanted = [(s.start - n, s.stop + n) for s, n in zip(slab, margin, strict=True)]
+    sizes = array.shape[:3]
+    kept = tuple(slice(max(lo, 0), min(hi, n)) for (lo, hi), n in zip(wanted, sizes, strict=True))
+    beyond = [(max(-lo, 0), max(hi - n, 0)) for (lo, hi), n in zip(wanted, sizes, strict=True)]
+    return np.pad(array[kept], beyond + [(0, 0)] * (array.ndim - 3))
+
+
+def _closest(model: Atlas) -> Array:
+    """Returns, at each voxel, the mean FLAIR at the closest position that counts in any subject."""
+    known = model.region.any(axis=0)
+    total = np.where(model.region, model.flair, 0).sum(axis=0, dtype=np.float64)
+    mean = (total / np.maximum(model.region.sum(axis=0), 1)).astype(np.float32)
+    at = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return mean[tuple(np.asarray(at))]
+
+
+def _say(shape: tuple[int, ...]) -> str:
+    return f"{'×'.join(map(str, shape[:-1]))} voxels of {shape[-1]} sequences"
+
+
+def save(model: Atlas, folder: Path) -> None:
+    """Saves an atlas as `atlas.npz`, whole or not at all; the folder has to be there."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **model._asdict())
+    write_bytes(folder / FILE, content.getvalue())
+
+
+def load(folder: Path) -> Atlas:
+    """Loads what `save` saved.
+
+    Raises:
+      InputError: there is none, or it is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; fit the method first, or name another folder")
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            images, flair, region, search = (stored[name] for name in Atlas._fields)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise InputError(
+            f"{path}: is damaged or holds no atlas; remove it and fit the method anew "
+            f"({type(error).__name__})"
+        ) from error
+    x, y, z = map(int, search)
+    return Atlas(images, flair, region, (x, y, z))

@@ -1,0 +1,337 @@
+"""Lesions: white-matter lesions from a FLAIR and a T1, by rule, with nothing learnt or downloaded.
+
+A true and a synthetic FLAIR are segmented alike, so that what a synthesis keeps of the lesions can
+be counted. Sees a FLAIR, a T1, a brain mask and a voxel's size; knows nothing of files, of networks
+or of where a phantom put its lesions. Lesions of the cortex, and those darker than grey matter, are
+beyond it.
+
+The threshold is Souplet et al. 2008's: grey matter's level plus some of its spreads. A single one
+either misses faint lesions or takes cortex, so every level of `LEVELS` is tried and each piece at
+each level judged by its rim: a lesion is set in white matter, cortex is not. What a lesion's
+own T1 says does not count, as lesions look like grey matter there (compare Roura et al. 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_multiotsu
+
+from flaxflair import metrics
+from flaxflair.volume import Array, InputError
+
+# Spreads of grey matter above its median at which pieces are looked for.
+LEVELS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
+# Less of the rim than this in white matter is never enough, however bright.
+LEAST_WHITE = 0.2
+# A piece with more of its rim in fluid or outside the brain is choroid plexus, vessel or meninges.
+MOST_FLUID = 0.3
+# Of a piece's voxels, the share that is darker than what counts as its peak.
+PEAK_SHARE = 0.95
+SMOOTHING_MM = 0.7
+RIM_MM = 2.0
+# Unlike a rim this may be no voxel at all: one of a coarse grid would double a small lesion.
+REACH_MM = 2.0
+SURROUND_MM = 15.0
+# Of grey matter's deviations, 1.4826 times the median is the SD if they are normal.
+MAD_TO_SD = 1.4826
+TOUCHING = np.ones((3, 3, 3), bool)
+
+VoxelSize = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """What counts as a lesion. The defaults were chosen on one patient and the phantom.
+
+    Attributes:
+      seed: spreads above grey matter's median that the brightest voxel of a piece reaches.
+      white: share of the rim of a piece that is white matter, for a piece found at the lowest
+        level; in [0, 1].
+      relief: how much less is enough for every spread that a piece's level is higher.
+      edge: where a lesion ends, from 0, the level of the white matter around, to 1, its peak.
+      volume: the smallest lesion in mm³.
+    """
+
+    seed: float = 2.5
+    white: float = 0.75
+    relief: float = 0.125
+    edge: float = 0.5
+    volume: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("white", "edge"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give a share between 0 and 1")
+        if self.volume < 0:
+            raise ValueError(f"volume is {self.volume} mm³; give zero or more")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan with its lesions, to choose parameters by.
+
+    Attributes:
+      flair: [x, y, z], in any unit.
+      t1: [x, y, z], in any unit.
+      brain: bool[x, y, z].
+      voxel_size: edge lengths in mm.
+      lesion: bool[x, y, z], the truth.
+      weight: of its Dice in the mean.
+    """
+
+    flair: Array = field(repr=False)
+    t1: Array = field(repr=False)
+    brain: Array = field(repr=False)
+    voxel_size: VoxelSize
+    lesion: Array = field(repr=False)
+    weight: float = 1.0
+
+
+def segment(
+    flair: Array,
+    t1: Array,
+    brain: Array,
+    voxel_size: VoxelSize,
+    config: SegmentationConfig | None = None,
+) -> Array:
+    """Returns a lesion mask, bool[x, y, z]. A gain of the FLAIR or of the T1 does not change it.
+
+    Where the T1 has no three tissue classes, or the FLAIR does not vary in grey matter, no lesion
+    can be told and none is returned.
+
+    Args:
+      flair: [x, y, z], in any unit, true or synthetic.
+      t1: [x, y, z], in any unit, inhomogeneity-corrected.
+      brain: bool[x, y, z].
+      voxel_size: edge lengths in mm. Distances are in mm, but at least one voxel.
+      config: what counts as a lesion; the defaults if None.
+
+    Raises:
+      InputError: the shapes differ.
+    """
+    mask = np.zeros(brain.shape, bool)
+    evidence = _weigh(flair, t1, brain, voxel_size)
+    if evidence is not None:
+        mask[evidence.box] = _decide(evidence, config or SegmentationConfig())
+    return mask
+
+
+def tune(
+    cases: Sequence[Case],
+    grid: Mapping[str, Sequence[float]],
+    start: SegmentationConfig | None = None,
+) -> SegmentationConfig:
+    """Chooses parameters by the weighted mean Dice of cases, of training subjects only.
+
+    Coordinate search: one parameter after the other, in the order of the grid, takes the value that
+    is best while the others stay (the earliest of equals), until a whole round changes none.
+
+    Args:
+      cases: those without a lesion in truth and segmentation alike do not count.
+      grid: name of a parameter -> values to try.
+      start: where to begin; the defaults if None.
+
+    Raises:
+      ValueError: a name in the grid is not a parameter's.
+    """
+    if unknown := sorted(set(grid) - {f.name for f in fields(SegmentationConfig)}):
+        raise ValueError(f"{unknown[0]} is no parameter of a segmentation")
+    weighed = [_weigh(case.flair, case.t1, case.brain, case.voxel_size) for case in cases]
+
+    def mean_dice(config: SegmentationConfig) -> float:
+        total = weight = 0.0
+        for case, evidence in zip(cases, weighed, strict=True):
+            mask = np.zeros(case.brain.shape, bool)
+            if evidence is not None:
+                mask[evidence.box] = _decide(evidence, config)
+            overlap = metrics.dice(mask, case.lesion)
+            if np.isfinite(overlap):
+                total, weight = total + case.weight * overlap, weight + case.weight
+        return total / weight if weight else 0.0
+
+    best = start or SegmentationConfig()
+    score, known = mean_dice(best), set[SegmentationConfig]()
+    while True:
+        before = best
+        for name, values in grid.items():
+            for candidate in [replace(best, **{name: value}) for value in values]:
+                if candidate in known:
+                    continue
+                known.add(candidate)
+                if (found := mean_dice(candidate)) > score:
+                    best, score = candidate, found
+        if best == before:
+            return best
+
+
+@dataclass(frozen=True)
+class _Level:
+    """The pieces brighter than a level; index 0 of an array a piece is what is no piece.
+
+    Attributes:
+      threshold: spreads above grey matter's median.
+      pieces: the voxels brighter, as flat indices into the box.
+      owner: the piece of each of them, from 1.
+      peak: of each piece.
+      volume: of each piece, in mm³.
+      white: share of each piece's rim in white matter.
+      fluid: share in fluid or outside the brain.
+    """
+
+    threshold: float
+    pieces: Array
+    owner: Array
+    peak: Array
+    volume: Array
+    white: Array
+    fluid: Array
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What a scan says, whatever the parameters.
+
+    Attributes:
+      box: where in the volume the arrays lie.
+      brightness: float[x, y, z], the FLAIR in grey matter's spreads above its median.
+      around: float[x, y, z], the same of white matter nearby.
+      levels: pieces, by rising level.
+      voxel_size: in mm.
+    """
+
+    box: tuple[slice, ...]
+    brightness: Array
+    around: Array
+    levels: tuple[_Level, ...]
+    voxel_size: VoxelSize
+
+
+def _weigh(flair: Array, t1: Array, brain: Array, voxel_size: VoxelSize) -> _Evidence | None:
+    """Returns the evidence, or None where no lesion can be told."""
+    for name, image in {"T1": t1, "brain mask": brain}.items():
+        if image.shape != flair.shape:
+            raise InputError(f"the {name} is {image.shape} and the FLAIR {flair.shape} voxels")
+    box = next(iter(ndimage.find_objects(brain.astype(np.int8))), None)
+    if box is None:
+        return None
+    brain, t1 = brain[box], t1[box]
+    values = t1[brain]
+    try:
+        # Clipped as in `tissue.white_matter`: bright outliers would drag the upper threshold.
+        lower, upper = threshold_multiotsu(np.clip(values, *np.percentile(values, [1, 99])))
+    except ValueError:  # fewer than three intensities
+        return None
+    fluid, grey, white = t1 <= lower, brain & (t1 > lower) & (t1 <= upper), brain & (t1 > upper)
+
+    smooth = _smooth(flair[box], brain, voxel_size, SMOOTHING_MM)
+    level, spread = _middle(smooth[grey])
+    if not spread > 0:
+        return None
+    brightness = np.where(brain, (smooth - level) / spread, -np.inf)
+    usual, variation = _middle(brightness[white])
+    normal = white & (np.abs(brightness - usual) <= 2.5 * variation)
+    around = usual + _smooth(brightness - usual, normal, voxel_size, SURROUND_MM)
+    fluid |= ~brain
+    levels = tuple(
+        _pieces(brightness, white, fluid, threshold, voxel_size)
+        for threshold in LEVELS
+        if (brightness > threshold).any()
+    )
+    return _Evidence(box, brightness, around, levels, voxel_size)
+
+
+def _pieces(
+    brightness: Array, white: Array, fluid: Array, threshold: float, voxel_size: VoxelSize
+) -> _Level:
+    """Finds the pieces brighter than a threshold, and what their rims are made of."""
+    labels, count = _label(brightness > threshold)
+    distance, nearest = _nearest(labels == 0, voxel_size)
+    rim = (distance > 0) & (distance <= max(RIM_MM, 1.001 * max(voxel_size)))
+    owner = labels[tuple(axis[rim] for axis in nearest)]
+
+    def share(tissue: Array) -> Array:
+        part = np.bincount(owner, weights=tissue[rim], minlength=count + 1)
+        return part / np.maximum(np.bincount(owner, minlength=count + 1), 1)
+
+    pieces = np.flatnonzero(labels)
+    own = labels.ravel()[pieces]
+    peak = np.full(count + 1, -np.inf)
+    np.maximum.at(peak, own, brightness.ravel()[pieces])
+    volume = np.bincount(own, minlength=count + 1) * np.prod(voxel_size)
+    return _Level(threshold, pieces, own, peak, volume, share(white), share(fluid))
+
+
+def _decide(evidence: _Evidence, config: SegmentationConfig) -> Array:
+    """Returns the lesions in the evidence's box."""
+    brightness = evidence.brightness
+    accepted = np.zeros(brightness.shape, bool)
+    for level in evidence.levels:
+        needed = config.white - config.relief * (level.threshold - LEVELS[0])
+        lesion = (
+            (level.peak >= config.seed)
+            & (level.volume >= config.volume)
+            & (level.white >= max(LEAST_WHITE, needed))
+            & (level.fluid <= MOST_FLUID)
+        )
+        accepted.flat[level.pieces[lesion[level.owner]]] = True
+    if not accepted.any():
+        return accepted
+    # A scan blurs a lesion's border, which so lies part of the way down to the white matter; that
+    # may be a little outside the piece, where at a lower level the lesion ran into the cortex.
+    labels, count = _label(accepted)
+    _, nearest = _nearest(~accepted, evidence.voxel_size)
+    owner = labels[tuple(nearest)]
+    peak = _peaks(brightness[accepted], labels[accepted], count)[owner]
+    height = brightness - evidence.around
+    high = height >= config.edge * (peak - evidence.around)
+    lesion = high & accepted
+    distance, _ = _nearest(~lesion, evidence.voxel_size)
+    lesion |= high & (distance <= REACH_MM)
+    labels, _ = _label(lesion)
+    volume = np.bincount(labels.ravel()) * np.prod(evidence.voxel_size)
+    return lesion & (volume >= config.volume)[labels]
+
+
+def _peaks(brightness: Array, owner: Array, count: int) -> Array:
+    """Returns how bright each piece is, less its very brightest voxels; index 0 is no piece."""
+    order = np.lexsort((brightness, owner))
+    size = np.bincount(owner, minlength=count + 1)
+    first = np.cumsum(size) - size
+    chosen = first[1:] + (PEAK_SHARE * (size[1:] - 1)).astype(int)
+    return np.concatenate([[0.0], brightness[order][chosen]])
+
+
+def _smooth(image: Array, region: Array, voxel_size: VoxelSize, millimetres: float) -> Array:
+    """Returns the Gaussian mean of an image's voxels in a region; zero far from all of them."""
+    sigma = [millimetres / edge for edge in voxel_size]
+    weight = ndimage.gaussian_filter(region.astype(np.float64), sigma)
+    total = ndimage.gaussian_filter(np.where(region, image, 0).astype(np.float64), sigma)
+    return total / np.maximum(weight, 1e-3)
+
+
+def _middle(values: Array) -> tuple[float, float]:
+    """Returns the median, and a spread that equals the SD of normal values; NaN of no value."""
+    if not values.size:
+        return float("nan"), float("nan")
+    median = float(np.median(values))
+    return median, float(MAD_TO_SD * np.median(np.abs(values - median)))
+
+
+def _label(mask: Array) -> tuple[Array, int]:
+    labels, count = np.empty(mask.shape, np.int32), 0
+    count = int(ndimage.label(mask, TOUCHING, output=labels))  # pyright: ignore[reportArgumentType]
+    return labels, count
+
+
+def _nearest(outside: Array, voxel_size: VoxelSize) -> tuple[Array, Array]:
+    """Returns each voxel's distance in mm to the nearest that is not outside, and its indices."""
+    distance = np.empty(outside.shape, np.float64)
+    indices = np.empty((3, *outside.shape), np.int32)
+    ndimage.distance_transform_edt(
+        outside, voxel_size, return_indices=True, distances=distance, indices=indices
+    )
+    return distance, indices

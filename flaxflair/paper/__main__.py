@@ -1,0 +1,83 @@
+"""The paper: `python -m flaxflair.paper --scale=quick --workdir=paper`. Flags, no more."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from rich.console import Console
+
+from flaxflair.memory import start_with_huge_pages
+from flaxflair.signals import Interrupted
+from flaxflair.volume import InputError
+
+_SCALE = flags.DEFINE_enum(
+    "scale",
+    "quick",
+    ["quick", "full", "real"],
+    "quick: hours on two cores; full: the paper's own size, for a GPU; real: scans at 1 mm.",
+)
+_WORKDIR = flags.DEFINE_string("workdir", "paper", "Folder of the reproduction.")
+_ROOT = flags.DEFINE_string("root", "", "Prepared BIDS data set; by default the phantom.")
+_ONLY = flags.DEFINE_list("only", [], "Parts to make, such as table2,fig6; by default all.")
+
+
+def main(argv: list[str]) -> None:
+    """Reproduces what the flags describe."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    # JAX is imported by the program that stays, not by the one that only starts it.
+    from flaxflair.compilation import keep_compilations
+    from flaxflair.embedded import open_phantom
+    from flaxflair.paper.reproduce import reproduce
+    from flaxflair.paper.studies import PARTS, SCALES, load_config
+    from flaxflair.screen import show_bar
+
+    keep_compilations()
+    logging.set_verbosity(logging.WARNING)  # orbax tells each save in a dozen lines
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    try:
+        unknown = [part for part in _ONLY.value if part not in PARTS]
+        if unknown:
+            raise InputError(f"--only: {unknown[0]!r} is no part; choose from {', '.join(PARTS)}")
+        scale = SCALES[_SCALE.value]
+        if _ROOT.value:
+            source = Path(_ROOT.value)
+        elif _SCALE.value == "real":
+            raise InputError("--scale=real needs scans; name a prepared data set with --root")
+        else:
+            phantom = load_config("fcn", scale.variant).data.phantom
+            with show_bar(console, "phantom", phantom.subjects, 0) as bar:
+                source = open_phantom(phantom, bar.advance)
+        command = ["python", "-m", "flaxflair.paper", *sys.argv[1:]]
+        reproduce(
+            _SCALE.value,
+            scale,
+            Path(_WORKDIR.value),
+            source,
+            root=_ROOT.value,
+            parts=_ONLY.value,
+            command=command,
+            console=console,
+        )
+    except Interrupted as reason:
+        console.print(f"interrupted: {reason}; the same command goes on from there")
+        sys.exit(128 + reason.number)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from there")
+        sys.exit(130)
+    except (InputError, OSError) as error:
+        sys.exit(f"flaxflair: {error}")
+
+
+def start() -> None:
+    """Parses flags and runs."""
+    start_with_huge_pages()
+    app.run(main)
+
+
+if __name__ == "__main__":
+    start()

@@ -1,0 +1,100 @@
+"""Segmentation: lesions in the true and in every synthetic FLAIR, by the same rule, compared.
+
+The rule's parameters are chosen anew for every fold, on the true FLAIRs of its training subjects.
+Knows no network and no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from flaxflair import lesions, metrics
+from flaxflair.evaluate import Row
+from flaxflair.lesions import Case, SegmentationConfig
+from flaxflair.volume import Array, Subject
+
+# What is tried for each parameter of the rule.
+GRID: Mapping[str, Sequence[float]] = {
+    "seed": (1.5, 2.0, 2.5, 3.0, 3.5, 4.0),
+    "white": (0.35, 0.45, 0.55, 0.65, 0.75, 0.85),
+    "relief": (0.0, 0.05, 0.1, 0.15, 0.2),
+    "edge": (0.3, 0.4, 0.5, 0.6),
+}
+TRUTH = "truth"
+
+
+class Found(NamedTuple):
+    """What was found in one fold.
+
+    Attributes:
+      config: the parameters, chosen on the training subjects.
+      rows: method (or `truth`, the true FLAIR) -> subject -> scores. `agreement` is the Dice of the
+        lesions found in the synthetic and in the true FLAIR, the paper's figure; `dice`, `recall`,
+        `false_positives` and `volume_bias` compare with the true mask.
+    """
+
+    config: SegmentationConfig
+    rows: Mapping[str, Mapping[str, Row]]
+
+
+def segment_subject(subject: Subject, flair: Array, config: SegmentationConfig) -> Array:
+    """Returns the lesions of a subject in a true or a synthetic FLAIR, bool[x, y, z]."""
+    t1 = subject.images[..., subject.sequences.index("T1")]
+    size = subject.geometry.voxel_size
+    return lesions.segment(flair, t1, subject.masks.brain, size, config)
+
+
+def segment_fold(
+    training: Sequence[Subject],
+    heldout: Sequence[Subject],
+    flairs: Mapping[str, Callable[[Subject], Array]],
+    flair_of: Callable[[Subject], Array],
+) -> Found:
+    """Chooses parameters on training subjects and segments the held-out ones.
+
+    Args:
+      training: with FLAIR, T1 and lesion mask; those without a mask are left out, and if all are,
+        the rule's defaults are taken.
+      heldout: with FLAIR and T1.
+      flairs: method -> subject -> its synthetic FLAIR.
+      flair_of: subject -> its true FLAIR.
+    """
+    cases = [
+        Case(
+            flair_of(subject),
+            subject.images[..., subject.sequences.index("T1")],
+            subject.masks.brain,
+            subject.geometry.voxel_size,
+            subject.masks.lesion,
+        )
+        for subject in training
+        if subject.masks.lesion is not None
+    ]
+    config = lesions.tune(cases, GRID) if cases else SegmentationConfig()
+    rows: dict[str, dict[str, Row]] = {TRUTH: {}, **{method: {} for method in flairs}}
+    for subject in heldout:
+        true = segment_subject(subject, flair_of(subject), config)
+        rows[TRUTH][subject.name] = _score(subject, true)
+        for method, read in flairs.items():
+            found = segment_subject(subject, read(subject), config)
+            agreement = {"agreement": metrics.dice(found, true)}
+            rows[method][subject.name] = agreement | _score(subject, found)
+    return Found(config, rows)
+
+
+def _score(subject: Subject, found: Array) -> Row:
+    if subject.masks.lesion is None:
+        return {}
+    scores = metrics.lesion_scores(found, subject.masks.lesion)._asdict()
+    return {name: float(value) for name, value in scores.items()}
+
+
+def choose_examples(rows: Mapping[str, Row]) -> tuple[str, str]:
+    """Returns the subjects of the highest and of the lowest agreement.
+
+    Args:
+      rows: subject -> scores, of one method.
+    """
+    known = {name: row["agreement"] for name, row in rows.items() if row["agreement"] >= 0}
+    return max(known, key=known.__getitem__), min(known, key=known.__getitem__)

@@ -1,0 +1,103 @@
+"""Statistics: known answers, by hand or from the papers that define them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from flaxflair.significance import compare, holm, rank_agreement
+
+
+def test_five_pairs_that_all_agree_have_the_smallest_p_that_five_pairs_can_have():
+    result = compare(np.array([2.0, 3, 4, 5, 6]), np.array([1.0, 1, 1, 1, 1]))
+    assert result == (5, 3.0, 2 / 2**5, 1.0)
+
+
+def test_the_effect_is_the_share_of_ranks_for_less_that_against():
+    result = compare(np.array([1.0, 2, -3, 4]), np.zeros(4))
+    assert_allclose(result.effect, (1 + 2 + 4 - 3) / 10)
+    assert result.median_difference == 1.5
+    # Of 16 signs of the ranks 1 to 4, those with a smaller sum of 3 or less: 5, on either side.
+    assert_allclose(result.p, 10 / 16)
+
+
+def test_swapping_the_methods_turns_the_sign_and_keeps_p():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(size=(2, 20))
+    forth, back = compare(ours, theirs), compare(theirs, ours)
+    assert_allclose(back, (20, -forth.median_difference, forth.p, -forth.effect))
+    exact: Any = stats.wilcoxon(ours, theirs, method="exact")
+    assert_allclose(forth.p, exact.pvalue)
+
+
+def test_a_pair_with_an_undefined_score_is_left_out():
+    ours = np.array([1.0, 2, np.nan, 4, 5, np.inf])
+    theirs = np.array([0.0, 0, 0, np.nan, 0, 0])
+    assert compare(ours, theirs) == compare(np.array([1.0, 2, 5]), np.zeros(3))
+
+
+def test_differences_of_one_size_are_tested_exactly_by_their_signs():
+    result = compare(np.array([1.0, 1, 1, 1, 1, -1]), np.zeros(6))
+    assert_allclose(result.p, stats.binomtest(1, 6).pvalue)
+    assert_allclose(result.effect, 4 / 6)
+
+
+def test_equal_pairs_count_as_pairs_but_have_no_rank():
+    result = compare(np.array([0.0, 0, 1, 2, 3]), np.zeros(5))
+    assert result == (5, 1.0, 2 / 2**3, 1.0)
+
+
+def test_methods_that_never_differ_do_not_differ():
+    assert compare(np.ones(4), np.ones(4)) == (4, 0.0, 1.0, 0.0)
+
+
+def test_without_a_pair_a_comparison_is_undefined():
+    assert compare(np.array([np.nan, 1]), np.array([1, np.nan])).pairs == 0
+    assert np.isnan(compare(np.array([]), np.array([]))[1:]).all()
+
+
+def test_scores_of_different_subjects_are_refused():
+    with pytest.raises(ValueError, match=r"found \(3,\) and \(2,\)"):
+        compare(np.ones(3), np.ones(2))
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_falls():
+    assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_keeps_undefined_tests_undefined_and_does_not_count_them():
+    assert_allclose(holm([0.01, np.nan, 0.02]), [0.02, np.nan, 0.02])
+    assert np.isnan(holm([np.nan])).all()
+    assert holm([]).size == 0
+
+
+def test_holm_stays_a_probability():
+    assert_allclose(holm([0.6, 0.9]), [1, 1])
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\], found \[1.5\]"):
+        holm([0.5, 1.5])
+
+
+def test_rank_agreement_of_one_exchange_among_four():
+    result = rank_agreement(np.array([1, 2, 3, 4]), np.array([1.0, 3.0, 2.0, 40.0]))
+    assert_allclose(result, (1 - 6 * 2 / (4 * 15), (5 - 1) / 6, 4))
+
+
+@pytest.mark.parametrize(("b", "sign"), [([1, 4], 1), ([4, 1], -1)])
+def test_two_items_agree_wholly_or_not_at_all(b: list[int], sign: int):
+    assert_allclose(rank_agreement(np.array([0, 1]), np.array(b)), (sign, sign, 2))
+
+
+def test_rank_agreement_leaves_undefined_items_out():
+    known = rank_agreement(np.array([1, 2, np.nan, 3]), np.array([3.0, 2, 0, 1]))
+    assert_allclose(known, (-1, -1, 3))
+
+
+@pytest.mark.parametrize("a", [[1.0, 1, 1], [1.0, np.nan, np.nan], [np.nan] * 3])
+def test_rank_agreement_is_undefined_without_an_order(a: list[float]):
+    result = rank_agreement(np.array(a), np.array([1.0, 2, 3]))
+    assert np.isnan(result[:2]).all()
+    assert result.n == np.isfinite(a).sum()
