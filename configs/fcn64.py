@@ -39,7 +39,6 @@ def get_config(variant: str = "", filters: int = 64) -> Config:
         config.train.window = (16, 16, 16)
         config.train.windows_per_subject = 12
         config.train.epochs = 40
-        config.forest.patches = 100_000
     elif variant == "real":
         _go_real(config)
     else:

@@ -23,8 +23,8 @@ from skimage.filters import threshold_multiotsu
 from flaxflair import metrics
 from flaxflair.volume import Array, InputError
 
-# Spreads of grey matter above its median at which pieces are looked for.
-LEVELS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
+# Spreads of grey matter above its mode at which pieces are looked for.
+LEVELS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0)
 # Less of the rim than this in white matter is never enough, however bright.
 LEAST_WHITE = 0.2
 # A piece with more of its rim in fluid or outside the brain is choroid plexus, vessel or meninges.
@@ -38,6 +38,7 @@ REACH_MM = 2.0
 SURROUND_MM = 15.0
 # Of grey matter's deviations, 1.4826 times the median is the SD if they are normal.
 MAD_TO_SD = 1.4826
+FWHM_TO_SD = 2 * (2 * np.log(2)) ** 0.5
 TOUCHING = np.ones((3, 3, 3), bool)
 
 VoxelSize = tuple[float, float, float]
@@ -48,7 +49,7 @@ class SegmentationConfig:
     """What counts as a lesion. The defaults were chosen on one patient and the phantom.
 
     Attributes:
-      seed: spreads above grey matter's median that the brightest voxel of a piece reaches.
+      seed: spreads above grey matter's mode that the brightest voxel of a piece reaches.
       white: share of the rim of a piece that is white matter, for a piece found at the lowest
         level; in [0, 1].
       relief: how much less is enough for every spread that a piece's level is higher.
@@ -173,7 +174,7 @@ class _Level:
     """The pieces brighter than a level; index 0 of an array a piece is what is no piece.
 
     Attributes:
-      threshold: spreads above grey matter's median.
+      threshold: spreads above grey matter's mode.
       pieces: the voxels brighter, as flat indices into the box.
       owner: the piece of each of them, from 1.
       peak: of each piece.
@@ -197,7 +198,7 @@ class _Evidence:
 
     Attributes:
       box: where in the volume the arrays lie.
-      brightness: float[x, y, z], the FLAIR in grey matter's spreads above its median.
+      brightness: float[x, y, z], the FLAIR in grey matter's spreads above its mode.
       around: float[x, y, z], the same of white matter nearby.
       levels: pieces, by rising level.
       voxel_size: in mm.
@@ -228,7 +229,7 @@ def _weigh(flair: Array, t1: Array, brain: Array, voxel_size: VoxelSize) -> _Evi
     fluid, grey, white = t1 <= lower, brain & (t1 > lower) & (t1 <= upper), brain & (t1 > upper)
 
     smooth = _smooth(flair[box], brain, voxel_size, SMOOTHING_MM)
-    level, spread = _middle(smooth[grey])
+    level, spread = _mode(smooth[grey])
     if not spread > 0:
         return None
     brightness = np.where(brain, (smooth - level) / spread, -np.inf)
@@ -319,6 +320,24 @@ def _middle(values: Array) -> tuple[float, float]:
         return float("nan"), float("nan")
     median = float(np.median(values))
     return median, float(MAD_TO_SD * np.median(np.abs(values - median)))
+
+
+def _mode(values: Array) -> tuple[float, float]:
+    """Returns the mode, and the SD that normal values of the same width at half maximum have.
+
+    As in Souplet et al. 2008: what a T1 takes for grey matter is partly fluid, the more so the more
+    brain is lost, and lesions; neither moves the peak of the histogram or widens it there.
+    """
+    median, spread = _middle(values)
+    if not spread > 0:
+        return median, spread
+    count, edges = np.histogram(values, 200, (median - 4 * spread, median + 4 * spread))
+    smooth = ndimage.gaussian_filter1d(count.astype(np.float64), 4)
+    top = int(np.argmax(smooth))
+    low = np.flatnonzero(smooth < smooth[top] / 2)
+    first, last = low[low < top].max(initial=-1) + 1, low[low > top].min(initial=len(count)) - 1
+    width = edges[last + 1] - edges[first]
+    return float((edges[top] + edges[top + 1]) / 2), float(width / FWHM_TO_SD)
 
 
 def _label(mask: Array) -> tuple[Array, int]:
