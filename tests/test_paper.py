@@ -20,6 +20,7 @@ from flaxflair.paper.studies import PARTS, SCALES, Scale, load_config, plan_stud
 from flaxflair.paper.tables import Twin, summarize
 from flaxflair.sequences import INPUTS
 from flaxflair.volume import InputError
+from tests.browser import open_page
 from tests.samples import tiny_config
 
 ROOT = Path(__file__).parent.parent
@@ -204,6 +205,13 @@ def test_the_report_says_in_both_forms_what_the_numbers_say(reproduced: Path):
         assert "Not run yet" not in report
     for picture in ("fig4", "fig5"):
         assert (reproduced / "pictures" / f"{picture}.png").stat().st_size > 10_000
+
+
+def test_a_browser_opens_the_report_without_complaint_and_shows_every_picture(reproduced: Path):
+    page = open_page(reproduced / "report.html", width=1200)
+    assert page.console == []
+    assert len(page.images) == 3
+    assert all(page.images)
 
 
 def test_a_synthetic_flair_is_found_where_its_study_left_it(reproduced: Path, phantom: Path):
