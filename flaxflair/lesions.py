@@ -5,10 +5,10 @@ be counted. Sees a FLAIR, a T1, a brain mask and a voxel's size; knows nothing o
 or of where a phantom put its lesions. Lesions of the cortex, and those darker than grey matter, are
 beyond it.
 
-The threshold is Souplet et al. 2008's: grey matter's level plus some of its spreads. A single one
-either misses faint lesions or takes cortex, so every level of `LEVELS` is tried and each piece at
-each level judged by its rim: a lesion is set in white matter, cortex is not. What a lesion's
-own T1 says does not count, as lesions look like grey matter there (compare Roura et al. 2015).
+The threshold is Souplet et al. 2008's: the mode of grey matter plus some of its spreads. One alone
+misses faint lesions or takes cortex, so each piece at each of `LEVELS` is judged by its rim: a
+lesion is set in white matter, cortex is not (compare Roura et al. 2015), and the brighter a piece,
+the less it needs. What the T1 says within a piece does not count: lesions look like grey matter.
 """
 
 from __future__ import annotations
@@ -46,7 +46,12 @@ VoxelSize = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class SegmentationConfig:
-    """What counts as a lesion. The defaults were chosen on one patient and the phantom.
+    """What counts as a lesion.
+
+    The defaults had the best weighted Dice of a patient with 1.3 mL of lesions (0.40), the same
+    patient with 17 to 45 mL drawn in after other patients' masks (0.64), and phantoms of 3.6 mm
+    (0.64) and 1.8×1.8×3 mm voxels (0.67). Brightness around the aqueduct, which is no lesion, is
+    half of what is found in the first.
 
     Attributes:
       seed: spreads above grey matter's mode that the brightest voxel of a piece reaches.
@@ -58,9 +63,9 @@ class SegmentationConfig:
     """
 
     seed: float = 2.5
-    white: float = 0.75
+    white: float = 0.8
     relief: float = 0.125
-    edge: float = 0.5
+    edge: float = 0.55
     volume: float = 10.0
 
     def __post_init__(self) -> None:

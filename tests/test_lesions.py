@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
-from flaxflair import lesions
 from flaxflair.lesions import Case, SegmentationConfig, segment, tune
 from flaxflair.metrics import dice, lesion_scores
 from flaxflair.volume import Array, InputError
@@ -132,13 +129,14 @@ def test_tuning_finds_the_parameters_that_find_the_lesion():
 
 
 def test_tuning_weighs_the_cases():
-    small = Case(*scan(LESION), BRAIN, ONE_MM, LESION)
-    none = Case(small.flair, small.t1, BRAIN, ONE_MM, NOWHERE)
-    grid = {"seed": (2.5, 1000)}
-    start = SegmentationConfig()
-    assert tune([small, none], grid, start).seed == 2.5
-    # Finding nothing where nothing is has no Dice, and so cannot be outweighed.
-    assert math.isnan(dice(NOWHERE, NOWHERE))
+    images = scan(LESION)
+    tight, wide = SegmentationConfig(edge=0.9), SegmentationConfig(edge=0.1)
+    truths = [segment(*images, BRAIN, ONE_MM, config) for config in (tight, wide)]
+    assert truths[0].sum() < truths[1].sum()
+    for weights, best in (((3, 1), tight), ((1, 3), wide)):
+        pairs = zip(truths, weights, strict=True)
+        cases = [Case(*images, BRAIN, ONE_MM, truth, weight) for truth, weight in pairs]
+        assert tune(cases, {"edge": (0.1, 0.9)}) == best
 
 
 def test_an_unknown_parameter_is_refused():
@@ -146,7 +144,17 @@ def test_an_unknown_parameter_is_refused():
         tune([], {"threshold": (1,)})
 
 
-def test_distances_reach_at_least_one_voxel():
-    coarse = lesions._nearest(~ball(CENTRE, 1), (3.6, 3.6, 3.6))[0]
-    rim = (coarse > 0) & (coarse <= max(lesions.RIM_MM, 1.001 * 3.6))
-    assert rim.any()
+def test_a_lesion_is_found_on_a_coarse_grid():
+    coarse = (3.6, 3.6, 3.6)
+    found = segment(*scan(LESION), BRAIN, coarse)
+    assert lesion_scores(found, LESION).dice > 0.85
+
+
+def test_fluid_in_what_a_t1_takes_for_grey_matter_does_not_hide_a_lesion():
+    flair, t1 = scan(LESION, excess=30)
+    shrunken = GREY & ~ball(CENTRE, 18.2)
+    depth = np.random.default_rng(1).uniform(5, 60, SHAPE)
+    partial = np.where(shrunken, flair - depth, flair).astype(np.float32)
+    found = segment(flair, t1, BRAIN, ONE_MM)
+    assert lesion_scores(found, LESION).recall == 1
+    assert dice(segment(partial, t1, BRAIN, ONE_MM), found) > 0.9

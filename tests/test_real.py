@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flaxflair import evaluate, normalize
+from flaxflair import evaluate, lesions, metrics, normalize
 from flaxflair.baselines import least_squares
 from flaxflair.cohort import extract_brain, load_cohort
 from flaxflair.examples import make_example
@@ -55,6 +55,20 @@ def test_least_squares_learnt_from_one_patient_explains_something_of_the_other(
         code = least_squares.predict(rival, normalize.encode_images(learnt, other.images, brain))
         flair = normalize.decode_flair(learnt, code, other.images, brain)
         assert evaluate.score(other, np.where(brain, flair, 0))["nmse_brain"] < 1
+
+
+def test_the_lesions_of_a_patient_no_parameter_was_chosen_on_are_found(
+    patients: list[Subject],
+) -> None:
+    subject = patients[1]
+    assert subject.flair is not None
+    assert subject.masks.lesion is not None
+    t1 = subject.images[..., subject.sequences.index("T1")]
+    found = lesions.segment(subject.flair, t1, subject.masks.brain, subject.geometry.voxel_size)
+    scores = metrics.lesion_scores(found, subject.masks.lesion)
+    assert scores.dice >= 0.55
+    assert abs(scores.volume_bias) < 0.6
+    assert scores.false_positives <= 5
 
 
 def test_raw_sessions_are_refused_because_their_grids_differ() -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from flaxflair import panels
+from flaxflair.evaluate import Row
 from flaxflair.paper import published, remarks
 from flaxflair.paper.charts import draw_curves
 from flaxflair.paper.outcomes import Outcome, flatness, read_curve, read_flair
@@ -44,6 +45,24 @@ LABELS = {
     TRUTH: "true FLAIR",
 }
 Numbers = dict[str, Any]
+
+
+class Metric(NamedTuple):
+    """How a metric is printed: its heading, digits of ours and of theirs, and which end is best."""
+
+    title: str
+    digits: int
+    their_digits: int
+    best: Literal["lowest", "highest"] | None
+
+
+_METRICS = {
+    "mse": Metric("MSE", 1, 2, "lowest"),
+    "ssim": Metric("SSIM", 3, 3, "highest"),
+    # The best contrast is the true FLAIR's, not the highest.
+    "ratio1": Metric("Ratio 1", 3, 2, None),
+    "ratio2": Metric("Ratio 2", 3, 2, None),
+}
 
 
 @dataclass(frozen=True)
@@ -238,12 +257,8 @@ def _table2(material: Material) -> Made:
     folds = material.folds(names)
     blocks: list[Block] = []
     numbers = {}
-    for metric, title, digits, best in (
-        ("mse", "MSE", 1, "lowest"),
-        ("ssim", "SSIM", 3, "highest"),
-    ):
-        twin = _by_method(material, names, folds, metric, title, digits, best)
-        long = "Mean squared error" if metric == "mse" else "Structural similarity"
+    for metric, long in (("mse", "Mean squared error"), ("ssim", "Structural similarity")):
+        twin = _by_method(material, names, folds, metric)
         blocks += _twin_blocks(material, "table2", twin, f"{long} (SD), held-out subjects")
         blocks.append(twin.folds(f"{long} (SD), fold by fold"))
         numbers[metric] = twin.numbers()
@@ -289,17 +304,18 @@ def _table2(material: Material) -> Made:
     return blocks, numbers, names
 
 
-def _by_method(material, names, folds, metric, title, digits, best) -> Twin:
+def _by_method(material: Material, names: Sequence[str], folds: Sequence[int], metric: str) -> Twin:
+    said = _METRICS[metric]
     return Twin(
-        title,
+        said.title,
         {name: LABELS[name] for name in names},
         {name: material.of(name, metric, folds) for name in names},
         published.SCORES[metric],
         reference="fcn",
         tested={name: material.outcomes[name].values(metric, folds) for name in names},
-        best=best,
-        digits=digits,
-        their_digits=3 if metric == "ssim" else 2,
+        best=said.best,
+        digits=said.digits,
+        their_digits=said.their_digits,
     )
 
 
@@ -309,29 +325,20 @@ def _table3(material: Material) -> Made:
     blocks: list[Block] = []
     numbers = {}
     fcn = material.outcomes["fcn"]
-    for metric, title in (("ratio1", "Ratio 1"), ("ratio2", "Ratio 2")):
-        plain = _by_method(material, names, folds, metric, title, 3, "highest")
+    for metric in ("ratio1", "ratio2"):
+        plain = _by_method(material, names, folds, metric)
         truth = summarize(
             {
                 fold: np.array([fcn.truth[name][metric] for name in fcn.folds[fold]])
                 for fold in folds
             }
         )
-        twin = Twin(
-            title,
-            {**plain.labels, TRUTH: LABELS[TRUTH]},
-            {**plain.ours, TRUTH: truth},
-            plain.theirs,
-            "fcn",
-            plain.tested,
-            None,
-            3,
-            2,
-        )
+        labels = {**plain.labels, TRUTH: LABELS[TRUTH]}
+        twin = replace(plain, labels=labels, ours={**plain.ours, TRUTH: truth})
         what = "normal-appearing white matter"
         what += " within five voxels of them" if metric == "ratio2" else ""
         blocks += _twin_blocks(
-            material, "table3", twin, f"{title} (SD): mean of the lesions over the {what}"
+            material, "table3", twin, f"{twin.metric} (SD): mean of the lesions over the {what}"
         )
         numbers[metric] = twin.numbers()
     return blocks, numbers, names
@@ -400,7 +407,9 @@ def _lesions(material: Material) -> Made:
     return blocks, numbers, names
 
 
-def _found_in(material: Material, name: str, scores):
+def _found_in(
+    material: Material, name: str, scores: Mapping[str, Row]
+) -> tuple[Subject, str, list[tuple[str, Array, Array]]]:
     subject = material.subjects[name]
     found = next(f for f in material.lesions.values() if name in f.rows["fcn"])
     true = _true_flair(subject)
@@ -570,7 +579,14 @@ def _table4c(material: Material) -> Made:
     )
 
 
-def _inputs(material, part, caption, labels, studies, theirs) -> Made:
+def _inputs(
+    material: Material,
+    part: str,
+    caption: str,
+    labels: Mapping[Any, str],
+    studies: Mapping[Any, str],
+    theirs: Mapping[Any, Published],
+) -> Made:
     names = ["fcn", *studies.values()]
     folds = material.folds(names)
     everything = "all"
