@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from scipy import ndimage
-from skimage.filters import threshold_multiotsu
 
 from flaxflair import metrics
+from flaxflair.tissue import part_tissues
 from flaxflair.volume import Array, InputError
 
 # Spreads of grey matter above its mode at which pieces are looked for.
@@ -225,12 +225,10 @@ def _weigh(flair: Array, t1: Array, brain: Array, voxel_size: VoxelSize) -> _Evi
     if box is None:
         return None
     brain, t1 = brain[box], t1[box]
-    values = t1[brain]
-    try:
-        # Clipped as in `tissue.white_matter`: bright outliers would drag the upper threshold.
-        lower, upper = threshold_multiotsu(np.clip(values, *np.percentile(values, [1, 99])))
-    except ValueError:  # fewer than three intensities
+    thresholds = part_tissues(t1, brain)
+    if thresholds is None:
         return None
+    lower, upper = thresholds
     fluid, grey, white = t1 <= lower, brain & (t1 > lower) & (t1 <= upper), brain & (t1 > upper)
 
     smooth = _smooth(flair[box], brain, voxel_size, SMOOTHING_MM)

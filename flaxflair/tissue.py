@@ -12,13 +12,11 @@ from skimage.measure import label
 from flaxflair.volume import Array
 
 
-def white_matter(t1: Array, brain: Array) -> Array:
-    """Returns a white-matter mask, bool[x, y, z], from a T1-weighted image.
+def part_tissues(t1: Array, brain: Array) -> tuple[float, float] | None:
+    """Returns the T1 intensities between fluid and grey, and between grey and white matter.
 
-    The brain's intensities are cut into three classes (fluid, grey, white) by the thresholds that
-    part them best (Otsu 1979, multilevel); white matter is the brightest class, of which the
-    largest connected piece is kept so that bright vessels and meninges fall away. Where there are
-    no three classes, nothing is white matter.
+    They part the brain's intensities best into three classes (Otsu 1979, multilevel). None where
+    there are no three classes.
 
     Args:
       t1: [x, y, z], inhomogeneity-corrected.
@@ -28,10 +26,27 @@ def white_matter(t1: Array, brain: Array) -> Array:
     # Bright outliers (vessels, fat at the mask's rim) would drag the upper threshold.
     low, high = np.percentile(values, 1), np.percentile(values, 99)
     try:
-        upper = threshold_multiotsu(np.clip(values, low, high), classes=3)[-1]
+        lower, upper = threshold_multiotsu(np.clip(values, low, high), classes=3)
     except ValueError:  # fewer than three intensities
+        return None
+    return float(lower), float(upper)
+
+
+def white_matter(t1: Array, brain: Array) -> Array:
+    """Returns a white-matter mask, bool[x, y, z], from a T1-weighted image.
+
+    White matter is the brightest class of `part_tissues`, of which the largest connected piece is
+    kept so that bright vessels and meninges fall away. Where there are no three classes, nothing is
+    white matter.
+
+    Args:
+      t1: [x, y, z], inhomogeneity-corrected.
+      brain: bool[x, y, z].
+    """
+    thresholds = part_tissues(t1, brain)
+    if thresholds is None:
         return np.zeros(brain.shape, bool)
-    bright = brain & (t1 > upper)
+    bright = brain & (t1 > thresholds[1])
     pieces = np.asarray(label(bright, connectivity=1))
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0

@@ -57,7 +57,7 @@ def test_least_squares_learnt_from_one_patient_explains_something_of_the_other(
         assert evaluate.score(other, np.where(brain, flair, 0))["nmse_brain"] < 1
 
 
-def test_the_lesions_of_a_patient_no_parameter_was_chosen_on_are_found(
+def test_the_lesions_of_a_patient_who_was_not_tuned_on_are_found(
     patients: list[Subject],
 ) -> None:
     subject = patients[1]

@@ -17,9 +17,9 @@ from flaxflair.volume import Array, Subject
 # What is tried for each parameter of the rule.
 GRID: Mapping[str, Sequence[float]] = {
     "seed": (1.5, 2.0, 2.5, 3.0, 3.5, 4.0),
-    "white": (0.35, 0.45, 0.55, 0.65, 0.75, 0.85),
-    "relief": (0.0, 0.05, 0.1, 0.15, 0.2),
-    "edge": (0.3, 0.4, 0.5, 0.6),
+    "white": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "relief": (0.0, 0.05, 0.1, 0.125, 0.15, 0.2),
+    "edge": (0.35, 0.45, 0.55, 0.65),
 }
 TRUTH = "truth"
 
