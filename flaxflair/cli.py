@@ -17,9 +17,9 @@ from flaxflair.volume import InputError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns its exit status; `argv` are the program's own by default."""
-    if argv is None:
-        start_with_huge_pages()
     args = _parser().parse_args(argv)
+    if argv is None and args.run is _predict:
+        start_with_huge_pages()
     try:
         args.run(args)
     except (InputError, OSError) as error:

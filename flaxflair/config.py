@@ -14,6 +14,8 @@ from typing import Any
 from flaxflair.sequences import INPUTS, parse_inputs
 from flaxflair.volume import InputError
 
+NETWORK = "network"
+
 
 @dataclass
 class PhantomConfig:
@@ -217,7 +219,7 @@ class Config:
         `least_squares`. What the others read of this configuration is then of no effect.
     """
 
-    method: str = "network"
+    method: str = NETWORK
     data: DataConfig = field(default_factory=DataConfig)
     normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -230,9 +232,14 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     save_every_seconds: float = 30.0
 
+    @property
+    def title(self) -> str:
+        """What tables call the method: the network's name, or the baseline's."""
+        return self.network.name if self.method == NETWORK else self.method
+
 
 _CHOICES = {
-    "method": ("network", "forest", "propagation", "least_squares"),
+    "method": (NETWORK, "forest", "propagation", "least_squares"),
     "data.region": ("volume", "brain"),
     "normalization.method": ("dataset", "brain"),
     "normalization.statistics": ("training", "all"),

@@ -25,13 +25,13 @@ from flaxflair import derivative, evaluate, normalize, panels
 from flaxflair import model as models
 from flaxflair.baselines import BASELINES
 from flaxflair.cohort import by_grid, extract_brain, load_cohort
-from flaxflair.config import Config
+from flaxflair.config import NETWORK, Config
 from flaxflair.examples import Example, by_shape, make_example
 from flaxflair.files import write_json
 from flaxflair.fitting import Engine, Fold, fit_fold, make_engine, say_estimate
 from flaxflair.folds import make_folds, split
 from flaxflair.machine import describe_machine, peak_memory_gib
-from flaxflair.methods import NETWORK, Fitted, FittedBaseline, FittedNetwork
+from flaxflair.methods import Fitted, FittedBaseline, FittedNetwork
 from flaxflair.model import Model
 from flaxflair.networks import NETWORKS, Network
 from flaxflair.networks.network import Params, count_parameters
@@ -69,11 +69,6 @@ class Job:
     network: Network
     journal: Journal
     console: Console
-
-    @property
-    def method(self) -> str:
-        """What tables call the method: a key of `NETWORKS` or of `BASELINES`."""
-        return self.config.network.name if self.config.method == NETWORK else self.config.method
 
     def of(self, participants: Sequence[str]) -> list[Subject]:
         """Returns the sessions of participants."""
@@ -203,7 +198,7 @@ def _announce(job: Job) -> None:
             f"({config.train.schedule}), {config.network.dtype}, "
         )
     job.console.print(
-        f"[bold]{job.method}[/]{size}, from {', '.join(config.data.inputs)} to FLAIR\n"
+        f"[bold]{job.config.title}[/]{size}, from {', '.join(config.data.inputs)} to FLAIR\n"
         f"{sum(map(len, job.subjects.values()))} sessions of {len(job.subjects)} participants "
         f"on {grid} voxels, {len(job.wanted)} of {len(job.folds)} folds\n"
         f"{how}into {job.workdir}"
@@ -343,21 +338,20 @@ def _score(job: Job, fold: int, trained: Trained) -> None:
     model = trained.model
     training, _, heldout = _cast(job, fold)
     heldout = [subject for together in by_grid(heldout) for subject in together]
-    compared = {each.fitted.name: each for each in (trained.rival, model)}
-    compared = {model.fitted.name: model} | compared
+    compared = {each.fitted.name: each for each in (model, trained.rival)}
     flairs = {name: _predict_all(job, each, heldout) for name, each in compared.items()}
     rows = {
         name: [evaluate.score(s, flair) for s, flair in zip(heldout, own, strict=True)]
         for name, own in flairs.items()
     }
-    synthetic = flairs[job.method]
+    synthetic = flairs[job.config.title]
     for subject, flair in zip(heldout, synthetic, strict=True):
         derivative.write_flair(
             job.workdir / "derivative",
             subject,
             flair,
             extracted=config.data.region == "brain",
-            model={"Method": job.method, "Fold": fold, "Training": _names(training)},
+            model={"Method": job.config.title, "Fold": fold, "Training": _names(training)},
         )
     saliency = _explain(job, fold, model, heldout, synthetic)
     scores = {

@@ -45,3 +45,8 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_nan(row: Mapping[str, float | None]) -> dict[str, float]:
+    """Returns a row of numbers that was read from JSON, with NaN where it has None."""
+    return {name: math.nan if value is None else value for name, value in row.items()}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
 
 from flaxflair.config import Config, validate
 from flaxflair.memory import start_with_huge_pages
+from flaxflair.program import command
 from flaxflair.screen import show_bar
 from flaxflair.sequences import parse_inputs
-from flaxflair.signals import Interrupted
 from flaxflair.volume import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -31,15 +30,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     # JAX is imported by the program that stays, not by the one that only starts it.
-    from flaxflair.compilation import keep_compilations
     from flaxflair.crossval import run
 
-    keep_compilations()
-    logging.set_verbosity(logging.WARNING)  # orbax tells each save in a dozen lines
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120
-    try:
+    with command() as console:
         config: Config = _CONFIG.value
         if _INPUTS.value is not None:
             config.data.inputs = _parse(_INPUTS.value)
@@ -50,14 +43,6 @@ def main(argv: list[str]) -> None:
             folds=None if _FOLDS.value is None else [_fold(text) for text in _FOLDS.value],
             console=console,
         )
-    except Interrupted as reason:
-        console.print(f"interrupted: {reason}; the same command goes on from there")
-        sys.exit(128 + reason.number)
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from the last checkpoint")
-        sys.exit(130)
-    except (InputError, OSError) as error:
-        sys.exit(f"flaxflair: {error}")
 
 
 def _source(config: Config, console: Console) -> Path:

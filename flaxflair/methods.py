@@ -17,15 +17,12 @@ import numpy as np
 
 from flaxflair import checkpoint
 from flaxflair.baselines import BASELINES
-from flaxflair.config import NetworkConfig
+from flaxflair.config import NETWORK, NetworkConfig
 from flaxflair.networks import NETWORKS, Network
 from flaxflair.networks.network import Params
 from flaxflair.predict import predict_streamed, predict_volumes
 from flaxflair.volume import Array, InputError
 from flaxflair.windows import Sliceable
-
-NETWORK = "network"
-METHODS = (NETWORK, *BASELINES)
 
 
 class Fitted(Protocol):
@@ -146,7 +143,7 @@ def load_fitted(folder: Path, method: str, channels: int, said: dict[str, Any]) 
 
     Args:
       folder: given to `save`.
-      method: one of `METHODS`.
+      method: `network`, or a key of `BASELINES`.
       channels: input sequences, m.
       said: what `save` returned.
 

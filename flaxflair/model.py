@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flaxflair import normalize
+from flaxflair.config import NETWORK
 from flaxflair.files import write_json
-from flaxflair.methods import NETWORK, Fitted, FittedBaseline, FittedNetwork, load_fitted
+from flaxflair.methods import Fitted, FittedBaseline, FittedNetwork, load_fitted
 from flaxflair.nifti import read_volume, write_volume
 from flaxflair.normalize import Normalization, Stats
 from flaxflair.saliency import p3s_streamed

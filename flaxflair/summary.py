@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 
 from flaxflair import evaluate
-from flaxflair.files import without_nan
+from flaxflair.files import with_nan, without_nan
 from flaxflair.machine import describe_machine
 
 # Metric -> heading and digits.
@@ -43,20 +43,16 @@ def summarize(workdir: Path) -> dict[str, Any]:
     names = list(done[0]["methods"]) if done else []
     summary = {
         "methods": {
-            name: evaluate.summarize([_rows(scores["methods"][name]) for scores in done])
+            name: evaluate.summarize([[*map(with_nan, own["methods"][name])] for own in done])
             for name in names
         },
-        "truth": evaluate.summarize([_rows(scores["truth"]) for scores in done]),
+        "truth": evaluate.summarize([[*map(with_nan, own["truth"])] for own in done]),
         "saliency": _mean_shares([own for scores in done for own in scores["saliency"].values()]),
         "folds": [scores["fold"] for scores in done],
         "seconds": sum(scores["seconds"] for scores in done),
         "machine": describe_machine(),
     }
     return without_nan(summary)
-
-
-def _rows(stored: Sequence[Mapping[str, float | None]]) -> list[evaluate.Row]:
-    return [{k: math.nan if v is None else v for k, v in row.items()} for row in stored]
 
 
 def _mean_shares(tables: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, Any]:

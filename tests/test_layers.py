@@ -34,7 +34,7 @@ LAYERS = (
         "tissue",
         "windows",
     ),
-    ("baselines", "cohort", "derivative", "examples", "lesions", "networks", "phantom"),
+    ("baselines", "cohort", "derivative", "examples", "lesions", "networks", "phantom", "program"),
     (
         "checkpoint",
         "embedded",

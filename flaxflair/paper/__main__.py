@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
-from rich.console import Console
+from absl import app, flags
 
 from flaxflair.memory import start_with_huge_pages
-from flaxflair.signals import Interrupted
+from flaxflair.program import command
 from flaxflair.volume import InputError
 
 _SCALE = flags.DEFINE_enum(
@@ -28,18 +27,12 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     # JAX is imported by the program that stays, not by the one that only starts it.
-    from flaxflair.compilation import keep_compilations
     from flaxflair.embedded import open_phantom
     from flaxflair.paper.reproduce import reproduce
     from flaxflair.paper.studies import PARTS, SCALES, load_config
     from flaxflair.screen import show_bar
 
-    keep_compilations()
-    logging.set_verbosity(logging.WARNING)  # orbax tells each save in a dozen lines
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120
-    try:
+    with command() as console:
         unknown = [part for part in _ONLY.value if part not in PARTS]
         if unknown:
             raise InputError(f"--only: {unknown[0]!r} is no part; choose from {', '.join(PARTS)}")
@@ -52,7 +45,6 @@ def main(argv: list[str]) -> None:
             phantom = load_config("fcn", scale.variant).data.phantom
             with show_bar(console, "phantom", phantom.subjects, 0) as bar:
                 source = open_phantom(phantom, bar.advance)
-        command = ["python", "-m", "flaxflair.paper", *sys.argv[1:]]
         reproduce(
             _SCALE.value,
             scale,
@@ -60,17 +52,9 @@ def main(argv: list[str]) -> None:
             source,
             root=_ROOT.value,
             parts=_ONLY.value,
-            command=command,
+            command=["python", "-m", "flaxflair.paper", *sys.argv[1:]],
             console=console,
         )
-    except Interrupted as reason:
-        console.print(f"interrupted: {reason}; the same command goes on from there")
-        sys.exit(128 + reason.number)
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from there")
-        sys.exit(130)
-    except (InputError, OSError) as error:
-        sys.exit(f"flaxflair: {error}")
 
 
 def start() -> None:

@@ -22,10 +22,9 @@ def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
     axes = figure.add_subplot()
     lowest = highest = np.nan
     for colour, (label, curve) in zip(COLOURS, curves.items(), strict=False):
-        known = curve.error if np.isfinite(curve.error).any() else curve.loss
-        seen = np.isfinite(known)
-        axes.plot(curve.epochs[seen], known[seen], color=colour, label=label, linewidth=1.6)
-        lowest, highest = np.fmin(lowest, known[seen].min()), np.fmax(highest, known[seen].max())
+        epochs, values = curve.told()
+        axes.plot(epochs, values, color=colour, label=label, linewidth=1.6)
+        lowest, highest = np.fmin(lowest, values.min()), np.fmax(highest, values.max())
     axes.set_yscale("log" if highest > 4 * lowest else "linear")
     axes.set_xlabel("epoch")
     axes.set_ylabel("mean squared error of z-scores")

@@ -9,12 +9,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from flaxflair import derivative
 from flaxflair.evaluate import Row
+from flaxflair.files import with_nan
 from flaxflair.nifti import read_volume
 from flaxflair.volume import Array, Subject
 
@@ -65,10 +66,10 @@ def read_outcome(folder: Path, method: str) -> Outcome:
     rows, truth, shares = {}, {}, {}
     for scores in stored:
         names = scores["heldout"]
-        rows |= dict(zip(names, map(_row, scores["methods"][method]), strict=True))
-        truth |= dict(zip(names, map(_row, scores["truth"]), strict=True))
+        rows |= dict(zip(names, map(with_nan, scores["methods"][method]), strict=True))
+        truth |= dict(zip(names, map(with_nan, scores["truth"]), strict=True))
         shares |= {
-            name: {region: _row(own) for region, own in regions.items()}
+            name: {region: with_nan(own) for region, own in regions.items()}
             for name, regions in scores["saliency"].items()
         }
     folds = {scores["fold"]: scores["heldout"] for scores in stored}
@@ -76,13 +77,15 @@ def read_outcome(folder: Path, method: str) -> Outcome:
     return Outcome(folder, folds, rows, truth, shares, seconds)
 
 
-def _row(stored: Mapping[str, Any]) -> Row:
-    return {name: math.nan if value is None else value for name, value in stored.items()}
-
-
 def read_flair(folder: Path, subject: Subject) -> Array:
     """Returns the synthetic FLAIR that a study left of a subject, float32[x, y, z]."""
     return read_volume(derivative.flair_path(folder / "derivative", subject)).array
+
+
+def true_flair(subject: Subject) -> Array:
+    """Returns the FLAIR of a subject of a cohort to evaluate on, float32[x, y, z]."""
+    assert subject.flair is not None  # `load_cohort` refuses a session without one
+    return subject.flair
 
 
 class Curve(NamedTuple):
@@ -97,6 +100,12 @@ class Curve(NamedTuple):
     epochs: Array
     loss: Array
     error: Array
+
+    def told(self) -> tuple[Array, Array]:
+        """Returns epochs and the error that was watched there, or the loss where none was."""
+        known = self.error if np.isfinite(self.error).any() else self.loss
+        seen = np.isfinite(known)
+        return self.epochs[seen], known[seen]
 
 
 def read_curve(folder: Path, fold: int) -> Curve:
@@ -118,7 +127,6 @@ def flatness(curve: Curve) -> float:
 
     The error that was watched, or the training loss where none was; NaN for a curve of one point.
     """
-    known = curve.error if np.isfinite(curve.error).any() else curve.loss
-    epochs, values = curve.epochs[np.isfinite(known)], known[np.isfinite(known)]
+    epochs, values = curve.told()
     late = values[epochs >= 0.8 * curve.epochs[-1]] if len(values) else values
     return float((late[0] - late[-1]) / late[0]) if len(late) > 1 else math.nan

@@ -17,8 +17,7 @@ from rich.console import Console
 
 from flaxflair import crossval
 from flaxflair.cohort import extract_brain, find_sessions, load_cohort
-from flaxflair.config import Config
-from flaxflair.files import write_json
+from flaxflair.files import with_nan, write_json
 from flaxflair.lesions import SegmentationConfig
 from flaxflair.machine import describe_machine
 from flaxflair.model import load_run
@@ -26,7 +25,7 @@ from flaxflair.paper import published
 from flaxflair.paper.outcomes import Outcome, read_flair, read_outcome
 from flaxflair.paper.sections import Material, make_section
 from flaxflair.paper.segmentation import Found, segment_fold
-from flaxflair.paper.studies import PARTS, Scale, Study, load_config, plan_studies
+from flaxflair.paper.studies import CONFIGS, PARTS, Scale, Study, load_config, plan_studies
 from flaxflair.paper.timing import count_fcn, time_fcn
 from flaxflair.report import Report, Section, write_html, write_markdown
 from flaxflair.screen import say_seconds
@@ -117,10 +116,6 @@ def _is_done(workdir: Path, study: Study, fold: int) -> bool:
     return (_folder(workdir, study) / f"fold-{fold}" / "scores.json").is_file()
 
 
-def _method(config: Config) -> str:
-    return config.network.name if config.method == "network" else config.method
-
-
 def _write(
     name: str,
     scale: Scale,
@@ -139,7 +134,7 @@ def _write(
     subjects = {subject.name: subject for subject in loaded}
     studies = plan_studies(scale, root=root, sequences=sequences, parts=_possible(sequences))
     outcomes = {
-        study.name: read_outcome(_folder(workdir, study), _method(study.config))
+        study.name: read_outcome(_folder(workdir, study), study.config.title)
         for study in studies
         if _is_done(workdir, study, 0)
     }
@@ -242,7 +237,7 @@ def _segment(
     """Returns the lesions found in each fold, from `lesions.json` where they are there already."""
     path = workdir / "lesions.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    methods = [name for name in (*published.METHODS, "least_squares") if name in outcomes]
+    methods = [name for name in CONFIGS if name in outcomes]
     heldout = load_run(outcomes["fcn"].folder).heldout
     found = {}
     for fold in sorted(set.intersection(*(set(outcomes[name].folds) for name in methods))):
@@ -253,25 +248,17 @@ def _segment(
                 name: lambda subject, name=name: read_flair(outcomes[name].folder, subject)
                 for name in methods
             }
-            new = segment_fold(training, held, flairs, _true_flair)
-            stored[str(fold)] = {"config": vars(new.config), "rows": new.rows}
+            found[fold] = segment_fold(training, held, flairs)
+            stored[str(fold)] = {"config": vars(found[fold].config), "rows": found[fold].rows}
             write_json(path, stored)
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            continue
         own = stored[str(fold)]
         rows = {
-            method: {
-                name: {key: float("nan") if v is None else v for key, v in row.items()}
-                for name, row in by_subject.items()
-            }
+            method: {name: with_nan(row) for name, row in by_subject.items()}
             for method, by_subject in own["rows"].items()
         }
         found[fold] = Found(SegmentationConfig(**own["config"]), rows)
     return found
-
-
-def _true_flair(subject: Subject):
-    assert subject.flair is not None  # `load_cohort` refuses a session without one
-    return subject.flair
 
 
 def _time(workdir: Path, channels: int) -> dict[int, tuple[int, float]]:

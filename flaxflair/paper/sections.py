@@ -18,11 +18,11 @@ from flaxflair import panels
 from flaxflair.evaluate import Row
 from flaxflair.paper import published, remarks
 from flaxflair.paper.charts import draw_curves
-from flaxflair.paper.outcomes import Outcome, flatness, read_curve, read_flair
+from flaxflair.paper.outcomes import Outcome, flatness, read_curve, read_flair, true_flair
 from flaxflair.paper.published import Published
 from flaxflair.paper.segmentation import TRUTH, Found, choose_examples, segment_subject
 from flaxflair.paper.studies import (
-    METHODS,
+    CONFIGS,
     PARTS,
     Scale,
     Study,
@@ -94,6 +94,12 @@ class Material:
     def of(self, name: str, metric: str, folds: Sequence[int] | None = None) -> Published:
         """Returns a study's result in a metric, over some folds or all."""
         return summarize(self.outcomes[name].by_fold(metric, folds))
+
+    def truth(self, metric: str, folds: Sequence[int]) -> Published:
+        """Returns a metric of the true FLAIRs themselves, over some folds."""
+        fcn = self.outcomes["fcn"]
+        by_fold = {f: [fcn.truth[n].get(metric, math.nan) for n in fcn.folds[f]] for f in folds}
+        return summarize({fold: np.array(values) for fold, values in by_fold.items()})
 
     def folds(self, names: Sequence[str]) -> list[int]:
         """Returns the folds that all of some studies have."""
@@ -249,7 +255,7 @@ def _fig3(material: Material) -> Made:
 
 
 def _methods(material: Material) -> list[str]:
-    return [name for name in (*METHODS, "least_squares") if name in material.outcomes]
+    return [name for name in CONFIGS if name in material.outcomes]
 
 
 def _table2(material: Material) -> Made:
@@ -262,17 +268,7 @@ def _table2(material: Material) -> Made:
         blocks += _twin_blocks(material, "table2", twin, f"{long} (SD), held-out subjects")
         blocks.append(twin.folds(f"{long} (SD), fold by fold"))
         numbers[metric] = twin.numbers()
-    noise = summarize(
-        {
-            fold: np.array(
-                [
-                    material.outcomes["fcn"].truth[n].get("noise_mse", math.nan)
-                    for n in material.outcomes["fcn"].folds[fold]
-                ]
-            )
-            for fold in folds
-        }
-    )
+    noise = material.truth("noise_mse", folds)
     if math.isfinite(noise.mean):
         blocks.append(
             Paragraph(
@@ -324,15 +320,9 @@ def _table3(material: Material) -> Made:
     folds = material.folds(names)
     blocks: list[Block] = []
     numbers = {}
-    fcn = material.outcomes["fcn"]
     for metric in ("ratio1", "ratio2"):
         plain = _by_method(material, names, folds, metric)
-        truth = summarize(
-            {
-                fold: np.array([fcn.truth[name][metric] for name in fcn.folds[fold]])
-                for fold in folds
-            }
-        )
+        truth = material.truth(metric, folds)
         labels = {**plain.labels, TRUTH: LABELS[TRUTH]}
         twin = replace(plain, labels=labels, ours={**plain.ours, TRUTH: truth})
         what = "normal-appearing white matter"
@@ -412,7 +402,7 @@ def _found_in(
 ) -> tuple[Subject, str, list[tuple[str, Array, Array]]]:
     subject = material.subjects[name]
     found = next(f for f in material.lesions.values() if name in f.rows["fcn"])
-    true = _true_flair(subject)
+    true = true_flair(subject)
     synthetic = read_flair(material.outcomes["fcn"].folder, subject)
     pictures = [
         (title, flair, segment_subject(subject, flair, found.config))
@@ -455,11 +445,6 @@ def _most_lesion(material: Material, names: Sequence[str]) -> list[str]:
         return 0 if lesion is None else int(lesion.sum())
 
     return sorted(names, key=load, reverse=True)
-
-
-def _true_flair(subject: Subject) -> Array:
-    assert subject.flair is not None  # a cohort to evaluate on is refused without one
-    return subject.flair
 
 
 def _fig6(material: Material) -> Made:

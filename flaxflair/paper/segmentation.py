@@ -12,6 +12,7 @@ from typing import NamedTuple
 from flaxflair import lesions, metrics
 from flaxflair.evaluate import Row
 from flaxflair.lesions import Case, SegmentationConfig
+from flaxflair.paper.outcomes import true_flair
 from flaxflair.volume import Array, Subject
 
 # What is tried for each parameter of the rule.
@@ -49,7 +50,6 @@ def segment_fold(
     training: Sequence[Subject],
     heldout: Sequence[Subject],
     flairs: Mapping[str, Callable[[Subject], Array]],
-    flair_of: Callable[[Subject], Array],
 ) -> Found:
     """Chooses parameters on training subjects and segments the held-out ones.
 
@@ -58,11 +58,10 @@ def segment_fold(
         the rule's defaults are taken.
       heldout: with FLAIR and T1.
       flairs: method -> subject -> its synthetic FLAIR.
-      flair_of: subject -> its true FLAIR.
     """
     cases = [
         Case(
-            flair_of(subject),
+            true_flair(subject),
             subject.images[..., subject.sequences.index("T1")],
             subject.masks.brain,
             subject.geometry.voxel_size,
@@ -74,7 +73,7 @@ def segment_fold(
     config = lesions.tune(cases, GRID) if cases else SegmentationConfig()
     rows: dict[str, dict[str, Row]] = {TRUTH: {}, **{method: {} for method in flairs}}
     for subject in heldout:
-        true = segment_subject(subject, flair_of(subject), config)
+        true = segment_subject(subject, true_flair(subject), config)
         rows[TRUTH][subject.name] = _score(subject, true)
         for method, read in flairs.items():
             found = segment_subject(subject, read(subject), config)

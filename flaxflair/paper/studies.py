@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 
 from flaxflair.config import Config, validate
@@ -24,7 +23,6 @@ CONFIGS = {
     "fcn": "fcn64",
     "least_squares": "least_squares",
 }
-METHODS = tuple(name for name in CONFIGS if name != "least_squares")
 
 PARTS = {
     "table1": "Table 1: the number of filters",
@@ -134,7 +132,7 @@ def plan_studies(
         if before is not None:
             needed |= before.parts
             few = few and before.few
-        studies[name] = Study(name, validate(deepcopy(config)), few, frozenset(needed & wanted))
+        studies[name] = Study(name, validate(config), few, frozenset(needed & wanted))
 
     add("fcn", "fcn", MAIN, few=False)
     for method in CONFIGS:
