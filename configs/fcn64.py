@@ -39,6 +39,8 @@ def get_config(variant: str = "", filters: int = 64) -> Config:
         config.train.window = (16, 16, 16)
         config.train.windows_per_subject = 12
         config.train.epochs = 40
+        # At twice the rate the error of held-out subjects still jumps by half, epoch to epoch.
+        config.train.learning_rate = 0.0015
     elif variant == "real":
         _go_real(config)
     else:

@@ -41,6 +41,9 @@ GAINS: Mapping[str, tuple[str, float, float]] = {
 # Tissues whose signal the off-resonance pulses of long echo trains change, and how evenly: white
 # matter is saturated throughout, so that less of it varies.
 TRANSFER: Mapping[str, float] = {"white": 0.4, "grey": 1.0, "lesion": 1.0}
+# Water lengthens T1 and T2 and is the proton density, so that where one of them is high the others
+# are: the part of their variance that they share (Gelman et al., Magn. Reson. Med. 45:71, 2001).
+WATER = 0.8
 # Labels of the tissue segmentation.
 LABELS: Mapping[int, str] = {
     1: "cerebrospinal fluid",
@@ -184,9 +187,14 @@ def _build_maps(
 
     rng = stream(seed, subject, "relaxation")
 
+    def draw() -> tuple[Array, Array]:
+        # On lattices of head space, so that every scale sees the same tissue.
+        return smooth_noise(rng, COARSE, 11.0), smooth_noise(rng, MEDIUM, 1.3)
+
+    water = draw()
+
     def variation(smooth: float, texture: float) -> Array:
-        # Drawn on lattices of head space, so that every scale sees the same tissue.
-        wide, fine = smooth_noise(rng, COARSE, 11.0), smooth_noise(rng, MEDIUM, 1.3)
+        wide, fine = (_share(common, own) for common, own in zip(water, draw(), strict=True))
         field = smooth * interpolate(wide, COARSE, MEDIUM) + texture * fine
         return np.exp(pick(interpolate(field, MEDIUM, lattice)))
 
@@ -196,7 +204,8 @@ def _build_maps(
         "pd": variation(0.015, 0.015),
     }
     mottle = pick(interpolate(0.12 * smooth_noise(rng, MEDIUM, 1.8), MEDIUM, lattice))
-    own = {name: np.exp(rng.normal(0, (0.025, 0.018, 0.012))) for name in TISSUES}
+    spread = np.array([0.025, 0.018, 0.012])
+    own = {name: np.exp(spread * _share(rng.normal(), rng.normal(size=3))) for name in TISSUES}
     load, halo = pick(lesions.load), pick(lesions.halo)
     deep, iron, ventricles, pulse = (
         pick(interpolate(person.fields[name], MEDIUM, lattice))
@@ -213,8 +222,8 @@ def _build_maps(
         rows = np.flatnonzero(part > 0.003)
         tissue = TISSUES[name]
         t1, t2, pd = (
-            np.full(len(rows), value * spread, np.float32)
-            for value, spread in zip((tissue.t1, tissue.t2, tissue.pd), own[name], strict=True)
+            np.full(len(rows), value * scale, np.float32)
+            for value, scale in zip((tissue.t1, tissue.t2, tissue.pd), own[name], strict=True)
         )
         if name in ("white", "grey", "lesion"):
             t1, t2, pd = (
@@ -255,6 +264,11 @@ def _build_maps(
     return Maps(
         lattice, where, tissues, efficiency, flow, pick(interpolate(transfer, MEDIUM, lattice)), fat
     )
+
+
+def _share(common: Array | float, own: Array) -> Array:
+    """Returns what varies like `own`, `WATER` of its variance being that of `common`; both of 1."""
+    return WATER**0.5 * common + (1 - WATER) ** 0.5 * own
 
 
 def _image_signal(maps: Maps, protocol: Protocol) -> Array:
