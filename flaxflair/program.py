@@ -13,6 +13,14 @@ from flaxflair.signals import Interrupted
 from flaxflair.volume import InputError
 
 
+def prepare() -> None:
+    """Makes a process ready for JAX: what it compiles is kept, and orbax is quiet."""
+    from flaxflair.compilation import keep_compilations  # JAX, wanted only once flags are right
+
+    keep_compilations()
+    logging.set_verbosity(logging.WARNING)  # orbax tells each save in a dozen lines
+
+
 @contextmanager
 def command() -> Iterator[Console]:
     """Sets a command up, and ends the program in one sentence where the block fails.
@@ -25,10 +33,7 @@ def command() -> Iterator[Console]:
     Raises:
       SystemExit: the block was interrupted, or raised `InputError` or `OSError`.
     """
-    from flaxflair.compilation import keep_compilations  # JAX, wanted only once flags are right
-
-    keep_compilations()
-    logging.set_verbosity(logging.WARNING)  # orbax tells each save in a dozen lines
+    prepare()
     console = Console()
     if not console.is_terminal:
         console.width = 120

@@ -19,8 +19,11 @@ class Interrupted(Exception):
     """
 
     def __init__(self, message: str, number: int):
-        super().__init__(message)
+        super().__init__(message, number)
         self.number = number
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 @contextmanager

@@ -33,6 +33,7 @@ LAYERS = (
         "stopping",
         "tissue",
         "windows",
+        "workers",
     ),
     ("baselines", "cohort", "derivative", "examples", "lesions", "networks", "phantom", "program"),
     (

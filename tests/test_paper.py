@@ -165,7 +165,7 @@ def reproduced(
 ) -> Path:
     """A reproduction of the comparison of methods, tiny."""
     workdir = tmp_path_factory.mktemp("paper")
-    scale = Scale("", {32: 4, 64: 6, 96: 8}, 1, studies.MAIN)
+    scale = Scale("", {32: 4, 64: 6, 96: 8}, few=1, jobs=1, parts=studies.MAIN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(studies, "load_config", load_tiny)
         patch.setattr(reproduce, "load_config", load_tiny)

@@ -20,6 +20,9 @@ _SCALE = flags.DEFINE_enum(
 _WORKDIR = flags.DEFINE_string("workdir", "paper", "Folder of the reproduction.")
 _ROOT = flags.DEFINE_string("root", "", "Prepared BIDS data set; by default the phantom.")
 _ONLY = flags.DEFINE_list("only", [], "Parts to make, such as table2,fig6; by default all.")
+_JOBS = flags.DEFINE_integer(
+    "jobs", None, "Studies side by side; by default one a core at the quick scale, else 1."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -52,6 +55,7 @@ def main(argv: list[str]) -> None:
             source,
             root=_ROOT.value,
             parts=_ONLY.value,
+            jobs=_JOBS.value,
             command=["python", "-m", "flaxflair.paper", *sys.argv[1:]],
             console=console,
         )

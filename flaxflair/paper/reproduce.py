@@ -7,16 +7,18 @@ ends with the same report.
 from __future__ import annotations
 
 import json
+import os
 import shlex
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from flaxflair import crossval
+from flaxflair import crossval, program
 from flaxflair.cohort import extract_brain, find_sessions, load_cohort
+from flaxflair.config import Config
 from flaxflair.files import with_nan, write_json
 from flaxflair.lesions import SegmentationConfig
 from flaxflair.machine import describe_machine
@@ -31,6 +33,7 @@ from flaxflair.report import Report, Section, write_html, write_markdown
 from flaxflair.screen import say_seconds
 from flaxflair.sequences import INPUTS
 from flaxflair.volume import InputError, Subject
+from flaxflair.workers import run_side_by_side
 
 
 def reproduce(
@@ -41,6 +44,7 @@ def reproduce(
     *,
     root: str = "",
     parts: Sequence[str] = (),
+    jobs: int | None = None,
     command: Sequence[str] = (),
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -55,6 +59,7 @@ def reproduce(
       root: as the configurations name it; empty for the embedded phantom.
       parts: keys of `PARTS` to run; none for the scale's own. The report also has every other part
         whose studies are done.
+      jobs: studies side by side, each on its share of the cores; None for the scale's own number.
       command: what was called, for the report.
       console: prints progress; None prints nothing.
 
@@ -73,15 +78,7 @@ def reproduce(
         )
     studies = plan_studies(scale, root=root, sequences=sequences, parts=asked)
     (workdir / "runs").mkdir(parents=True, exist_ok=True)
-    for number, study in enumerate(studies, 1):
-        console.rule(f"{number} of {len(studies)}: {study.name}", align="left")
-        started = time.monotonic()
-        folds = _folds(study, scale)
-        if folds is None or not all(_is_done(workdir, study, fold) for fold in folds):
-            crossval.run(
-                study.config, _folder(workdir, study), source, folds=folds, console=console
-            )
-            console.print(f"{study.name}: {say_seconds(time.monotonic() - started)}")
+    _run_studies(studies, scale, workdir, source, jobs, console)
     return _write(name, scale, workdir, source, root, sequences, command, console)
 
 
@@ -102,6 +99,60 @@ def _possible(sequences: Sequence[str]) -> list[str]:
     """Returns the parts that can be made of some sequences."""
     five = set(sequences) == set(INPUTS)
     return [part for part in PARTS if five or part not in ("table4a", "table4b", "table4c", "fig7")]
+
+
+def _run_studies(
+    studies: Sequence[Study],
+    scale: Scale,
+    workdir: Path,
+    source: Path,
+    jobs: int | None,
+    console: Console,
+) -> None:
+    """Runs what is missing, one study after the other or side by side."""
+    jobs = (scale.jobs if jobs is None else jobs) or len(os.sched_getaffinity(0))
+    missing = [study for study in studies if not _is_complete(workdir, study, scale)]
+    console.print(f"{len(studies)} studies, {len(studies) - len(missing)} of them done")
+    if jobs == 1:
+        for study in missing:
+            console.rule(study.name, align="left")
+            folder = _folder(workdir, study)
+            crossval.run(study.config, folder, source, folds=_folds(study, scale), console=console)
+        return
+    left = len(missing)
+
+    def tell(name: str, seconds: float) -> None:
+        nonlocal left
+        left -= 1
+        console.print(f"{name}: {say_seconds(seconds)}; {left} to do")
+
+    console.print(f"{jobs} at a time, each telling its progress in {workdir}/runs/*/output.txt")
+    calls = {
+        study.name: partial(
+            _run_study, study.config, _folder(workdir, study), source, _folds(study, scale)
+        )
+        for study in missing
+    }
+    run_side_by_side(calls, jobs, tell)
+
+
+def _run_study(config: Config, folder: Path, source: Path, folds: Sequence[int] | None) -> None:
+    """Runs one study in a process of its own."""
+    program.prepare()
+    folder.mkdir(exist_ok=True)
+    with open(folder / "output.txt", "a", encoding="utf-8") as stream:
+        console = Console(file=stream, width=120)
+        crossval.run(config, folder, source, folds=folds, console=console)
+
+
+def _is_complete(workdir: Path, study: Study, scale: Scale) -> bool:
+    path = _folder(workdir, study) / "folds.json"
+    if not path.is_file():
+        return False
+    folds = _folds(study, scale)
+    if folds is None:
+        folds = range(len(json.loads(path.read_text(encoding="utf-8"))["heldout"]))
+    return all(_is_done(workdir, study, fold) for fold in folds)
 
 
 def _folds(study: Study, scale: Scale) -> list[int] | None:

@@ -47,12 +47,14 @@ class Scale:
       variant: of the files in `configs/`.
       filters: the paper's number of filters -> the one used in its place.
       few: folds on which all but `MAIN` is run; 0 for all.
+      jobs: studies side by side; 0 for one a core. Small ones leave most of a second core unused.
       parts: keys of `PARTS` that are made if none are named.
     """
 
     variant: str
     filters: dict[int, int]
     few: int
+    jobs: int
     parts: tuple[str, ...]
 
 
@@ -60,9 +62,9 @@ class Scale:
 MAIN = ("table2", "table3", "lesions", "fig4", "fig6")
 
 SCALES = {
-    "quick": Scale("small", {64: 32, 32: 16, 96: 48}, few=1, parts=tuple(PARTS)),
-    "full": Scale("", {64: 64, 32: 32, 96: 96}, few=0, parts=tuple(PARTS)),
-    "real": Scale("real", {64: 24, 32: 12, 96: 36}, few=1, parts=MAIN),
+    "quick": Scale("small", {64: 32, 32: 16, 96: 48}, few=1, jobs=0, parts=tuple(PARTS)),
+    "full": Scale("", {64: 64, 32: 32, 96: 96}, few=0, jobs=1, parts=tuple(PARTS)),
+    "real": Scale("real", {64: 24, 32: 12, 96: 36}, few=1, jobs=1, parts=MAIN),
 }
 
 
