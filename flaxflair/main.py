@@ -29,10 +29,10 @@ def main(argv: list[str]) -> None:
     """Runs the cross-validation that the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    # JAX is imported by the program that stays, not by the one that only starts it.
-    from flaxflair.crossval import run
-
     with command() as console:
+        # JAX is imported by the program that stays, not by the one that only starts it.
+        from flaxflair.crossval import run
+
         config: Config = _CONFIG.value
         if _INPUTS.value is not None:
             config.data.inputs = _parse(_INPUTS.value)

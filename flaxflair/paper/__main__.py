@@ -29,13 +29,13 @@ def main(argv: list[str]) -> None:
     """Reproduces what the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    # JAX is imported by the program that stays, not by the one that only starts it.
-    from flaxflair.embedded import open_phantom
-    from flaxflair.paper.reproduce import reproduce
-    from flaxflair.paper.studies import PARTS, SCALES, load_config
-    from flaxflair.screen import show_bar
-
     with command() as console:
+        # JAX is imported by the program that stays, not by the one that only starts it.
+        from flaxflair.embedded import open_phantom
+        from flaxflair.paper.reproduce import reproduce
+        from flaxflair.paper.studies import PARTS, SCALES, load_config
+        from flaxflair.screen import show_bar
+
         unknown = [part for part in _ONLY.value if part not in PARTS]
         if unknown:
             raise InputError(f"--only: {unknown[0]!r} is no part; choose from {', '.join(PARTS)}")

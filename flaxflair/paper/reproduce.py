@@ -234,7 +234,7 @@ def _write(
             ("Data", "the embedded phantom" if not root else f"`{source.name}`"),
             ("Scale", f"{name}: configurations `:{scale.variant}`"),
             ("Seeds", f"phantom {config.data.phantom.seed}, folds and weights {config.folds.seed}"),
-            ("Time", f"{say_seconds(seconds)} for {len(outcomes)} studies"),
+            ("Time", f"{say_seconds(seconds)}, the sum over {len(outcomes)} studies"),
             ("Machine", f"{machine['processor']}, {machine['cores']} cores; {machine['device']}"),
             ("Versions", _versions(machine)),
             (
