@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-_WHY: dict[tuple[str, Any], str] = {}
+# (part, metric, row) -> why.
+_WHY: dict[tuple[str, str, Any], str] = {}
 
 
-def explain(part: str, key: Any) -> str:
-    """Returns why a row of a part tells another story than the paper's, or nothing if not known."""
-    return _WHY.get((part, key), "")
+def explain(part: str, metric: str, key: Any) -> str:
+    """Returns why a row of a table tells another story than the paper's; empty if it is not known.
+
+    Args:
+      part: key of `studies.PARTS`.
+      metric: heading of the table's values.
+      key: of the row, in the `Twin`.
+    """
+    return _WHY.get((part, metric, key), "")

@@ -134,7 +134,7 @@ def _twin_blocks(
     """Returns a table and a note for each of its rows that tells another story than the paper."""
     blocks: list[Block] = [twin.table(caption, LABELS.get(twin.reference, "all"), footnote)]
     for key, ours, theirs in twin.differences():
-        why = remarks.explain(part, key) if material.phantom else ""
+        why = remarks.explain(part, twin.metric, key) if material.phantom else ""
         label = twin.labels[key]
         blocks.append(
             Note(
@@ -414,29 +414,23 @@ def _found_in(
 def _fig4(material: Material) -> Made:
     names = [name for name in _methods(material) if name != "least_squares"]
     shown = _most_lesion(material, material.outcomes["fcn"].names(material.folds(names)))[:2]
-    path = material.pictures / "fig4.png"
-    panels.draw_comparison(
-        [
-            (
-                material.subjects[subject],
-                {
-                    LABELS[name]: read_flair(
-                        material.outcomes[name].folder, material.subjects[subject]
-                    )
-                    for name in names
-                },
+    pictures: list[Block] = []
+    for name in shown:
+        subject, path = material.subjects[name], material.pictures / f"fig4_{name}.png"
+        flairs = {
+            LABELS[method]: read_flair(material.outcomes[method].folder, subject)
+            for method in names
+        }
+        panels.draw_comparison([(subject, flairs)], path)
+        pictures.append(
+            Picture(
+                path,
+                f"Synthetic FLAIRs of {name} on the true FLAIR's grey scale, and their absolute "
+                "errors on one scale. Lesions are outlined on the true FLAIR.",
+                "Axial slices: a synthetic FLAIR of each method and the true one, errors below.",
             )
-            for subject in shown
-        ],
-        path,
-    )
-    picture = Picture(
-        path,
-        f"Synthetic FLAIRs of {' and '.join(shown)} on the true FLAIR's grey scale, and their "
-        "absolute errors on one scale. Lesions are outlined on the true FLAIR.",
-        "Rows of axial slices: a synthetic FLAIR of each method and the true one, errors below.",
-    )
-    return [picture], {"subjects": shown}, names
+        )
+    return pictures, {"subjects": shown}, names
 
 
 def _most_lesion(material: Material, names: Sequence[str]) -> list[str]:
