@@ -7,13 +7,14 @@ import platform
 import resource
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 
 _PACKAGES = ("flaxflair", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def describe_machine() -> dict[str, str | int | dict[str, str]]:
+def describe_machine() -> dict[str, Any]:
     """Returns processor, cores, device and versions, for the record."""
     return {
         "platform": platform.platform(),

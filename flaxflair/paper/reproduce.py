@@ -7,33 +7,29 @@ ends with the same report.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from flaxflair import crossval, program
 from flaxflair.cohort import extract_brain, find_sessions, load_cohort
-from flaxflair.config import Config
 from flaxflair.files import with_nan, write_json
 from flaxflair.lesions import SegmentationConfig
 from flaxflair.machine import describe_machine
 from flaxflair.model import load_run
 from flaxflair.paper import published
 from flaxflair.paper.outcomes import Outcome, read_flair, read_outcome
+from flaxflair.paper.running import folder_of, is_done, run_studies
 from flaxflair.paper.sections import Material, make_section
 from flaxflair.paper.segmentation import Found, segment_fold
-from flaxflair.paper.studies import CONFIGS, PARTS, Scale, Study, load_config, plan_studies
+from flaxflair.paper.studies import CONFIGS, PARTS, Scale, load_config, plan_studies
 from flaxflair.paper.timing import count_fcn, time_fcn
 from flaxflair.report import Report, Section, write_html, write_markdown
 from flaxflair.screen import say_seconds
 from flaxflair.sequences import INPUTS
 from flaxflair.volume import InputError, Subject
-from flaxflair.workers import run_side_by_side
 
 
 def reproduce(
@@ -77,9 +73,12 @@ def reproduce(
             f"choose from {', '.join(possible)}"
         )
     studies = plan_studies(scale, root=root, sequences=sequences, parts=asked)
-    (workdir / "runs").mkdir(parents=True, exist_ok=True)
-    _run_studies(studies, scale, workdir, source, jobs, console)
-    return _write(name, scale, workdir, source, root, sequences, command, console)
+    run_studies(studies, scale, workdir, source, jobs=jobs, console=console)
+    material, ready = _gather(scale, workdir, source, root, sequences, console)
+    with console.status("drawing the report"):
+        content = _write(workdir, material, ready, _trace(name, source, material, command))
+    console.print(f"{workdir / 'report.html'}: {len(ready)} parts")
+    return content
 
 
 def _shared_sequences(source: Path) -> tuple[str, ...]:
@@ -101,93 +100,25 @@ def _possible(sequences: Sequence[str]) -> list[str]:
     return [part for part in PARTS if five or part not in ("table4a", "table4b", "table4c", "fig7")]
 
 
-def _run_studies(
-    studies: Sequence[Study],
-    scale: Scale,
-    workdir: Path,
-    source: Path,
-    jobs: int | None,
-    console: Console,
-) -> None:
-    """Runs what is missing, one study after the other or side by side."""
-    jobs = (scale.jobs if jobs is None else jobs) or len(os.sched_getaffinity(0))
-    missing = [study for study in studies if not _is_complete(workdir, study, scale)]
-    console.print(f"{len(studies)} studies, {len(studies) - len(missing)} of them done")
-    if jobs == 1:
-        for study in missing:
-            console.rule(study.name, align="left")
-            folder = _folder(workdir, study)
-            crossval.run(study.config, folder, source, folds=_folds(study, scale), console=console)
-        return
-    left = len(missing)
-
-    def tell(name: str, seconds: float) -> None:
-        nonlocal left
-        left -= 1
-        console.print(f"{name}: {say_seconds(seconds)}; {left} to do")
-
-    console.print(f"{jobs} at a time, each telling its progress in {workdir}/runs/*/output.txt")
-    calls = {
-        study.name: partial(
-            _run_study, study.config, _folder(workdir, study), source, _folds(study, scale)
-        )
-        for study in missing
-    }
-    run_side_by_side(calls, jobs, tell)
-
-
-def _run_study(config: Config, folder: Path, source: Path, folds: Sequence[int] | None) -> None:
-    """Runs one study in a process of its own."""
-    program.prepare()
-    folder.mkdir(exist_ok=True)
-    with open(folder / "output.txt", "a", encoding="utf-8") as stream:
-        console = Console(file=stream, width=120)
-        crossval.run(config, folder, source, folds=folds, console=console)
-
-
-def _is_complete(workdir: Path, study: Study, scale: Scale) -> bool:
-    path = _folder(workdir, study) / "folds.json"
-    if not path.is_file():
-        return False
-    folds = _folds(study, scale)
-    if folds is None:
-        folds = range(len(json.loads(path.read_text(encoding="utf-8"))["heldout"]))
-    return all(_is_done(workdir, study, fold) for fold in folds)
-
-
-def _folds(study: Study, scale: Scale) -> list[int] | None:
-    return list(range(scale.few)) if study.few and scale.few else None
-
-
-def _folder(workdir: Path, study: Study) -> Path:
-    return workdir / "runs" / study.name
-
-
-def _is_done(workdir: Path, study: Study, fold: int) -> bool:
-    return (_folder(workdir, study) / f"fold-{fold}" / "scores.json").is_file()
-
-
-def _write(
-    name: str,
+def _gather(
     scale: Scale,
     workdir: Path,
     source: Path,
     root: str,
     sequences: Sequence[str],
-    command: Sequence[str],
     console: Console,
-) -> dict[str, Any]:
-    """Writes the report of everything that is done."""
+) -> tuple[Material, list[str]]:
+    """Returns what is known of everything that is done, and the parts that it is enough for."""
     with console.status("reading the data set"):
-        loaded = load_cohort(source, sequences)
+        subjects = load_cohort(source, sequences)
     if load_config("fcn", scale.variant).data.region == "brain":
-        loaded = [extract_brain(subject) for subject in loaded]
-    subjects = {subject.name: subject for subject in loaded}
+        subjects = [extract_brain(subject) for subject in subjects]
+    by_name = {subject.name: subject for subject in subjects}
     studies = plan_studies(scale, root=root, sequences=sequences, parts=_possible(sequences))
     outcomes = {
-        study.name: read_outcome(_folder(workdir, study), study.config.title)
+        study.name: read_outcome(folder_of(workdir, study), study.config.title)
         for study in studies
-        if _is_done(workdir, study, 0)
+        if is_done(workdir, study, 0)
     }
     ready = [
         part
@@ -199,7 +130,7 @@ def _write(
     lesions = {}
     if "lesions" in ready:
         with console.status("segmenting lesions"):
-            lesions = _segment(workdir, outcomes, subjects)
+            lesions = _segment(workdir, outcomes, by_name)
     timing = {}
     if "table1" in ready:
         with console.status("timing predictions"):
@@ -208,67 +139,66 @@ def _write(
         scale,
         {study.name: study for study in studies},
         outcomes,
-        subjects,
+        by_name,
         sequences,
         lesions,
         timing,
         pictures,
         phantom=not root,
     )
+    return material, ready
+
+
+def _write(
+    workdir: Path,
+    material: Material,
+    ready: Sequence[str],
+    provenance: Mapping[str, str],
+) -> dict[str, Any]:
+    """Writes the report, and returns its numbers."""
     sections: list[Section] = []
     tables: dict[str, Any] = {}
-    with console.status("drawing the report"):
-        for part in ready:
-            section, tables[part] = make_section(part, material)
-            sections.append(section)
-    machine = describe_machine()
-    said = " ".join(shlex.quote(word) for word in command)
-    config = load_config("fcn", scale.variant)
-    seconds = sum(outcome.seconds for outcome in outcomes.values())
+    for part in ready:
+        section, tables[part] = make_section(part, material)
+        sections.append(section)
     report = Report(
         "FLAIR synthesis for multiple sclerosis: Wei et al. 2019, once more",
         _lead(material, ready),
         tuple(sections),
-        (
-            ("Command", f"`{said}`"),
-            ("Data", "the embedded phantom" if not root else f"`{source.name}`"),
-            ("Scale", f"{name}: configurations `:{scale.variant}`"),
-            ("Seeds", f"phantom {config.data.phantom.seed}, folds and weights {config.folds.seed}"),
-            ("Time", f"{say_seconds(seconds)}, the sum over {len(outcomes)} studies"),
-            ("Machine", f"{machine['processor']}, {machine['cores']} cores; {machine['device']}"),
-            ("Versions", _versions(machine)),
-            (
-                "Published",
-                "Wei et al., J. Med. Imaging 6(1), 014005 (2019). Squared errors depend on "
-                "intensity units: compare ratios, never values.",
-            ),
-        ),
+        tuple(provenance.items()),
     )
     content = {
-        "scale": name,
+        "provenance": provenance,
         "parts": tables,
         "studies": {
-            study.name: {
-                "folds": sorted(outcomes[study.name].folds),
-                "seconds": outcomes[study.name].seconds,
-            }
-            for study in studies
-            if study.name in outcomes
+            name: {"folds": sorted(outcome.folds), "seconds": outcome.seconds}
+            for name, outcome in material.outcomes.items()
         },
-        "seconds": seconds,
-        "command": said,
-        "machine": machine,
+        "machine": describe_machine(),
     }
     write_html(report, workdir / "report.html")
     write_markdown(report, workdir / "report.md")
     write_json(workdir / "paper.json", content)
-    console.print(f"{workdir / 'report.html'}: {len(sections)} parts")
     return content
 
 
-def _versions(machine: Mapping[str, Any]) -> str:
+def _trace(name: str, source: Path, material: Material, command: Sequence[str]) -> dict[str, str]:
+    """Returns what a reader needs to get the same numbers: title -> what it was."""
+    machine = describe_machine()
+    config = load_config("fcn", material.scale.variant)
+    seconds = sum(outcome.seconds for outcome in material.outcomes.values())
     packages = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return f"Python {machine['python']}, {packages}"
+    return {
+        "Command": f"`{' '.join(shlex.quote(word) for word in command)}`",
+        "Data": "the embedded phantom" if material.phantom else f"`{source.name}`",
+        "Scale": f"{name}: configurations `:{material.scale.variant}`",
+        "Seeds": f"phantom {config.data.phantom.seed}, folds and weights {config.folds.seed}",
+        "Time": f"{say_seconds(seconds)}, the sum over {len(material.outcomes)} studies",
+        "Machine": f"{machine['processor']}, {machine['cores']} cores; {machine['device']}",
+        "Versions": f"Python {machine['python']}, {packages}",
+        "Published": "Wei et al., J. Med. Imaging 6(1), 014005 (2019). Squared errors depend on "
+        "intensity units: compare ratios, never values.",
+    }
 
 
 def _lead(material: Material, ready: Sequence[str]) -> str:
