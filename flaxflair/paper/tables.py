@@ -20,6 +20,8 @@ from flaxflair.volume import Array
 NOTHING = "–"
 # A ratio may differ by so much from the published one before a remark is due.
 TOLERANCE = 0.1
+# So much is worth one where ours and the published ratio lie on two sides of one.
+NOTABLE = 0.02
 
 
 def summarize(by_fold: Mapping[int, Array]) -> Published:
@@ -158,14 +160,15 @@ class Twin:
     def differences(self) -> list[tuple[Any, float, float]]:
         """Returns (key, our ratio, theirs) wherever the two tell another story.
 
-        They do where they differ by more than a tenth, or lie on two sides of one.
+        They do where they differ by more than a tenth, or lie on two sides of one and not by a hair.
         """
         found = []
         for key in self.labels:
             mine, printed = self.ratio(key, self.ours), self.ratio(key, self.theirs)
             if not (math.isfinite(mine) and math.isfinite(printed)):
                 continue
-            if abs(mine / printed - 1) > TOLERANCE or (mine - 1) * (printed - 1) < 0:
+            apart = abs(mine / printed - 1)
+            if apart > TOLERANCE or (apart > NOTABLE and (mine - 1) * (printed - 1) < 0):
                 found.append((key, mine, printed))
         return found
 
