@@ -160,7 +160,7 @@ class Twin:
     def differences(self) -> list[tuple[Any, float, float]]:
         """Returns (key, our ratio, theirs) wherever the two tell another story.
 
-        They do where they differ by more than a tenth, or lie on two sides of one and not by a hair.
+        They do where they differ by more than a tenth, or lie clearly on two sides of one.
         """
         found = []
         for key in self.labels:
