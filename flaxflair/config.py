@@ -99,12 +99,14 @@ class ForestConfig:
       features: share of the features that is tried at a split; a third is Breiman's choice for a
         regression.
       patches: voxels that it is fitted on, drawn evenly from the training subjects; 0 for all.
+      share: of these that each tree draws for itself, with replacement.
     """
 
     trees: int = 60
     leaf: int = 3
     features: float = 1 / 3
     patches: int = 0
+    share: float = 1.0
 
 
 @dataclass
@@ -297,6 +299,10 @@ def validate(config: Config) -> Config:
     if not 0 < config.forest.features <= 1:
         features = config.forest.features
         raise InputError(f"config.forest.features is {features}; it must be above 0, at most 1")
+    if not 0 < config.forest.share <= 1:
+        raise InputError(
+            f"config.forest.share is {config.forest.share}; it must be above 0, at most 1"
+        )
     search = config.propagation.search
     if len(search) != 3 or min(search) < 0:
         raise InputError(f"config.propagation.search is {search}; give three edges, 0 or more")

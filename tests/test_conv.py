@@ -16,7 +16,9 @@ from flaxflair.networks.conv import blocks, conv3d
 DIMS = ("NDHWC", "DHWIO", "NDHWC")
 CHANNELS = [(5, 64), (64, 64), (64, 1), (5, 16), (16, 16), (16, 1), (1, 1), (9, 33), (96, 96)]
 CASES = [((5, 9, 7), channels) for channels in CHANNELS] + [
-    (grid, channels) for grid in [(1, 2, 3), (13, 6, 11)] for channels in [(5, 9), (9, 10), (9, 5)]
+    (grid, channels)
+    for grid in [(1, 2, 3), (4, 4, 4), (13, 6, 11)]
+    for channels in [(5, 9), (9, 10), (9, 5)]
 ]
 
 # Most of the time goes into compiling, and what is tested is the arithmetic, not the machine code.
@@ -59,6 +61,12 @@ def assert_near(found, expected, tolerance=1e-5):
 @pytest.mark.parametrize(("grid", "channels"), CASES, ids=str)
 def test_value_and_both_gradients_equal_those_of_xla(grid, channels):
     arrays = example(grid, *channels)
+    for found, expected in zip(quick(*arrays), direct(*arrays), strict=True):
+        assert_near(found, expected)
+
+
+def test_a_batch_of_tiny_volumes_equals_that_of_xla():
+    arrays = example((4, 3, 5), 12, 16, batch=3)
     for found, expected in zip(quick(*arrays), direct(*arrays), strict=True):
         assert_near(found, expected)
 

@@ -107,6 +107,14 @@ def test_patches_are_shared_evenly_among_subjects_that_have_them(patches: int, s
     assert forest._share([5, 100, 40], patches) == shares
 
 
+def test_a_tree_draws_its_share_of_the_patches():
+    world = [shifted_world(0)]
+    for share in (1.0, 0.25):
+        grown = forest.fit(world, trees=2, leaf=2, features=1 / 3, patches=100, share=share, seed=0)
+        for tree in grown.trees.estimators_:
+            assert tree.tree_.weighted_n_node_samples[0] == 100 * share
+
+
 def test_subjects_may_differ_in_grid():
     world = [shifted_world(0), shifted_world(1, (5, 12, 6))]
     model = grow(world)

@@ -49,6 +49,7 @@ BASELINES: dict[str, Baseline] = {
             leaf=config.forest.leaf,
             features=config.forest.features,
             patches=config.forest.patches,
+            share=config.forest.share,
             seed=seed,
         ),
         forest.predict,

@@ -54,6 +54,7 @@ def fit(
     leaf: int,
     features: float,
     patches: int,
+    share: float = 1.0,
     seed: int,
 ) -> Forest:
     """Grows the trees on all cores; the same seed and examples give the same forest.
@@ -69,6 +70,8 @@ def fit(
         regression is 1/3.
       patches: at most this many in all, drawn at random without replacement, as evenly over the
         subjects as they have voxels; 0 for all.
+      share: fraction of these that each tree draws for itself, with replacement; 1 is Breiman's
+        bootstrap.
       seed: of the draw and of the trees, zero or more.
 
     Raises:
@@ -87,17 +90,22 @@ def fit(
     table = np.empty((sum(shares), width * len(_NEIGHBOURS)), np.float32)
     target = np.empty(sum(shares))
     start = 0
-    for number, ((images, flair, region), share) in enumerate(zip(subjects, shares, strict=True)):
+    for number, ((images, flair, region), count) in enumerate(zip(subjects, shares, strict=True)):
         voxels = np.flatnonzero(region)
-        if share < len(voxels):
+        if count < len(voxels):
             draw = np.random.default_rng([seed, number])
-            voxels = np.sort(draw.choice(voxels, share, replace=False))
-        rows = slice(start, start + share)
+            voxels = np.sort(draw.choice(voxels, count, replace=False))
+        rows = slice(start, start + count)
         table[rows] = _read_patches(_pad(images), voxels)
         target[rows] = flair.ravel()[voxels]
-        start += share
+        start += count
     forest = RandomForestRegressor(
-        trees, min_samples_leaf=leaf, max_features=float(features), n_jobs=-1, random_state=seed
+        trees,
+        min_samples_leaf=leaf,
+        max_features=float(features),
+        max_samples=float(share),
+        n_jobs=-1,
+        random_state=seed,
     )
     return Forest(forest.fit(table, target), width)
 
