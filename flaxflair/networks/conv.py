@@ -15,8 +15,8 @@ needed, and is 36 matrix products.
 A volume of a few voxels, as at the bottom of a U-Net, is too short for any of this: there the 27
 neighbours of every voxel go side by side, and a matrix product does the rest.
 
-Everything else goes in blocks of x, so that what is in flight is bounded and mostly in the cache. On any
-other platform, and for any other convolution, `jax.lax.conv_general_dilated` does the work.
+Everything else goes in blocks of x, so that what is in flight is bounded and mostly in the cache.
+On any other platform, and for any other convolution, `jax.lax.conv_general_dilated` does the work.
 
 Letters: b batch, x y z space, c channels in, f channels out, p Winograd points, k taps.
 """
