@@ -377,6 +377,10 @@ def _lesions(material: Material) -> Made:
             "on the training subjects.",
         ),
     ]
+    why = remarks.explain("lesions", "agreement", "fcn") if material.phantom else ""
+    if why:
+        ours, theirs = results["fcn"]["agreement"].mean, published.LESION_DICE.mean
+        blocks.append(Note(f"FCN, agreement: {ours:.2f} here, {theirs:.2f} published. {why}"))
     if any(math.isfinite(row["agreement"]) for row in scores.values()):
         high, low = choose_examples(scores)
         path = material.pictures / "fig5.png"
