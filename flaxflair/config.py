@@ -192,10 +192,14 @@ class PredictConfig:
       batch: subjects computed side by side under `vmap` in the one call of a fold.
       voxels: computed at a time, about 16 bytes of memory each for every filter; 0 for whole
         volumes.
+      saliency: whether maps of a network's inputs are made. Tiles of a saliency map overlap by four
+        times the network's radius: for one that sees far, as the U-Net, they cost more than its
+        training.
     """
 
     batch: int = 1
     voxels: int = 0
+    saliency: bool = True
 
 
 @dataclass

@@ -134,7 +134,7 @@ def run(
     summary = summarize(workdir)
     write_json(workdir / "summary.json", summary)
     console.print(tabulate(summary))
-    if summary["saliency"]:  # of a network alone
+    if summary["saliency"]:  # of a network alone, and only if it is wanted
         console.print(tabulate_saliency(summary))
     return summary
 
@@ -422,13 +422,14 @@ def _explain(
 ) -> dict[str, Any]:
     """Draws one subject; writes all subjects' saliency maps and returns their shares.
 
-    What is no network has no gradient, and so no saliency: of a baseline, the shares are empty.
+    What is no network has no gradient, and so no saliency: of a baseline, the shares are empty, as
+    they are where maps are not wanted.
     """
     drawn = max(range(len(subjects)), key=lambda place: _lesion_voxels(subjects[place]))
     folder = _fold_dir(job.workdir, fold)
     subject = subjects[drawn]
     panels.draw_prediction(subject, flairs[drawn], folder / f"{subject.name}_prediction.png")
-    if not isinstance(model.fitted, FittedNetwork):
+    if not (job.config.predict.saliency and isinstance(model.fitted, FittedNetwork)):
         return {}
     tables = {}
     for place, subject in enumerate(subjects):

@@ -194,6 +194,13 @@ def test_a_reproduction_has_every_method_on_every_fold(reproduced: Path):
     assert content["parts"]["table2"]["mse"]["fcn"]["published"]["mean"] == 918.07
 
 
+def test_only_the_study_that_shows_saliency_makes_maps(reproduced: Path):
+    drawn = {path.parents[1].name for path in reproduced.glob("runs/*/fold-*/*_p3s.png")}
+    assert drawn == {"fcn"}
+    unet = json.loads((reproduced / "runs/unet/summary.json").read_text())
+    assert unet["saliency"] == {}
+
+
 def test_the_report_says_in_both_forms_what_the_numbers_say(reproduced: Path):
     content = json.loads((reproduced / "paper.json").read_text())
     page = (reproduced / "report.html").read_text()

@@ -128,6 +128,7 @@ def plan_studies(
         subset = name.partition("-from-")[2]
         config.data.root = root
         config.data.inputs = tuple(subset.split("-")) if subset else every
+        config.predict.saliency = name == "fcn"  # Figure 6 shows its maps and no other's
         for field, value in changes.items():
             setattr(config.network, field, value)
         before = studies.get(name)
