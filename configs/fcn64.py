@@ -2,14 +2,14 @@
 
 On two cores of a Xeon a step of one 208×256×40 volume takes 20 s (`tests.benchmarks.bench_conv`),
 so an epoch of 19 takes six and a half minutes and a fold of 1,000 epochs four and a half days;
-10.4 GiB at the peak, predictions and saliency included. One epoch is far from enough: MSE 14,732
-against 3,323 of least squares. This is a job for a GPU, on which it has not been measured.
+10.4 GiB at the peak, predictions and saliency included. One epoch is far from enough: its MSE
+is four times that of least squares. This is a job for a GPU, on which it has not been measured.
 
 `honest` takes the statistics from training subjects alone and stops on one that is set aside.
 
-`quick` is the same job in under 4 minutes on two cores, phantom included: MSE 493 (SD 94) over five
-folds, against 737 (137) of least squares and 55 of the FLAIR's own noise; Ratio 1 is 1.27 against
-1.21, truth 1.67. What it changes, and why:
+`quick` is the same job in under 4 minutes on two cores, phantom included: MSE 455 (SD 67) over five
+folds, against 666 (93) of least squares and 55 of the FLAIR's own noise; Ratio 1 is 1.24 against
+1.17, truth 1.63. What it changes, and why:
 
 - the grid, 52×64×33 voxels of 3.6 mm, and the width, 12 filters: arithmetic;
 - within the brain: a head is most of a volume's error, and none of the question;

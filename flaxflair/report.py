@@ -118,11 +118,11 @@ class Badge:
     """How complete the run behind a section is.
 
     Attributes:
-      kind: `quick` or `full`.
+      kind: `quick` or `full`, on the phantom, or `real`.
       text: what that means here (`fold 1 of 5, 200 epochs`).
     """
 
-    kind: Literal["quick", "full"]
+    kind: Literal["quick", "full", "real"]
     text: str
 
 

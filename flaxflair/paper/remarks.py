@@ -1,4 +1,4 @@
-"""Remarks: why, on the phantom, a figure differs from the published one. Knows no figures."""
+"""Remarks: why a figure differs from the published one. Knows no figures."""
 
 from __future__ import annotations
 
@@ -46,8 +46,24 @@ _WHY: dict[tuple[str, str, Any], str] = {
 }
 
 
+# With fewer pairs than this, a signed-rank test cannot reach 0.05.
+FEWEST_PAIRS = 6
+
+
+def doubt(subjects: int) -> str:
+    """Returns what so few real subjects leave open; empty if they are many."""
+    if subjects >= FEWEST_PAIRS:
+        return ""
+    return (
+        f"{subjects} subjects cannot tell that from chance: their smallest p is "
+        f"{2.0 ** (1 - subjects):.2g}."
+    )
+
+
 def explain(part: str, metric: str, key: Any) -> str:
-    """Returns why a row of a table tells another story than the paper's; empty if it is not known.
+    """Returns why, on the phantom, a row of a table tells another story than the paper's.
+
+    Empty if it is not known.
 
     Args:
       part: key of `studies.PARTS`.

@@ -16,11 +16,12 @@ import numpy as np
 
 from flaxflair import panels
 from flaxflair.evaluate import Row
+from flaxflair.lesions import SegmentationConfig
 from flaxflair.paper import published, remarks
 from flaxflair.paper.charts import draw_curves
 from flaxflair.paper.outcomes import Outcome, flatness, read_curve, read_flair, true_flair
 from flaxflair.paper.published import Published
-from flaxflair.paper.segmentation import TRUTH, Found, choose_examples, segment_subject
+from flaxflair.paper.segmentation import FEWEST, TRUTH, Found, choose_examples, segment_subject
 from flaxflair.paper.studies import (
     CONFIGS,
     PARTS,
@@ -120,7 +121,8 @@ def _badge(material: Material, names: Sequence[str]) -> Badge:
     if len(folds) == count:
         which = f"all {count} folds"
     shape = "×".join(map(str, next(iter(material.subjects.values())).geometry.shape))
-    kind = "full" if material.scale.variant == "" and len(folds) == count else "quick"
+    complete = material.scale.variant == "" and len(folds) == count
+    kind = "real" if not material.phantom else "full" if complete else "quick"
     width = material.scale.filters[64]
     return Badge(kind, f"{which}; {shape} voxels; FCN of {width} filters for the paper's 64")
 
@@ -134,7 +136,10 @@ def _twin_blocks(
     """Returns a table and a note for each of its rows that tells another story than the paper."""
     blocks: list[Block] = [twin.table(caption, LABELS.get(twin.reference, "all"), footnote)]
     for key, ours, theirs in twin.differences():
-        why = remarks.explain(part, twin.metric, key) if material.phantom else ""
+        if material.phantom:
+            why = remarks.explain(part, twin.metric, key)
+        else:
+            why = remarks.doubt(len(material.subjects))
         label = twin.labels[key]
         blocks.append(
             Note(
@@ -373,8 +378,7 @@ def _lesions(material: Material) -> Made:
             (Group("ours", len(columns)), Group("published", 1)),
             "Agreement: Dice of the lesions found in the synthetic and in the true FLAIR by the "
             "same rule. Dice, lesion-wise recall, false-positive lesions a subject, and relative "
-            "volume bias are against the true mask. The rule's parameters are chosen in each fold "
-            "on the training subjects.",
+            f"volume bias are against the true mask. {_chosen(material)}",
         ),
     ]
     why = remarks.explain("lesions", "agreement", "fcn") if material.phantom else ""
@@ -399,6 +403,17 @@ def _lesions(material: Material) -> Made:
         for name, own in results.items()
     }
     return blocks, numbers, names
+
+
+def _chosen(material: Material) -> str:
+    """Returns how the parameters of the segmentation came to be."""
+    configs = {found.config for found in material.lesions.values()}
+    if configs == {SegmentationConfig()}:
+        return (
+            f"With fewer than {FEWEST} subjects to choose them by, the rule's parameters are its "
+            "defaults."
+        )
+    return "The rule's parameters are chosen in each fold on the training subjects."
 
 
 def _found_in(
