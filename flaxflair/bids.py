@@ -7,9 +7,11 @@ voxels.
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,14 @@ class Image:
       relative: its path below the data set's root.
       suffix: BIDS suffix (`T1w`, `mask`).
       entities: BIDS entities (`{"sub": "01", "space": "FLAIR"}`).
+      sequence: name of the pulse sequence it holds, if it is one of ours and was not synthesised.
     """
 
     path: Path
     relative: str
     suffix: str
     entities: Mapping[str, str]
+    sequence: str | None
 
     @property
     def participant(self) -> str:
@@ -49,16 +53,14 @@ class Image:
         """`ses-1`, or None."""
         return f"ses-{self.entities['ses']}" if "ses" in self.entities else None
 
-    @property
-    def sequence(self) -> str | None:
-        """Name of the pulse sequence it holds, if it is one of ours and was not synthesised."""
-        if self.entities.get("desc") in ("synth", "noisefree"):
-            return None
-        return identify(self.suffix, self.entities.get("acq"))
 
-
-def find_images(root: Path) -> list[Image]:
+def find_images(root: Path, patterns: Mapping[str, str] | None = None) -> list[Image]:
     """Returns every NIfTI image below `root` that names a subject, `derivatives/` left out.
+
+    Args:
+      root: of the data set.
+      patterns: sequence -> pattern of the paths below `root` that hold it (`*_ce-gd_T1w.nii.gz`),
+        where its own name does not say so. What fits none is known by suffix and `acq` label.
 
     Raises:
       InputError: `root` is missing or is not a BIDS data set.
@@ -73,8 +75,20 @@ def find_images(root: Path) -> list[Image]:
         relative = Path(file.get_relative_path()).as_posix()
         entities = {str(key): str(value) for key, value in file.entities.items()}
         if "sub" in entities and not relative.startswith("derivatives/"):
-            found.append(Image(root / relative, relative, str(file.suffix), entities))
+            sequence = _identify(relative, str(file.suffix), entities, patterns or {})
+            found.append(Image(root / relative, relative, str(file.suffix), entities, sequence))
     return sorted(found, key=lambda image: image.relative)
+
+
+def _identify(
+    relative: str, suffix: str, entities: Mapping[str, str], patterns: Mapping[str, str]
+) -> str | None:
+    if entities.get("desc") in ("synth", "noisefree"):
+        return None
+    for sequence, pattern in patterns.items():
+        if fnmatchcase(relative, pattern):
+            return sequence
+    return identify(suffix, entities.get("acq"))
 
 
 def find_derivatives(root: Path) -> list[Image]:
@@ -118,9 +132,29 @@ def name_file(suffix: str, **entities: str | None) -> str:
     return "_".join([*parts, suffix]) + ".nii.gz"
 
 
+def strip_extension(name: str) -> str:
+    """Returns a file name without `.nii` or `.nii.gz`."""
+    return name.removesuffix(".gz").removesuffix(".nii")
+
+
 def sidecar(image: Path) -> Path:
     """Returns the path of the JSON file that belongs to an image."""
-    return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    return image.with_name(strip_extension(image.name) + ".json")
+
+
+def is_derivative(root: Path) -> bool:
+    """Whether a data set says of itself that it is a derivative, and so was prepared.
+
+    Raises:
+      InputError: its description cannot be read.
+    """
+    path = root / "dataset_description.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("DatasetType") == "derivative"
+    except FileNotFoundError:
+        raise InputError(f"{root}: holds no {path.name}, so it is no BIDS data set") from None
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: is no JSON object ({error}); correct it") from None
 
 
 def name_sequence(sequence: str, **entities: str | None) -> str:
@@ -163,3 +197,26 @@ def describe_derivative(root: Path, name: str, links: Mapping[str, str]) -> None
             "DatasetLinks": dict(links),
         },
     )
+
+
+def claim_derivative(root: Path, name: str, links: Mapping[str, str]) -> None:
+    """Does what `describe_derivative` does, unless another data set lies there.
+
+    Any number of processes may do so at once, for the same links.
+
+    Raises:
+      InputError: another data set lies there.
+    """
+    description = root / "dataset_description.json"
+    if description.is_file():
+        try:
+            there = json.loads(description.read_text(encoding="utf-8"))
+            own = there["Name"] == name and there["DatasetLinks"] == links
+        except (ValueError, KeyError, TypeError):
+            own = False
+        if not own:
+            raise InputError(
+                f"{description}: describes another data set than {name} of "
+                f"{', '.join(links.values())}; name another folder to write to"
+            )
+    describe_derivative(root, name, links)

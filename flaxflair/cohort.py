@@ -17,6 +17,7 @@ from scipy import ndimage
 from flaxflair import bids
 from flaxflair.nifti import read_volume
 from flaxflair.normalize import zero_outside
+from flaxflair.orientation import to_ras
 from flaxflair.sequences import SEQUENCES, TARGET
 from flaxflair.tissue import white_matter
 from flaxflair.volume import (
@@ -66,12 +67,18 @@ class SessionFiles:
         """`sub-01`, or `sub-01_ses-1`."""
         return name_session(self.participant, self.session)
 
+    @property
+    def everything(self) -> tuple[bids.Image, ...]:
+        """Images of the data set, and then those of the derivatives within it."""
+        return self.images + self.derived
+
 
 def load_cohort(
     root: Path,
     inputs: Sequence[str],
     *,
     need_flair: bool = True,
+    patterns: Mapping[str, str] | None = None,
     on_subject: Callable[[str], None] = lambda name: None,
 ) -> list[Subject]:
     """Loads every session of a prepared data set that holds the inputs asked for.
@@ -80,6 +87,7 @@ def load_cohort(
       root: prepared BIDS data set: all images of a session on one grid.
       inputs: names of the input sequences, which become channels in this order.
       need_flair: whether a session without a FLAIR is refused.
+      patterns: see `bids.find_images`.
       on_subject: told each session's name before it is read.
 
     Returns:
@@ -90,7 +98,8 @@ def load_cohort(
         it. See `nifti.read_volume` for what makes a file unusable.
       GeometryError: the grids of a session differ.
     """
-    sessions = find_sessions(root, inputs, flair="needed" if need_flair else "welcome")
+    flair: FlairUse = "needed" if need_flair else "welcome"
+    sessions = find_sessions(root, inputs, flair=flair, patterns=patterns)
     for session in sessions:
         choose_images(session)  # what is missing is said before minutes of reading
     subjects = []
@@ -107,18 +116,20 @@ def find_sessions(
     flair: FlairUse = "needed",
     participants: Collection[str] | None = None,
     sessions: Collection[str] | None = None,
+    patterns: Mapping[str, str] | None = None,
 ) -> list[SessionFiles]:
-    """Finds the sessions of a prepared data set, by file names alone.
+    """Finds the sessions of a data set, raw or prepared, by file names alone.
 
     A session that misses a sequence is found all the same: `load_session` refuses it, so that one
     bad session need not stop the others.
 
     Args:
-      root: prepared BIDS data set.
+      root: BIDS data set.
       inputs: names of the input sequences.
       flair: what the true FLAIR is for.
       participants: labels to keep, with or without `sub-`; None for all.
       sessions: labels to keep, with or without `ses-`; None for all.
+      patterns: see `bids.find_images`.
 
     Returns:
       By participant and session.
@@ -126,7 +137,7 @@ def find_sessions(
     Raises:
       InputError: it is no data set, or holds no image of ours, or no such label.
     """
-    images = bids.find_images(root)
+    images = bids.find_images(root, patterns)
     groups = bids.read_groups(root)
     found = {(i.participant, i.session) for i in images if i.sequence is not None}
     if not found:
@@ -175,6 +186,50 @@ def _keep(
     return labels
 
 
+def name_files(
+    paths: Mapping[str, Path],
+    inputs: Sequence[str],
+    *,
+    flair: FlairUse = "ignored",
+    brain: Path | None = None,
+    lesions: Path | None = None,
+) -> SessionFiles:
+    """Returns single files as what `find_sessions` would find of them in a data set.
+
+    Args:
+      paths: sequence -> file, at least the inputs.
+      inputs: names of the input sequences.
+      flair: what the true FLAIR is for.
+      brain: brain mask.
+      lesions: lesion mask.
+
+    Raises:
+      InputError: an input is missing.
+    """
+    if missing := [name for name in inputs if name not in paths]:
+        raise InputError(f"no file for {missing[0]}; {','.join(inputs)} are needed")
+    images = [
+        bids.Image(path, path.name, SEQUENCES[name].suffix, {}, name)
+        for name, path in paths.items()
+    ]
+    masks = [
+        bids.Image(path, path.name, "mask", entities, None)
+        for path, entities in ((brain, {"desc": "brain"}), (lesions, {"label": "lesion"}))
+        if path is not None
+    ]
+    first = paths[inputs[0]]
+    return SessionFiles(
+        root=first.parent,
+        participant=bids.strip_extension(first.name),
+        session=None,
+        group="",
+        inputs=tuple(inputs),
+        flair=flair,
+        images=(*images, *masks),
+        derived=(),
+    )
+
+
 def choose_images(files: SessionFiles) -> dict[str, bids.Image]:
     """Returns sequence -> the one image that holds it.
 
@@ -209,7 +264,7 @@ def choose_images(files: SessionFiles) -> dict[str, bids.Image]:
 
 
 def load_session(files: SessionFiles) -> Subject:
-    """Reads one session.
+    """Reads one session, its axes turned to right, anterior, superior.
 
     Raises:
       InputError: a sequence is missing or there twice, or a file cannot be used.
@@ -218,14 +273,16 @@ def load_session(files: SessionFiles) -> Subject:
     chosen = choose_images(files)
     volumes = {sequence: _read(image.path) for sequence, image in chosen.items()}
     reference = TARGET if TARGET in volumes else files.inputs[0]
+    native = volumes[reference].geometry
+    volumes = {sequence: to_ras(volume) for sequence, volume in volumes.items()}
     geometry = volumes[reference].geometry
     for sequence, volume in volumes.items():
         _check_grid(chosen[sequence].path, volume.geometry, reference, geometry)
     masks = _load_masks(files, volumes, geometry, reference)
     noisefree = None
     if files.flair != "ignored":
-        truths = (i.path for i in _all(files) if _matches(i, TARGET, desc="noisefree"))
-        noisefree = next((read_volume(path).array for path in truths), None)
+        truths = (i.path for i in files.everything if _matches(i, TARGET, desc="noisefree"))
+        noisefree = next((to_ras(read_volume(path)).array for path in truths), None)
     return Subject(
         participant=files.participant,
         session=files.session,
@@ -235,6 +292,7 @@ def load_session(files: SessionFiles) -> Subject:
         flair=volumes[TARGET].array if TARGET in volumes else None,
         masks=masks,
         geometry=geometry,
+        native=native,
         space=chosen[reference].entities.get("space"),
         sources=tuple(image.relative for image in chosen.values()),
         noisefree=noisefree,
@@ -272,16 +330,21 @@ def _load_masks(
     """Reads what masks there are, and derives brain and white matter where a mask is missing."""
 
     def find(**entities: str) -> Array | None:
-        for image in _all(files):
+        for image in files.everything:
             if _matches(image, "mask", **entities):
-                volume = read_volume(image.path)
+                volume = to_ras(read_volume(image.path))
                 _check_grid(image.path, volume.geometry, reference, geometry)
                 return volume.array > 0.5
         return None
 
     brain = find(desc="brain")
     if brain is None:
-        brain = _brain_of_stripped(files, volumes)
+        brain = brain_of_stripped({name: volume.array for name, volume in volumes.items()})
+    if brain is None:
+        raise InputError(
+            f"{files.root}: {files.name} has no brain mask and its images are not "
+            f"brain-extracted; give one (in a data set, {files.name}_desc-brain_mask.nii.gz)"
+        )
     for sequence, volume in volumes.items():
         inside = volume.array[brain]
         if inside.size == 0 or inside.min() == inside.max():
@@ -302,19 +365,18 @@ def _load_masks(
     return Masks(brain, lesion, white, find(label="ventricles"))
 
 
-def _brain_of_stripped(files: SessionFiles, volumes: Mapping[str, Volume]) -> Array:
-    """Returns the brain of images already extracted: what is zero in no sequence, holes filled."""
-    inside = np.all([volume.array != 0 for volume in volumes.values()], axis=0)
+def brain_of_stripped(images: Mapping[str, Array]) -> Array | None:
+    """Returns the brain of images already extracted: what is zero in no sequence, holes filled.
+
+    None if they are not extracted.
+
+    Args:
+      images: sequence -> [x, y, z].
+    """
+    inside = np.all([image != 0 for image in images.values()], axis=0)
     if inside.mean() > MOST_BRAIN:
-        raise InputError(
-            f"{files.root}: {files.name} has no brain mask and its images are not "
-            f"brain-extracted; add {files.name}_desc-brain_mask.nii.gz"
-        )
+        return None
     return np.asarray(ndimage.binary_fill_holes(inside), bool)
-
-
-def _all(files: SessionFiles) -> tuple[bids.Image, ...]:
-    return files.images + files.derived
 
 
 def _matches(image: bids.Image, suffix: str, **entities: str) -> bool:

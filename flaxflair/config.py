@@ -11,7 +11,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from flaxflair.sequences import INPUTS, parse_inputs
+from flaxflair.anchors import ANCHORS
+from flaxflair.sequences import INPUTS, parse_inputs, parse_patterns
 from flaxflair.volume import InputError
 
 NETWORK = "network"
@@ -41,12 +42,15 @@ class DataConfig:
     Attributes:
       root: prepared BIDS data set; empty for the embedded phantom.
       inputs: names of the input sequences.
+      patterns: `SEQUENCE=PATTERN`, paths below the root that hold a sequence where their names do
+        not say so (`T1SE=*_acq-tse_T1w.nii.gz`).
       region: voxels that count in the loss and in every fit, `volume` (the paper) or `brain`;
         with `brain`, the prediction is zero outside it.
     """
 
     root: str = ""
     inputs: tuple[str, ...] = INPUTS
+    patterns: tuple[str, ...] = ()
     region: str = "volume"
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
@@ -56,9 +60,9 @@ class NormalizationConfig:
     """How intensities become numbers near one.
 
     Attributes:
-      method: `dataset`, a z-score per sequence over all voxels of all images (the paper), or
-        `brain`, the same after each image was divided by its own mean in the brain, for cohorts in
-        which sessions differ in gain.
+      method: `dataset`, a z-score per sequence over all voxels of all images (the paper); or, for
+        cohorts in which sessions differ in gain, the same after each image was brought into line by
+        its own `brain` mean, `robust` z-score, `white`-matter peak or `quantile`s in the brain.
       statistics: of `training` subjects only, or of `all` (the paper, which so sees the held-out
         images' mean and SD).
     """
@@ -247,7 +251,7 @@ class Config:
 _CHOICES = {
     "method": (NETWORK, "forest", "propagation", "least_squares"),
     "data.region": ("volume", "brain"),
-    "normalization.method": ("dataset", "brain"),
+    "normalization.method": ("dataset", *ANCHORS),
     "normalization.statistics": ("training", "all"),
     "network.dtype": ("float32", "tensorfloat32", "bfloat16"),
     "network.init": ("glorot", "least_squares"),
@@ -348,6 +352,10 @@ def validate(config: Config) -> Config:
         config.data.inputs = parse_inputs(config.data.inputs)
     except ValueError as error:
         raise InputError(f"config.data.inputs: {error}") from None
+    try:
+        parse_patterns(config.data.patterns)
+    except ValueError as error:
+        raise InputError(f"config.data.patterns: {error}") from None
     return config
 
 

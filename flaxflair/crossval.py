@@ -38,6 +38,7 @@ from flaxflair.networks.network import Params, count_parameters
 from flaxflair.predict import predict_volumes
 from flaxflair.saliency import shares
 from flaxflair.screen import Journal, say_seconds
+from flaxflair.sequences import parse_patterns
 from flaxflair.signals import deferred
 from flaxflair.summary import summarize, tabulate, tabulate_saliency
 from flaxflair.train import OPTIMIZERS
@@ -110,7 +111,9 @@ def run(
         if name not in known:
             raise InputError(f"config.{place} is {name!r}; choose from {', '.join(known)}")
     with console.status("reading the data set"):
-        cohort = load_cohort(source, config.data.inputs)
+        cohort = load_cohort(
+            source, config.data.inputs, patterns=parse_patterns(config.data.patterns)
+        )
     if config.data.region == "brain":
         cohort = [extract_brain(subject) for subject in cohort]
     subjects: dict[str, list[Subject]] = {}
@@ -288,8 +291,10 @@ def _train_fold(job: Job, fold: int, fit: Fit) -> Trained:
     least_squares = BASELINES["least_squares"].fit(examples, config, config.folds.seed)
     rival = FittedBaseline("least_squares", least_squares)
     fitted = fit(job, Task(fold, examples, looked_at, rival))
+    sizes = np.median([subject.geometry.voxel_size for subject in training], axis=0)
+    size = (float(sizes[0]), float(sizes[1]), float(sizes[2]))
     model, beside = (
-        Model(config.data.inputs, which, normalization, config.data.region)
+        Model(config.data.inputs, which, normalization, config.data.region, size)
         for which in (fitted, rival)
     )
     models.save_model(_fold_dir(job.workdir, fold), model)

@@ -5,7 +5,6 @@ Knows names and files; knows nothing of networks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,16 @@ from typing import Any
 from flaxflair import bids
 from flaxflair.files import write_bytes, write_json
 from flaxflair.nifti import write_volume
+from flaxflair.orientation import from_ras
 from flaxflair.sequences import SEQUENCES
-from flaxflair.volume import Array, InputError, Subject
+from flaxflair.volume import Array, Subject
 
 NAME = "Synthetic FLAIR and saliency"
+
+
+def page_path(root: Path, subject: Subject) -> Path:
+    """Returns where the page of a session lies in the derivative: beside the subjects' folders."""
+    return root / f"{subject.name}.html"
 
 
 def start(root: Path, source: Path) -> None:
@@ -27,33 +32,22 @@ def start(root: Path, source: Path) -> None:
     Raises:
       InputError: another data set lies there.
     """
-    links = {"source": source.resolve().as_uri()}
-    _refuse_other(root / "dataset_description.json", links)
-    bids.describe_derivative(root, NAME, links)
+    bids.claim_derivative(root, NAME, {"source": source.resolve().as_uri()})
     # BIDS has no suffix for a saliency map, and that of an image would be a trap: a pipeline that
-    # collects T1w files must not pick up a map of one.
-    write_bytes(root / ".bidsignore", b"*_p3s.nii.gz\n*_p3s.json\n")
-
-
-def _refuse_other(description: Path, links: Mapping[str, str]) -> None:
-    if not description.is_file():
-        return
-    try:
-        there = json.loads(description.read_text(encoding="utf-8"))
-        own = there["Name"] == NAME and there["DatasetLinks"] == links
-    except (ValueError, KeyError, TypeError):
-        own = False
-    if not own:
-        raise InputError(
-            f"{description}: describes another data set than the synthetic FLAIRs of "
-            f"{links['source']}; name another folder to write to"
-        )
+    # collects T1w files must not pick up a map of one. Nor has it one for a transform or a page.
+    write_bytes(root / ".bidsignore", b"*_p3s.nii.gz\n*_p3s.json\n*_xfm.txt\n*.html\n")
 
 
 def flair_path(root: Path, subject: Subject) -> Path:
     """Returns where a subject's synthetic FLAIR lies in the derivative."""
     folder, entities = _place(root, subject)
     return folder / bids.name_file("FLAIR", **entities, desc="synth")
+
+
+def saliency_path(root: Path, subject: Subject, sequence: str) -> Path:
+    """Returns where the saliency map of one of a subject's inputs lies in the derivative."""
+    folder, entities = _place(root, subject)
+    return folder / bids.name_file("p3s", **entities, desc=sequence)
 
 
 def write_flair(
@@ -63,18 +57,19 @@ def write_flair(
 
     Args:
       root: of the derivative.
-      subject: whose FLAIR it is; the image gets its affine.
+      subject: whose FLAIR it is; the image gets its native grid.
       flair: [x, y, z], in the units of the training FLAIRs.
       extracted: whether it is zero outside the brain.
       model: what the sidecar says of the model.
     """
     image = flair_path(root, subject)
-    write_volume(image, flair, subject.geometry.affine)
+    _write(image, flair, subject)
     sidecar = {
         "Description": f"Synthetic FLAIR, predicted from {', '.join(subject.sequences)}",
         "Sources": _sources(subject),
         "SkullStripped": extracted,
         "Model": model,
+        "Warnings": list(subject.warnings),
     }
     write_json(bids.sidecar(image), sidecar)
     return image
@@ -88,16 +83,22 @@ def write_saliency(root: Path, subject: Subject, maps: Array) -> None:
       subject: whose maps they are.
       maps: [x, y, z, m], from `model.saliency_maps`.
     """
-    folder, entities = _place(root, subject)
     for channel, name in enumerate(subject.sequences):
-        path = folder / bids.name_file("p3s", **entities, desc=name)
-        write_volume(path, maps[..., channel], subject.geometry.affine)
+        path = saliency_path(root, subject, name)
+        _write(path, maps[..., channel], subject)
         sidecar = {
             "Description": f"Saliency of {SEQUENCES[name].title}: absolute derivative of the "
             "squared error of the synthetic FLAIR with respect to this input, both as z-scores",
             "Sources": _sources(subject),
         }
         write_json(bids.sidecar(path), sidecar)
+
+
+def _write(path: Path, array: Array, subject: Subject) -> None:
+    if subject.native is None:
+        write_volume(path, array, subject.geometry.affine)
+    else:
+        write_volume(path, from_ras(array, subject.native), subject.native.affine)
 
 
 def _place(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:

@@ -1,13 +1,15 @@
 """NIfTI in and out: whole-stream checks, one volume a file, geometry that can be trusted.
 
-The only module that imports nibabel. Knows nothing of BIDS, sequences or subjects.
+Knows nothing of BIDS, sequences or subjects.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +23,7 @@ from flaxflair.volume import Array, Geometry, GeometryError, InputError, Volume
 # header alone, before memory is taken.
 MAX_VOXELS = 2**31
 HEADER_BYTES = 352
+_GZIP = b"\x1f\x8b"
 
 
 def _decompress(path: Path) -> bytes:
@@ -34,7 +37,7 @@ def _decompress(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({reason}); give a file you may read") from None
     if not raw:
         raise InputError(f"{path}: the file is empty; copy it again")
-    if raw[:2] != b"\x1f\x8b":
+    if raw[:2] != _GZIP:
         head = raw[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
         if head.startswith((b"<!", b"<html", b"<head", b"<?xml")):
             raise InputError(f"{path}: holds a web page, not an image; download the file again")
@@ -139,6 +142,40 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     return Volume(array, Geometry((x, y, z), affine))
 
 
+@dataclass(frozen=True)
+class Forms:
+    """What a header says of an image's place in space, twice.
+
+    Attributes:
+      qform: its code, 0 if there is none.
+      sform: its code, 0 if there is none; `read_volume` goes by this one if there is.
+      gap: mm, by which the two differ at most in the field of view; 0 unless there are both.
+      dtype: of the stored voxels (`int16`).
+    """
+
+    qform: int
+    sform: int
+    gap: float
+    dtype: str
+
+
+def read_forms(path: str | os.PathLike[str]) -> Forms:
+    """Reads a header alone; the file is one that `read_volume` accepts."""
+    path = Path(path)
+    with open(path, "rb") as stream:
+        zipped = stream.read(2) == _GZIP
+    with igzip.open(path) if zipped else open(path, "rb") as stream:
+        content = cast(bytes, stream.read(HEADER_BYTES))
+    header = nib.Nifti1Image.header_class.from_fileobj(_Head(content))
+    qform, sform, gap = int(header["qform_code"]), int(header["sform_code"]), 0.0
+    if qform and sform:
+        far = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], float)
+        far[:, :3] *= header.get_data_shape()[:3]
+        apart = cast(Array, header.get_qform()) - cast(Array, header.get_sform())
+        gap = float(np.abs(far @ apart.T).max())
+    return Forms(qform, sform, gap, str(header.get_data_dtype()))
+
+
 class _Head:
     """A file-like view of the first bytes, all that nibabel's header reader asks for."""
 
@@ -150,6 +187,27 @@ class _Head:
         chunk = self._content[self._at : self._at + count]
         self._at += len(chunk)
         return chunk
+
+
+def pack_volume(array: Array, affine: Array, low: float, high: float) -> bytes:
+    """Returns a `.nii.gz` for a screen: 8 bits a voxel, from `low` to `high`, with its scaling.
+
+    Args:
+      array: [x, y, z].
+      affine: float64[4, 4], voxel indices to mm (RAS+).
+      low: what is shown as 0; less is cut off.
+      high: what is shown as 255; more is cut off.
+    """
+    step = (high - low) / 255 or 1.0
+    levels = np.clip(np.rint((array - low) / step), 0, 255).astype(np.uint8)
+    image = nib.Nifti1Image(np.ascontiguousarray(levels), affine)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(affine, code="scanner")
+    image.set_sform(affine, code="scanner")
+    content = bytearray(image.to_bytes())
+    # nibabel sets the scaling aside on writing; it lies at bytes 112 and 116 of the header.
+    content[112:120] = np.array([step, low], "<f4").tobytes()
+    return igzip.compress(bytes(content), compresslevel=2, mtime=0)
 
 
 def write_volume(path: str | os.PathLike[str], array: Array, affine: Array) -> None:

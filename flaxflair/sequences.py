@@ -6,7 +6,7 @@ file name carries `acq-DIR` and the suffix `T2w`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -26,6 +26,11 @@ class PulseSequence:
     suffix: str
     acquisition: str | None
     title: str
+
+    @property
+    def flag(self) -> str:
+        """How a command line names it: `t1w`, `t1se`."""
+        return (self.suffix if self.acquisition is None else self.name).lower()
 
 
 # BIDS has no suffix for spin-echo T1 or for double inversion recovery. Both are told apart by
@@ -79,3 +84,20 @@ def identify(suffix: str, acquisition: str | None) -> str | None:
     claimed = [s.name for s in same if s.acquisition is not None and s.acquisition == acquisition]
     bare = [s.name for s in same if s.acquisition is None]
     return next(iter(claimed or bare), None)
+
+
+def parse_patterns(texts: Iterable[str]) -> dict[str, str]:
+    """Returns sequence -> pattern, from `T1SE=*_acq-tse_T1w.nii.gz`.
+
+    Raises:
+      ValueError: one is not written as such, or names no sequence.
+    """
+    patterns = {}
+    for text in texts:
+        name, equals, pattern = text.partition("=")
+        if name not in SEQUENCES or not equals or not pattern:
+            raise ValueError(
+                f"{text!r} is no pattern; write SEQUENCE=PATTERN, one of {', '.join(SEQUENCES)}"
+            )
+        patterns[name] = pattern
+    return patterns

@@ -108,10 +108,13 @@ class Subject:
       images: float32[x, y, z, m].
       flair: float32[x, y, z], the FLAIR that was scanned, or None.
       masks: regions.
-      geometry: the one grid.
+      geometry: the one grid, its axes running closest to right, anterior, superior.
+      native: the grid of the same voxels in the order of the files, to which results return; None
+        if it is the same.
       space: BIDS `space` label of the files, or None.
       sources: the files read, relative to the data set's root.
       noisefree: float32[x, y, z], the FLAIR before noise; only a phantom has one.
+      warnings: what should be looked at before what is made of it is trusted, a sentence each.
     """
 
     participant: str
@@ -122,9 +125,11 @@ class Subject:
     flair: Array | None = field(repr=False)
     masks: Masks = field(repr=False)
     geometry: Geometry
+    native: Geometry | None = None
     space: str | None = None
     sources: tuple[str, ...] = ()
     noisefree: Array | None = field(default=None, repr=False)
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -12,17 +12,37 @@ import pytest
 from hypothesis import settings
 
 from flaxflair.bids import write_json
+from flaxflair.cohort import find_sessions
+from flaxflair.config import NetworkConfig
 from flaxflair.crossval import run
+from flaxflair.methods import FittedNetwork
+from flaxflair.model import Model, save_model
 from flaxflair.networks.fcn import build
 from flaxflair.networks.network import Network, Params
-from flaxflair.nifti import write_volume
+from flaxflair.nifti import read_volume, write_volume
+from flaxflair.normalize import Normalization, Stats
 from flaxflair.phantom import write_phantom
-from flaxflair.volume import Array, Geometry, Masks, Subject
+from flaxflair.volume import Array, Geometry, Masks, Subject, Volume
 from tests.samples import AFFINE, SHAPE, brain_of, draw_params, image_of, tiny_config
 
 # No deadline: a first call compiles. The same examples every time: a failure is there to stay.
 settings.register_profile("flaxflair", deadline=None, derandomize=True)
 settings.load_profile("flaxflair")
+
+
+@pytest.fixture(scope="session")
+def raw_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw data set of one patient, at half of the paper's resolution."""
+    root = tmp_path_factory.mktemp("raw") / "phantom"
+    write_phantom(root, subjects=1, healthy=0, seed=5, layout="raw", scale=0.5)
+    return root
+
+
+@pytest.fixture(scope="session")
+def raw_scans(raw_phantom: Path) -> dict[str, Volume]:
+    """The scans of that patient, by sequence."""
+    (session,) = find_sessions(raw_phantom, (), flair="welcome")
+    return {i.sequence: read_volume(i.path) for i in session.images if i.sequence is not None}
 
 
 @pytest.fixture
@@ -53,9 +73,8 @@ def write_dataset(tmp_path: Path) -> Callable[..., Path]:
             write_volume(folder / f"{name}.nii.gz", array, affine)
         for folder in {root, base}:
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(
-                folder / "dataset_description.json", {"Name": "tiny", "BIDSVersion": "1.10.0"}
-            )
+            description = {"Name": "tiny", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
+            write_json(folder / "dataset_description.json", description)
         if groups is not None:
             with open(root / "participants.tsv", "w", encoding="utf-8", newline="") as stream:
                 rows = csv.writer(stream, delimiter="\t")
@@ -125,3 +144,22 @@ def finished(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("run") / "finished"
     run(tiny_config(), workdir, phantom)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def raw_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose network, untrained, reads T1 and T2 in the brain."""
+    folder = tmp_path_factory.mktemp("run") / "untrained"
+    config = NetworkConfig(layers=2, filters=4)
+    network = build(2, layers=2, filters=4)
+    stats = Stats((1.0, 1.0), (0.4, 0.5)), Stats((1.0,), (0.5,))
+    places = ((0.0, 1.0),) * 3
+    model = Model(
+        ("T1", "T2"),
+        FittedNetwork(config, network, draw_params(network)),
+        Normalization(*stats, "brain", places, (0.0, 1.2)),
+        region="brain",
+        voxel_size=(1.8, 1.8, 3.0),
+    )
+    save_model(folder / "fold-0", model)
+    return folder

@@ -15,9 +15,9 @@ from flaxflair.volume import Array
 # Oblique, anisotropic and shifted, so that a swapped axis or a lost offset shows.
 AFFINE = np.array(
     [
-        [-0.9, 0.1, 0.05, 10.0],
-        [0.12, 0.85, 0.3, -20.0],
-        [0.02, -0.28, 2.9, 30.0],
+        [0.9, 0.1, 0.05, -10.0],
+        [-0.12, 0.85, 0.3, -20.0],
+        [-0.02, -0.28, 2.9, 30.0],
         [0.0, 0.0, 0.0, 1.0],
     ]
 )

@@ -41,6 +41,7 @@ REFUSED = [
     ("folds.count", -1),
     ("predict.batch", 0),
     ("predict.voxels", -8),
+    ("data.patterns", ("T1w",)),
     ("train.call", "run"),
     ("folds.at_once", 0),
     ("mesh.data", 2),

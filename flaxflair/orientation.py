@@ -1,0 +1,42 @@
+"""Orientation: voxel axes turned to run right, anterior and superior, and turned back.
+
+A network that learnt from one order of axes is a stranger to another. Nothing is interpolated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from nibabel import orientations
+
+from flaxflair.volume import Array, Geometry, Volume
+
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
+
+
+def ras_geometry(geometry: Geometry) -> Geometry:
+    """Returns the grid of the same voxels whose axes run closest to right, anterior, superior."""
+    order = orientations.io_orientation(geometry.affine)
+    shape = [0, 0, 0]
+    for axis, (onto, _) in enumerate(order.astype(int)):
+        shape[onto] = geometry.shape[axis]
+    affine = geometry.affine @ orientations.inv_ornt_aff(order, geometry.shape)
+    return Geometry((shape[0], shape[1], shape[2]), affine)
+
+
+def to_ras(volume: Volume) -> Volume:
+    """Returns a volume on its `ras_geometry`."""
+    order = orientations.io_orientation(volume.geometry.affine)
+    array = np.ascontiguousarray(orientations.apply_orientation(volume.array, order))
+    return Volume(array, ras_geometry(volume.geometry))
+
+
+def from_ras(array: Array, geometry: Geometry) -> Array:
+    """Undoes `to_ras`.
+
+    Args:
+      array: [x, y, z] or [x, y, z, m], on `ras_geometry(geometry)`.
+      geometry: the grid to return to.
+    """
+    order = orientations.io_orientation(geometry.affine)
+    back = orientations.ornt_transform(_RAS, order)
+    return np.ascontiguousarray(orientations.apply_orientation(array, back))

@@ -1,0 +1,49 @@
+"""Orientation: axes turned and turned back, the same voxels in the same places."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from flaxflair.orientation import from_ras, ras_geometry, to_ras
+from flaxflair.volume import Array, Geometry, Volume
+from tests.samples import AFFINE, SHAPE, image_of
+
+ORDERS = list(itertools.permutations(range(3)))
+SIGNS = list(itertools.product((1, -1), repeat=3))
+
+
+def stored(order: tuple[int, ...], signs: tuple[int, ...]) -> Volume:
+    """Returns the sample as a file with other axes would hold it."""
+    array, affine = image_of("T1"), AFFINE.copy()
+    for axis, sign in enumerate(signs):
+        if sign < 0:
+            array = np.flip(array, axis)
+            affine = affine.copy()
+            affine[:3, 3] += affine[:3, axis] * (SHAPE[axis] - 1)
+            affine[:3, axis] *= -1
+    array = array.transpose(order)
+    affine = affine[:, [*order, 3]]
+    x, y, z = array.shape
+    return Volume(np.ascontiguousarray(array), Geometry((x, y, z), affine))
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize("signs", SIGNS, ids=str)
+def test_any_order_of_axes_becomes_one_and_returns(order: tuple[int, ...], signs: tuple[int, ...]):
+    volume = stored(order, signs)
+    turned = to_ras(volume)
+    np.testing.assert_array_equal(turned.array, image_of("T1"))
+    np.testing.assert_allclose(turned.geometry.affine, AFFINE, atol=1e-9)
+    assert turned.geometry.shape == SHAPE
+    assert ras_geometry(volume.geometry).matches(turned.geometry)
+    np.testing.assert_array_equal(from_ras(turned.array, volume.geometry), volume.array)
+
+
+def test_channels_stay_last():
+    volume = stored((2, 0, 1), (-1, 1, -1))
+    maps: Array = np.stack([to_ras(volume).array, -to_ras(volume).array], axis=-1)
+    back = from_ras(maps, volume.geometry)
+    np.testing.assert_array_equal(back[..., 1], -volume.array)
