@@ -9,6 +9,7 @@ from pathlib import Path
 import platformdirs
 
 import flaxflair.phantom
+import flaxflair.resample
 from flaxflair.config import PhantomConfig
 from flaxflair.phantom import write_phantom
 
@@ -17,7 +18,8 @@ def locate(config: PhantomConfig) -> Path:
     """Returns where the phantom of this configuration and this code lies, made or not."""
     # The sources are part of the address: a phantom made by other code is never taken for it.
     digest = hashlib.sha256()
-    for source in sorted(Path(flaxflair.phantom.__file__).parent.glob("*.py")):
+    own = sorted(Path(flaxflair.phantom.__file__).parent.glob("*.py"))
+    for source in (*own, Path(flaxflair.resample.__file__)):
         digest.update(source.read_bytes())
     name = (
         f"phantom-{config.subjects}-{config.healthy}-seed{config.seed}-scale{config.scale:g}"

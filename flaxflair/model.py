@@ -20,6 +20,7 @@ from flaxflair.files import write_json
 from flaxflair.methods import Fitted, FittedBaseline, FittedNetwork, load_fitted
 from flaxflair.nifti import read_volume, write_volume
 from flaxflair.normalize import Normalization, Stats
+from flaxflair.orientation import from_ras, to_ras
 from flaxflair.saliency import p3s_streamed
 from flaxflair.volume import Array, GeometryError, InputError, Subject, Volume
 from flaxflair.windows import Sliceable
@@ -34,12 +35,14 @@ class Model:
       fitted: z-scores to z-scores.
       normalization: intensities to z-scores and back.
       region: `volume`, or `brain`: then the FLAIR outside the brain is zero.
+      voxel_size: mm, the median of its training images'; None if that is not known.
     """
 
     sequences: tuple[str, ...]
     fitted: Fitted
     normalization: Normalization
     region: str = "volume"
+    voxel_size: tuple[float, float, float] | None = None
 
 
 class Run(NamedTuple):
@@ -99,6 +102,7 @@ def save_model(folder: Path, model: Model) -> None:
         "method": fitted.name if isinstance(fitted, FittedBaseline) else NETWORK,
         "sequences": model.sequences,
         "region": model.region,
+        "voxel_size": model.voxel_size,
         **fitted.save(folder),
         "normalization": asdict(model.normalization),
     }
@@ -123,8 +127,17 @@ def load_model(run: str | Path, fold: int = 0) -> Model:
     sequences = tuple(content["sequences"])
     fitted = load_fitted(folder, content["method"], len(sequences), content)
     stored = content["normalization"]
-    normalization = Normalization(_stats(stored["images"]), _stats(stored["flair"]), stored["gain"])
-    return Model(sequences, fitted, normalization, content["region"])
+    normalization = Normalization(
+        _stats(stored["images"]),
+        _stats(stored["flair"]),
+        stored["method"],
+        tuple(tuple(row) for row in stored["places"]),
+        tuple(stored["gain"]),
+    )
+    size = content["voxel_size"]
+    return Model(
+        sequences, fitted, normalization, content["region"], None if size is None else tuple(size)
+    )
 
 
 def _stats(stored: dict[str, list[float]]) -> Stats:
@@ -138,7 +151,8 @@ def predict_array(
 
     Args:
       model: from `load_model`.
-      images: [x, y, z, m], intensities of `model.sequences` in that order, on one grid.
+      images: [x, y, z, m], intensities of `model.sequences` in that order, on one grid whose axes
+        run closest to right, anterior, superior.
       brain: bool[x, y, z]; needed if the model was trained on the brain, else of no effect.
       voxels: computed at a time, for volumes that do not fit into memory, about 16 bytes each for
         every filter; 0 for the whole volume at once.
@@ -199,7 +213,7 @@ class Encoded:
         region = _region(model, brain)
         self._images = images
         self._region = region if model.region == "brain" else None
-        self._stats = normalize.image_stats(model.normalization, images, region)
+        self._encode = normalize.make_encoder(model.normalization, images, region)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -211,7 +225,7 @@ class Encoded:
         part = self._images[at]
         if self._region is not None:
             part = normalize.zero_outside(self._region[at], part)
-        return normalize.normalize(part, self._stats)
+        return self._encode(part)
 
 
 def predict_encoded(
@@ -334,10 +348,12 @@ def predict_files(
     ]:
         raise InputError(f"{out}: is one of the inputs; name another file to write")
     first = read_volume(paths[0])
+    native = first.geometry
+    first = to_ras(first)
     geometry = first.geometry
 
     def read(path: Path) -> Array:
-        volume = read_volume(path)
+        volume = to_ras(read_volume(path))
         if not volume.geometry.matches(geometry):
             raise GeometryError(f"{path}: its grid differs from that of {paths[0]}")
         return volume.array
@@ -349,14 +365,14 @@ def predict_files(
     for channel, path in enumerate(paths[1:], start=1):
         stacked[..., channel] = read(path)
     region = None if brain is None else read(Path(brain)) > 0.5
-    flair = predict_array(model, stacked, region, voxels=voxels)
-    write_volume(out, flair, geometry.affine)
-    return Volume(flair, geometry)
+    flair = from_ras(predict_array(model, stacked, region, voxels=voxels), native)
+    write_volume(out, flair, native.affine)
+    return Volume(flair, native)
 
 
 def _region(model: Model, brain: Array | None) -> Array:
     """Returns the brain mask if the model needs one, else nothing in its place."""
-    needed = model.normalization.gain is not None or model.region == "brain"
+    needed = model.normalization.needs_brain or model.region == "brain"
     if not needed:
         return np.empty(0, bool)
     if brain is None:

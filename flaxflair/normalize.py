@@ -3,17 +3,20 @@
 Knows nothing of files or networks.
 
 `normalize` and `denormalize` undo each other for one `Stats`. A `Normalization` says where the
-statistics come from: `dataset`, pooled over many images as they are (the paper), or `brain`, pooled
-after each image was divided by its own mean in the brain.
+statistics come from: `dataset`, pooled over many images as they are (the paper), or pooled after
+each image was brought into line by anchors of its own (see `anchors`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from flaxflair.anchors import ANCHORS, bend
 from flaxflair.volume import Array, InputError, Subject
 
 
@@ -79,26 +82,44 @@ class Normalization:
     """What was learnt from the training subjects about intensities; stored with a model.
 
     Attributes:
-      images: statistics of the input sequences.
-      flair: statistics of the FLAIR.
-      gain: None if the statistics are of intensities. Else they are of intensities relative to each
-        image's mean in the brain, and this is the FLAIR's mean relative to the inputs' `level`.
+      images: statistics of the input sequences, in line.
+      flair: statistics of the FLAIR, in line.
+      method: `dataset`, or a key of `anchors.ANCHORS`.
+      places: where each channel's anchors belong, m + 1 rows of k; the last is the FLAIR's. Empty
+        for `dataset`.
+      gain: anchors of the FLAIR relative to the inputs' `level`, k values. Empty for `dataset`.
     """
 
     images: Stats
     flair: Stats
-    gain: float | None = None
+    method: str = "dataset"
+    places: tuple[tuple[float, ...], ...] = ()
+    gain: tuple[float, ...] = ()
+
+    @property
+    def needs_brain(self) -> bool:
+        """Whether a brain mask is needed to use it."""
+        return self.method != "dataset"
+
+
+# Anchors of these are a scale alone; what is predicted in their units can be held to it.
+_SCALES = ("brain", "white")
+
+Encoder = Callable[[Array], Array]
 
 
 def fit(subjects: Sequence[Subject], method: str) -> Normalization:
     """Learns a normalisation from subjects with a FLAIR.
 
+    With `dataset`, a z-score per sequence is over all voxels of all images (the paper). Else each
+    image is first brought into line by its own anchors, which go where the training subjects'
+    anchors lie on average, relative to each image's mean in the brain. What a synthetic FLAIR is
+    worth in intensities is then taken from the inputs, since much of a receiver's gain is common to
+    the sequences of a session.
+
     Args:
       subjects: of the training folds.
-      method: `dataset`, a z-score per sequence over all voxels of all images (the paper), or
-        `brain`, the same after each image was divided by its mean in the brain. What a synthetic
-        FLAIR is worth in intensities is then taken from the inputs, since much of a receiver's gain
-        is common to the sequences of a session.
+      method: `dataset`, or a key of `anchors.ANCHORS`.
 
     Raises:
       InputError: a subject has no FLAIR, or a mean that cannot be divided by.
@@ -106,15 +127,26 @@ def fit(subjects: Sequence[Subject], method: str) -> Normalization:
     if method == "dataset":
         flairs = (_flair(subject)[..., None] for subject in subjects)
         return Normalization(pool(subject.images for subject in subjects), pool(flairs))
-    pairs = [(_flair(subject)[..., None], subject.masks.brain) for subject in subjects]
-    gains = [
-        float(_means(flair, brain)[0]) / level(subject.images, brain)
-        for subject, (flair, brain) in zip(subjects, pairs, strict=True)
-    ]
+    places, gains = [], []
+    for subject in subjects:
+        brain, flair = subject.masks.brain, _flair(subject)[..., None]
+        with _named(subject.name):
+            own = [find_anchors(method, image, brain) for image in (subject.images, flair)]
+            means = [_means(image, brain) for image in (subject.images, flair)]
+            gains.append(own[1][0] / level(subject.images, brain))
+        places.append(np.concatenate(own) / np.concatenate(means)[:, None])
+    where = np.mean(places, axis=0)
+
+    def in_line(image: Array, brain: Array, where: Array) -> Array:
+        return _bend(image, find_anchors(method, image, brain), where)
+
+    inputs, target = where[:-1], where[-1:]
     return Normalization(
-        pool(_relative(subject.images, subject.masks.brain) for subject in subjects),
-        pool(_relative(flair, brain) for flair, brain in pairs),
-        float(np.mean(gains)),
+        pool(in_line(s.images, s.masks.brain, inputs) for s in subjects),
+        pool(in_line(_flair(s)[..., None], s.masks.brain, target) for s in subjects),
+        method,
+        tuple(tuple(float(v) for v in row) for row in where),
+        tuple(float(v) for v in np.mean(gains, axis=0)),
     )
 
 
@@ -127,30 +159,54 @@ def level(images: Array, brain: Array) -> float:
     return float(np.exp(np.log(_means(images, brain)).mean()))
 
 
+def find_anchors(method: str, images: Array, brain: Array) -> Array:
+    """Returns the anchors of each channel, float64[m, k], rising.
+
+    Args:
+      method: a key of `anchors.ANCHORS`.
+      images: [x, y, z, m].
+      brain: bool[x, y, z].
+
+    Raises:
+      InputError: an image is too flat for two of its anchors to differ.
+    """
+    inside = images[brain]
+    own = np.stack([ANCHORS[method](inside[:, m]) for m in range(images.shape[-1])])
+    if (np.diff(own, axis=1) <= 0).any():
+        channel = int(np.argmin(np.diff(own, axis=1).min(axis=1)))
+        shown = ", ".join(f"{value:.4g}" for value in own[channel])
+        raise InputError(
+            f"an image cannot be normalised by {method!r}, whose marks in the brain, {shown}, do "
+            "not rise; give intensities as scanned"
+        )
+    return own
+
+
 def encode_images(normalization: Normalization, images: Array, brain: Array) -> Array:
     """Returns the z-scores of input sequences, x y z m -> x y z m; `brain` is bool[x, y, z]."""
-    return normalize(images, image_stats(normalization, images, brain))
+    return make_encoder(normalization, images, brain)(images)
 
 
-def image_stats(normalization: Normalization, images: Array, brain: Array) -> Stats:
-    """Returns the mean and SD that make z-scores of one session's inputs, or of any part of them.
+def make_encoder(normalization: Normalization, images: Array, brain: Array) -> Encoder:
+    """Returns what makes z-scores of one session's inputs, or of any part of them.
 
     Args:
       normalization: of the model.
       images: [x, y, z, m], the whole session.
-      brain: bool[x, y, z].
+      brain: bool[x, y, z]; of no effect on `dataset`.
+
+    Raises:
+      InputError: see `find_anchors`.
     """
-    if normalization.gain is None:
-        return normalization.images
-    means = _means(images, brain)
-    return _stats(means * normalization.images.mean, means * normalization.images.std)
+    places = np.array(normalization.places[:-1])
+    return _encoder(normalization.images, normalization.method, places, images, brain)
 
 
 def encode_flair(normalization: Normalization, flair: Array, brain: Array) -> Array:
     """Returns the z-scores of a FLAIR, x y z -> x y z: what a network is trained towards."""
-    own = flair[..., None]
-    own = own if normalization.gain is None else _relative(own, brain)
-    return normalize(own, normalization.flair)[..., 0]
+    own, places = flair[..., None], np.array(normalization.places[-1:])
+    encode = _encoder(normalization.flair, normalization.method, places, own, brain)
+    return encode(own)[..., 0]
 
 
 def decode_flair(normalization: Normalization, flair: Array, images: Array, brain: Array) -> Array:
@@ -163,16 +219,41 @@ def decode_flair(normalization: Normalization, flair: Array, images: Array, brai
       brain: bool[x, y, z].
     """
     decoded = denormalize(flair[..., None], normalization.flair)
-    if normalization.gain is None:
+    if normalization.method == "dataset":
         return decoded[..., 0]
-    # What is relative to its own mean has a mean of one. A network that learnt from a brain with
-    # more fluid, whose tissue lies higher above the mean, is so brought back to this brain.
-    scale = np.float32(normalization.gain * level(images, brain))
-    return _relative(decoded, brain)[..., 0] * scale
+    own = np.array([normalization.gain]) * level(images, brain)
+    places = np.array(normalization.places[-1:])
+    if normalization.method in _SCALES:
+        # A network that learnt from a brain with more fluid, whose tissue lies higher above the
+        # mean, is so brought back to this brain.
+        places = find_anchors(normalization.method, decoded, brain)
+    return _bend(decoded, places, own)[..., 0]
 
 
-def _relative(images: Array, brain: Array) -> Array:
-    return images / _means(images, brain).astype(np.float32)
+def _encoder(stats: Stats, method: str, places: Array, images: Array, brain: Array) -> Encoder:
+    if method == "dataset":
+        return partial(normalize, stats=stats)
+    own = find_anchors(method, images, brain)
+    if own.shape[1] > 2:
+        return lambda part: normalize(_bend(part, own, places), stats)
+    # Two anchors are a line, and a line and a z-score are one line.
+    slope = (own[:, 1] - own[:, 0]) / (places[:, 1] - places[:, 0])
+    mean = own[:, 0] + (stats.mean - places[:, 0]) * slope
+    return partial(normalize, stats=_stats(mean, slope * stats.std))
+
+
+def _bend(images: Array, own: Array, places: Array) -> Array:
+    """Brings every channel into line, x y z m -> x y z m."""
+    channels = range(images.shape[-1])
+    return np.stack([bend(images[..., m], own[m], places[m]) for m in channels], axis=-1)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def _means(images: Array, brain: Array) -> Array:

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from flaxflair import normalize as norm
+from flaxflair.anchors import ANCHORS, bend
 from flaxflair.volume import InputError
+
+OF_SESSIONS = tuple(ANCHORS)
 
 intensities = hnp.arrays(
     np.float32,
@@ -59,8 +62,9 @@ def test_z_scores_over_the_data_set_have_one_scale_for_all_subjects(make_subject
     assert np.concatenate(flairs).std() == pytest.approx(1, abs=1e-5)
 
 
-def test_relative_to_the_brain_a_receivers_gain_changes_no_z_score(make_subject):
-    learnt = norm.fit([make_subject("sub-01"), make_subject("sub-02")], "brain")
+@pytest.mark.parametrize("method", OF_SESSIONS)
+def test_in_line_a_receivers_gain_changes_no_z_score(make_subject, method: str):
+    learnt = norm.fit([make_subject("sub-01"), make_subject("sub-02")], method)
     stranger = make_subject("sub-03")
     brain = stranger.masks.brain
     gains = np.array([40, 0.1], np.float32)
@@ -78,7 +82,7 @@ def test_relative_to_the_brain_a_receivers_gain_changes_no_z_score(make_subject)
     )
 
 
-@pytest.mark.parametrize("method", ["dataset", "brain"])
+@pytest.mark.parametrize("method", ["dataset", *OF_SESSIONS])
 def test_a_decoded_flair_is_the_one_that_was_encoded(make_subject, method: str):
     subject = make_subject()
     learnt = norm.fit([subject], method)
@@ -87,9 +91,10 @@ def test_a_decoded_flair_is_the_one_that_was_encoded(make_subject, method: str):
     np.testing.assert_allclose(decoded, subject.flair, atol=1e-3)
 
 
-def test_with_brain_statistics_a_receivers_gain_carries_over_to_the_prediction(make_subject):
+@pytest.mark.parametrize("method", OF_SESSIONS)
+def test_in_line_a_receivers_gain_carries_over_to_the_prediction(make_subject, method: str):
     subject = make_subject()
-    learnt = norm.fit([subject], "brain")
+    learnt = norm.fit([subject], method)
     code = norm.encode_flair(learnt, subject.flair, subject.masks.brain)
     decoded = norm.decode_flair(learnt, code, subject.images * 7, subject.masks.brain)
     np.testing.assert_allclose(decoded, subject.flair * 7, rtol=1e-5, atol=1e-2)
@@ -99,6 +104,39 @@ def test_with_brain_statistics_a_receivers_gain_carries_over_to_the_prediction(m
 def test_a_subject_without_a_flair_cannot_be_learnt_from_and_is_named(make_subject, method: str):
     with pytest.raises(InputError, match="sub-07: has no FLAIR to learn from"):
         norm.fit([make_subject(), make_subject("sub-07", flair=False)], method)
+
+
+def test_offsets_that_a_method_can_take_out_change_no_z_score(make_subject):
+    subject = make_subject()
+    brain = subject.masks.brain
+    for method in ("robust", "quantile"):
+        learnt = norm.fit([subject], method)
+        np.testing.assert_allclose(
+            norm.encode_images(learnt, subject.images + 300, brain),
+            norm.encode_images(learnt, subject.images, brain),
+            rtol=1e-3,
+            atol=1e-3,
+        )
+
+
+def test_the_white_matter_peak_is_the_tallest():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(400, 20, 60_000), rng.normal(300, 40, 50_000)])
+    assert ANCHORS["white"](values) == pytest.approx([0, 400], abs=6)
+
+
+def test_anchors_come_to_their_places_and_lines_go_on_beyond():
+    own, places = np.array([1.0, 2.0, 4.0]), np.array([10.0, 30.0, 40.0])
+    bent = bend(np.array([0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]), own, places)
+    np.testing.assert_allclose(bent, [-10, 10, 20, 30, 35, 40, 50])
+    np.testing.assert_allclose(bend(np.array([0.0, 3.0]), own[:2], places[:2]), [-10, 50])
+
+
+def test_an_image_too_flat_for_a_method_is_refused(make_subject):
+    subject = make_subject()
+    flat = np.where(subject.images > 400, 2, 1).astype(np.float32)
+    with pytest.raises(InputError, match="cannot be normalised by 'quantile'"):
+        norm.find_anchors("quantile", flat, subject.masks.brain)
 
 
 def test_images_that_are_no_longer_intensities_have_no_level(make_subject):
