@@ -27,6 +27,7 @@ from flaxflair.phantom.simulate import (
     simulate_subject,
     simulation_lattice,
 )
+from flaxflair.resample import resample
 from flaxflair.sequences import INPUTS, SEQUENCES
 from flaxflair.volume import Array, Geometry, InputError
 
@@ -127,7 +128,7 @@ def test_rician_mean_of_no_signal_is_rayleigh_and_of_much_signal_is_the_signal()
 def test_resampling_by_nothing_changes_nothing() -> None:
     array = stream(0, 0, "noise").random((7, 8, 9), dtype=np.float32)
     affine = rigid(np.array([3.0, 2.0, 1.0]), np.array([5.0, 0.0, 1.0]))
-    same = scanner.resample(array, affine, Geometry((7, 8, 9), affine), np.eye(4))
+    same = resample(array, affine, Geometry((7, 8, 9), affine), np.eye(4))
     assert_allclose(same, array, atol=1e-5)
 
 
@@ -136,8 +137,8 @@ def test_resampling_undoes_a_rigid_motion() -> None:
     array = smooth_noise(stream(0, 0, "warp"), lattice, 8.0)
     grid = Geometry(lattice.shape, lattice.affine)
     motion = rigid(np.array([2.0, -1.0, 1.5]), np.array([1.0, 2.0, -2.0]))
-    moved = scanner.resample(array, lattice.affine, grid, np.linalg.inv(motion))
-    back = scanner.resample(moved, lattice.affine, grid, motion)
+    moved = resample(array, lattice.affine, grid, np.linalg.inv(motion))
+    back = resample(moved, lattice.affine, grid, motion)
     inner = (slice(6, -6),) * 3
     assert np.abs(moved - array)[inner].max() > 0.3
     assert np.abs(back - array)[inner].max() < 0.08
@@ -334,7 +335,7 @@ def test_preparing_puts_sequences_onto_the_flair_better_than_they_were(
     grid = simulation.scans["FLAIR"].volume.geometry
     brain = simulation.truth.brain
     scan = simulation.scans["T1"]
-    unmoved = scanner.resample(scan.volume.array, scan.volume.geometry.affine, grid, np.eye(4))
+    unmoved = resample(scan.volume.array, scan.volume.geometry.affine, grid, np.eye(4))
     fluid = np.isin(simulation.truth.labels, (1, 5))[brain].astype(float)
 
     def agreement(image: Array) -> float:

@@ -14,15 +14,13 @@ that nilearn ships.
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
-from flaxflair.nifti import read_volume
 from flaxflair.phantom.fields import (
     Lattice,
     covering,
@@ -32,7 +30,8 @@ from flaxflair.phantom.fields import (
     stream,
 )
 from flaxflair.phantom.rigid import rotation
-from flaxflair.volume import Array, InputError
+from flaxflair.template import read_template
+from flaxflair.volume import Array
 
 # Head space is simulated within this box; beyond it lie air, and below it the neck.
 HEAD_LOW, HEAD_HIGH = (-94.0, -116.0, -85.0), (94.0, 116.0, 67.0)
@@ -132,15 +131,9 @@ class Atlas:
     outer: Array
 
 
-def _read_template(name: str) -> tuple[Array, Lattice]:
-    """Reads one map of nilearn's wheel, scaled to a maximum of 1, x ascending."""
-    spec = importlib.util.find_spec("nilearn")
-    if spec is None or spec.origin is None:
-        raise InputError(
-            "nilearn, which holds the phantom's template, is missing; pip install nilearn"
-        )
-    data = Path(spec.origin).parent / "datasets" / "data"
-    volume = read_volume(data / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+def _read_map(name: Literal["t1", "gm", "wm"]) -> tuple[Array, Lattice]:
+    """Reads one map of the template, scaled to a maximum of 1, x ascending."""
+    volume = read_template(name)
     ox, oy, oz = (float(v) for v in volume.geometry.affine[:3, 3])
     return volume.array / volume.array.max(), Lattice(
         volume.geometry.shape, volume.geometry.voxel_size, (ox, oy, oz)
@@ -180,9 +173,9 @@ def _head_mask(intracranial: Array, lattice: Lattice) -> Array:
 @functools.cache
 def load_atlas() -> Atlas:
     """Reads nilearn's ICBM152 maps and derives what every subject shares."""
-    grey, fine = _read_template("gm")
-    white, _ = _read_template("wm")
-    t1, _ = _read_template("t1")
+    grey, fine = _read_map("gm")
+    white, _ = _read_map("wm")
+    t1, _ = _read_map("t1")
     medium = Lattice(
         tuple(n // 2 for n in fine.shape),  # type: ignore[arg-type]
         (2.0, 2.0, 2.0),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
-from scipy import ndimage, special
+from scipy import special
 
 from flaxflair.phantom.fields import Lattice, interpolate_axis
 from flaxflair.volume import Array, Geometry
@@ -105,40 +105,6 @@ def bias_field(coefficients: Sequence[float] | Array, geometry: Geometry) -> Arr
     for axis in (2, 1, 0):
         field = interpolate_axis(field, np.arange(geometry.shape[axis]) / steps[axis], axis)
     return np.exp(field)
-
-
-def _box(array: Array, width: float, axis: int) -> Array:
-    """Averages over `width` points along one axis, counting end points in part."""
-    # Linear interpolation afterwards averages too: its variance (1/6) is taken off the box's.
-    width = np.sqrt(max(width**2 - 2.0, 0.0))
-    if width <= 1:
-        return array
-    half = int(np.ceil((width - 1) / 2))
-    kernel = np.ones(2 * half + 1)
-    kernel[[0, -1]] = (width - (2 * half - 1)) / 2
-    return ndimage.correlate1d(array, kernel / width, axis=axis, mode="nearest")
-
-
-def resample(array: Array, affine: Array, target: Geometry, transform: Array) -> Array:
-    """Samples an image on another grid, averaging over the target's voxels.
-
-    Args:
-      array: float32[x, y, z].
-      affine: float64[4, 4], its indices to its own mm.
-      target: grid of the result.
-      transform: float64[4, 4], mm of the target to mm of the image.
-
-    Returns:
-      float32[x', y', z']; beyond the image its border is kept.
-    """
-    mapping = np.linalg.inv(affine) @ transform @ target.affine  # target index -> image index
-    # Edges of a target voxel in image voxels; each is averaged along the axis it runs closest to.
-    for edge in mapping[:3, :3].T:
-        axis = int(np.argmax(np.abs(edge)))
-        array = _box(array, float(np.linalg.norm(edge)), axis)
-    return ndimage.affine_transform(
-        array, mapping, output_shape=target.shape, order=1, mode="nearest"
-    )
 
 
 def block_mean(array: Array, lattice: Lattice, target: Geometry, inverse: Array) -> Array:

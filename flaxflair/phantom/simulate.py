@@ -25,6 +25,7 @@ from flaxflair.phantom.fields import Lattice, interpolate, smooth_noise, stream
 from flaxflair.phantom.lesions import LesionMaps, draw_lesions, render_lesions
 from flaxflair.phantom.relaxation import PROTOCOLS, TISSUES, Protocol, signal
 from flaxflair.phantom.rigid import rigid
+from flaxflair.resample import resample
 from flaxflair.sequences import SEQUENCES, TARGET
 from flaxflair.volume import Array, Geometry, Volume
 
@@ -360,7 +361,7 @@ def simulate_subject(seed: int, subject: int, *, patient: bool, scale: float) ->
         if sequence == TARGET:
             clean = scanner.block_mean(field, lattice, grid, inverse)
         else:
-            clean = scanner.resample(field, lattice.affine, grid, inverse @ np.linalg.inv(motion))
+            clean = resample(field, lattice.affine, grid, inverse @ np.linalg.inv(motion))
         bias = _draw_bias(seed, subject, sequence, "bias", 0.09)
         clean *= np.float32(gain) * scanner.bias_field(bias, grid)
         image = scanner.add_rician_noise(stream(seed, subject, "noise", part), clean, sigma)
@@ -434,6 +435,6 @@ def prepare_subject(seed: int, subject: int, simulation: Simulation) -> dict[str
             continue
         rng = stream(seed, subject, "registration", part)
         error = rigid(rng.normal(0, 0.1, 3), rng.normal(0, 0.12, 3))
-        image = scanner.resample(flat, own.affine, target, error @ scan.motion)
+        image = resample(flat, own.affine, target, error @ scan.motion)
         out[sequence] = Prepared(Volume(image, target), correction, error, residual)
     return out

@@ -1,0 +1,226 @@
+"""Checks: what would stop a session, or make its FLAIR worthless, found before any computing.
+
+Knows images and grids; knows nothing of file names but to repeat them, and nothing of networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_otsu, threshold_triangle
+
+from flaxflair.volume import Array, Geometry, Volume
+
+Severity = Literal["stop", "warn"]
+
+# A head and its brain differ more than two sequences of either do.
+SAME_EXTENT = 0.75
+# A scan has fewer voxels that are exactly zero; a brain alone has more.
+MOST_ZEROS = 0.7
+# Slices that a brain needs at least, and mm that it is high.
+FEWEST_SLICES, LOWEST_SLAB = 5, 60.0
+# Part of the smaller field of view that two sequences must share.
+LEAST_OVERLAP = 0.5
+# Voxels this much larger or smaller than the model's are another problem than it was trained on.
+MOST_RATIO = 2.0
+# The T1's `tail` is this many times the T2's only if the two are exchanged.
+SURELY = 1.5
+COARSE = 3.0  # mm
+# mm below the head's surface at which there is brain and fluid and no scalp.
+DEPTH = 22.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+      severity: `stop`, or `warn`.
+      sequence: whose it is.
+      what: one clear sentence: what was found, and what to do.
+    """
+
+    severity: Severity
+    sequence: str
+    what: str
+
+
+def check_volumes(
+    volumes: Mapping[str, Volume], voxel_size: tuple[float, float, float] | None = None
+) -> list[Finding]:
+    """Returns what is wrong with the scans of a session, those that stop it first.
+
+    Args:
+      volumes: sequence -> scan, on grids of their own or on one.
+      voxel_size: mm, of the model's training images; None if there is no model.
+    """
+    found: list[Finding] = []
+    for name, volume in volumes.items():
+        found += _check_one(name, volume, voxel_size)
+    usable = {
+        name: _coarse(volume)
+        for name, volume in volumes.items()
+        if volume.array.min() < volume.array.max() and min(volume.array.shape) >= FEWEST_SLICES
+    }
+    found += _check_overlap(volumes)
+    found += _check_extent(usable)
+    found += _check_contrast(usable)
+    return sorted(found, key=lambda finding: finding.severity != "stop")
+
+
+def _coarse(volume: Volume) -> Volume:
+    """Returns every so many voxels, about `COARSE` mm apart: enough to tell a head by."""
+    steps = [max(1, int(COARSE / size + 0.01)) for size in volume.geometry.voxel_size]
+    array = volume.array[:: steps[0], :: steps[1], :: steps[2]]
+    x, y, z = array.shape
+    return Volume(array, Geometry((x, y, z), volume.geometry.affine @ np.diag([*steps, 1.0])))
+
+
+def _check_one(
+    name: str, volume: Volume, voxel_size: tuple[float, float, float] | None
+) -> list[Finding]:
+    found = []
+    shape, size = volume.geometry.shape, volume.geometry.voxel_size
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if low == high:
+        return [Finding("stop", name, f"every voxel is {low:g}; replace the image")]
+    if min(shape) < FEWEST_SLICES:
+        grid = "×".join(map(str, shape))
+        found.append(
+            Finding("stop", name, f"has {grid} voxels, no volume; give the whole stack of slices")
+        )
+    extent = np.array(shape) * np.array(size)
+    if min(shape) >= FEWEST_SLICES and extent.min() < LOWEST_SLAB:
+        found.append(
+            Finding(
+                "warn", name, f"reaches over {extent.min():.0f} mm only, less than a brain is high"
+            )
+        )
+    if low < -0.5 * high:  # interpolation leaves a little below zero
+        found.append(
+            Finding(
+                "warn",
+                name,
+                f"has values down to {low:g}; give intensities as the scanner made them, not "
+                "z-scores",
+            )
+        )
+    if voxel_size is not None:
+        ratio = np.sort(size) / np.sort(voxel_size)
+        if ratio.max() > MOST_RATIO or ratio.min() < 1 / MOST_RATIO:
+            own, theirs = ("×".join(f"{edge:.2g}" for edge in e) for e in (size, voxel_size))
+            found.append(
+                Finding("warn", name, f"has voxels of {own} mm, the model learnt from {theirs} mm")
+            )
+    return found
+
+
+def _corners(geometry: Geometry) -> Array:
+    """Returns the centres of a grid of blocks that fills the field of view, world mm [n, 3]."""
+    axes = [(np.arange(12) + 0.5) / 12 * n - 0.5 for n in geometry.shape]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    return points @ geometry.affine[:3, :3].T + geometry.affine[:3, 3]
+
+
+def _inside(points: Array, geometry: Geometry) -> Array:
+    back = np.linalg.inv(geometry.affine)
+    index = points @ back[:3, :3].T + back[:3, 3]
+    return np.all((index > -0.5) & (index < np.array(geometry.shape) - 0.5), axis=1)
+
+
+def _check_overlap(volumes: Mapping[str, Volume]) -> list[Finding]:
+    found = []
+    for (one, a), (other, b) in combinations(volumes.items(), 2):
+        shared = max(
+            float(_inside(_corners(a.geometry), b.geometry).mean()),
+            float(_inside(_corners(b.geometry), a.geometry).mean()),
+        )
+        if shared == 0:
+            found.append(
+                Finding(
+                    "stop",
+                    other,
+                    f"does not overlap with the {one}; check that both are of one session and that "
+                    "their headers are right",
+                )
+            )
+        elif shared < LEAST_OVERLAP:
+            found.append(
+                Finding("warn", other, f"overlaps with the {one} in {100 * shared:.0f} % only")
+            )
+    return found
+
+
+def _check_extent(volumes: Mapping[str, Volume]) -> list[Finding]:
+    """Finds images of a brain among images of a head, by how wide they are slice for slice.
+
+    Only what is exactly zero nearly everywhere can have been extracted: how much of a head's fat
+    shows differs from sequence to sequence, and air has noise.
+    """
+    areas = {name: _area(volume, _support(volume)) for name, volume in volumes.items()}
+    widest = max(areas, key=areas.__getitem__, default="")
+    return [
+        Finding(
+            "stop",
+            name,
+            f"shows a brain where the {widest} shows a head; give all with the skull, or all "
+            "without",
+        )
+        for name, volume in volumes.items()
+        if areas[name] < SAME_EXTENT * areas[widest] and (volume.array == 0).mean() > MOST_ZEROS
+    ]
+
+
+def _support(volume: Volume) -> Array:
+    """Returns where an image is not zero, or, if that is nearly everywhere, not air."""
+    if (volume.array == 0).mean() > MOST_ZEROS:
+        shown = volume.array != 0
+    else:
+        shown = volume.array > threshold_triangle(volume.array)
+    return ndimage.binary_opening(np.asarray(ndimage.binary_fill_holes(shown)))
+
+
+def _area(volume: Volume, shown: Array) -> float:
+    """Returns the area of a large axial section, mm²."""
+    axis = int(np.argmax(np.abs(volume.geometry.affine[2, :3])))
+    size = volume.geometry.voxel_size
+    sections = shown.sum(axis=tuple(k for k in range(3) if k != axis))
+    return float(np.percentile(sections, 80) * np.prod(size) / size[axis])
+
+
+def tail(volume: Volume) -> float:
+    """Returns how far the brightest tissue deep in a head stands out, against the darkest.
+
+    Fluid is far the brightest on T2 and far the darkest on T1. On four raw and two extracted real
+    sessions it was 4 to 7 on T2 and 0.2 to 0.4 on T1; on heads with much fat deep below the skin,
+    as the phantom has, up to 2.7 on T1.
+    """
+    size = volume.geometry.voxel_size
+    bright = volume.array > 0.5 * threshold_otsu(volume.array)
+    head = np.asarray(ndimage.binary_fill_holes(bright), bool)
+    depth = np.asarray(ndimage.distance_transform_edt(head, sampling=size))
+    deep = volume.array[depth > min(DEPTH, 0.5 * float(depth.max()))]
+    low, middle, high = np.percentile(deep, (2, 50, 98))
+    return float((high - middle) / max(middle - low, 1e-6))
+
+
+def _check_contrast(volumes: Mapping[str, Volume]) -> list[Finding]:
+    if not {"T1", "T2"} <= set(volumes):
+        return []
+    of_t1, of_t2 = (tail(volumes[name]) for name in ("T1", "T2"))
+    if of_t1 < SURELY * of_t2:
+        return []
+    return [
+        Finding(
+            "stop",
+            name,
+            f"looks like a {other}: fluid is {how} on a {name}, against the {other}; exchange the "
+            "two files",
+        )
+        for name, other, how in (("T1", "T2", "darkest"), ("T2", "T1", "brightest"))
+    ]

@@ -1,0 +1,139 @@
+"""Inspection: the files of a session, looked at before any computing.
+
+Reads each file once, and says what would stop the session or make its FLAIR worthless. Knows files
+and `check`; knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flaxflair.check import Finding, check_volumes
+from flaxflair.nifti import Forms, read_forms, read_volume
+from flaxflair.volume import InputError, Volume
+
+# mm by which the two forms of a header may differ: rounding.
+_LEAST_GAP = 0.1
+
+
+@dataclass(frozen=True)
+class Look:
+    """One file, looked at.
+
+    Attributes:
+      path: of the file.
+      volume: what it holds; None if it cannot be read.
+      forms: what its header says; None if it cannot be read.
+    """
+
+    path: Path
+    volume: Volume | None
+    forms: Forms | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The files of a session, looked at.
+
+    Attributes:
+      looks: sequence -> its file.
+      findings: those that stop the session first.
+    """
+
+    looks: Mapping[str, Look]
+    findings: tuple[Finding, ...]
+
+    @property
+    def stops(self) -> bool:
+        """Whether the session cannot be used."""
+        return any(finding.severity == "stop" for finding in self.findings)
+
+    def volumes(self) -> dict[str, Volume]:
+        """Returns sequence -> scan.
+
+        Raises:
+          InputError: the session cannot be used; the message is the first reason.
+        """
+        for finding in self.findings:
+            if finding.severity == "stop":
+                raise InputError(self.tell(finding))
+        return {n: look.volume for n, look in self.looks.items() if look.volume is not None}
+
+    def warnings(self) -> tuple[str, ...]:
+        """Returns what was found and does not stop the session, a sentence each."""
+        return tuple(self.tell(f) for f in self.findings if f.severity == "warn")
+
+    def tell(self, finding: Finding) -> str:
+        """Returns a finding as a sentence that names its file."""
+        return f"{self.looks[finding.sequence].path}: {finding.what}"
+
+
+def inspect_files(
+    paths: Mapping[str, Path], voxel_size: tuple[float, float, float] | None = None
+) -> Inspection:
+    """Reads the files of a session and looks at them, alone and together.
+
+    Args:
+      paths: sequence -> file.
+      voxel_size: mm, of the model's training images; None if there is no model.
+    """
+    looks: dict[str, Look] = {}
+    findings: list[Finding] = []
+    for name, path in paths.items():
+        try:
+            volume, forms = read_volume(path), read_forms(path)
+        except InputError as error:
+            looks[name] = Look(path, None, None)
+            findings.append(Finding("stop", name, str(error).removeprefix(f"{path}: ")))
+            continue
+        looks[name] = Look(path, volume, forms)
+        if forms.gap > _LEAST_GAP:
+            what = f"its qform and sform put it {forms.gap:.1f} mm apart; the sform is used"
+            findings.append(Finding("warn", name, what))
+    readable = {name: look.volume for name, look in looks.items() if look.volume is not None}
+    findings += check_volumes(readable, voxel_size)
+    return Inspection(looks, tuple(sorted(findings, key=lambda f: f.severity != "stop")))
+
+
+COLUMNS = ("sequence", "file", "voxels", "mm", "axes", "forms", "type", "intensities", "found")
+
+
+def tabulate(inspection: Inspection) -> list[Sequence[str]]:
+    """Returns a row of `COLUMNS` for each file."""
+    rows = []
+    for name, look in inspection.looks.items():
+        worst = [f.severity for f in inspection.findings if f.sequence == name]
+        verdict = "stop" if "stop" in worst else "warning" if worst else "good"
+        rows.append((name, look.path.name, *_describe(look), verdict))
+    return rows
+
+
+def _describe(look: Look) -> tuple[str, ...]:
+    if look.volume is None or look.forms is None:
+        return ("",) * 6
+    geometry, forms = look.volume.geometry, look.forms
+    low, high = np.percentile(look.volume.array, (0.1, 99.9))
+    return (
+        "×".join(map(str, geometry.shape)),
+        "×".join(f"{edge:.3g}" for edge in geometry.voxel_size),
+        _axes(geometry.affine),
+        f"q{forms.qform} s{forms.sform}",
+        forms.dtype,
+        f"{low:.3g} to {high:.3g}",
+    )
+
+
+def _axes(affine: np.ndarray) -> str:
+    """Returns where the axes point (`LPS`), and how far they are turned away from there."""
+    direction = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    onto = np.abs(direction).argmax(axis=0)
+    letters = "".join(
+        ("RL", "AP", "SI")[world][int(direction[world, axis] < 0)]
+        for axis, world in enumerate(onto)
+    )
+    turned = np.degrees(np.arccos(np.clip(np.abs(direction).max(axis=0).min(), -1, 1)))
+    return letters if turned < 0.5 else f"{letters}, {turned:.0f}° oblique"

@@ -1,0 +1,267 @@
+"""Intake: raw sessions, inspected and prepared; as subjects, or written as a BIDS derivative.
+
+What it writes is what `cohort` reads. Knows names and files; knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxflair import bids
+from flaxflair.cohort import SessionFiles, choose_images, find_sessions
+from flaxflair.files import write_bytes, write_json
+from flaxflair.inspection import inspect_files
+from flaxflair.itk import transform_text
+from flaxflair.nifti import read_volume, write_volume
+from flaxflair.orientation import from_ras, to_ras
+from flaxflair.prepare import AS_USUAL, Preparation, Prepared, judge, prepare_session
+from flaxflair.resample import resample
+from flaxflair.sequences import SEQUENCES, TARGET
+from flaxflair.tissue import white_matter
+from flaxflair.volume import Array, InputError, Masks, Subject
+
+NAME = "Sequences on one grid"
+_METHOD = (
+    "N4 inhomogeneity correction (Tustison et al. 2010), registration by Mattes' mutual "
+    "information, and one linear interpolation from the scanned voxels, averaged over larger ones"
+)
+VoxelSize = tuple[float, float, float]
+
+
+def load_raw(
+    files: SessionFiles,
+    how: Preparation = AS_USUAL,
+    voxel_size: VoxelSize | None = None,
+    *,
+    keep: Path | None = None,
+) -> Subject:
+    """Reads and prepares one raw session.
+
+    Args:
+      files: of the session. A FLAIR is read if it is not `ignored`, or is to be the reference.
+      how: what is chosen.
+      voxel_size: mm, of the model's training images; None if there is no model.
+      keep: a derivative of the data set to write the prepared images into; None for none.
+
+    Returns:
+      The subject, and with it what should be looked at before its FLAIR is trusted.
+
+    Raises:
+      InputError: a sequence is missing or there twice; or a file, or the session, cannot be used.
+    """
+    prepared, warnings, images = _take_in(files, how, voxel_size)
+    if keep is not None:
+        _write(files, keep, prepared, images, how)
+    lesion = None
+    if files.flair != "ignored":
+        lesion = next((_lay_mask(i, prepared) for i in _masks(files, label="lesion")), None)
+    white = None
+    if files.flair != "ignored" and "T1" in prepared.images:
+        white = white_matter(prepared.images["T1"], prepared.brain)
+        white = white if lesion is None else white | lesion
+    return Subject(
+        participant=files.participant,
+        session=files.session,
+        group=files.group,
+        sequences=files.inputs,
+        images=np.stack([prepared.images[name] for name in files.inputs], axis=-1),
+        flair=None if files.flair == "ignored" else prepared.images.get(TARGET),
+        masks=Masks(prepared.brain, lesion, white),
+        geometry=prepared.geometry,
+        native=prepared.native,
+        space=SEQUENCES[prepared.reference].suffix,
+        sources=tuple(image.relative for image in images.values()),
+        warnings=warnings,
+    )
+
+
+def _take_in(
+    files: SessionFiles, how: Preparation, voxel_size: VoxelSize | None = None
+) -> tuple[Prepared, tuple[str, ...], dict[str, bids.Image]]:
+    """Returns a session prepared, what to look at, and sequence -> the image it came from."""
+    wanted = files
+    if how.reference == TARGET and files.flair == "ignored":
+        wanted = replace(files, flair="needed")
+    images = choose_images(wanted)
+    inspection = inspect_files({name: image.path for name, image in images.items()}, voxel_size)
+    volumes = inspection.volumes()
+    mask = next(_masks(files, desc="brain"), None)
+    brain = None if mask is None else read_volume(mask.path)
+    try:
+        prepared = prepare_session(volumes, how, brain=brain)
+    except InputError as error:
+        raise InputError(f"{files.root}: {files.name}: {error}") from None
+    return prepared, (*inspection.warnings(), *judge(prepared)), images
+
+
+def _masks(files: SessionFiles, **entities: str) -> Iterator[bids.Image]:
+    for image in files.everything:
+        if image.suffix == "mask" and all(image.entities.get(k) == v for k, v in entities.items()):
+            yield image
+
+
+def _lay_mask(image: bids.Image, prepared: Prepared) -> Array:
+    """Returns a mask on the grid of a session, in whose reference's space it lies already."""
+    mask = to_ras(read_volume(image.path))
+    if mask.geometry.matches(prepared.geometry):
+        return mask.array > 0.5
+    here = np.eye(4)
+    laid = resample(mask.array, mask.geometry.affine, prepared.geometry, here, beyond="zero")
+    return laid > 0.5
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What became of a raw data set.
+
+    Attributes:
+      written: session (`sub-01_ses-1`) -> the folder of its images.
+      failures: session -> the sentence that says why it has none.
+      warnings: session -> what should be looked at, if there is something.
+    """
+
+    written: Mapping[str, Path]
+    failures: Mapping[str, str]
+    warnings: Mapping[str, tuple[str, ...]]
+
+
+def prepare_dataset(
+    root: str | Path,
+    out: str | Path,
+    how: Preparation = AS_USUAL,
+    *,
+    patterns: Mapping[str, str] | None = None,
+    participants: Collection[str] | None = None,
+    sessions: Collection[str] | None = None,
+    on_done: Callable[[int, int], None] = lambda done, total: None,
+) -> Intake:
+    """Prepares every session of a raw BIDS data set and writes them as a BIDS derivative.
+
+    A session that cannot be used is reported and the others go on. A brain mask that the data set
+    has (`desc-brain_mask`) is kept, and so are labelled masks, which lie in the reference's space.
+
+    Args:
+      root: raw BIDS data set.
+      out: the derivative; made if missing. What it holds of a session is overwritten.
+      how: what is chosen.
+      patterns: see `bids.find_images`.
+      participants: labels, with or without `sub-`; None for all.
+      sessions: labels, with or without `ses-`; None for all.
+      on_done: told how many sessions are done and how many there are: first that it is none.
+
+    Raises:
+      InputError: `root` is no data set, has no such label, or is `out`; or `out` holds another data
+        set.
+    """
+    root, out = Path(root), Path(out)
+    if out.resolve() == root.resolve():
+        raise InputError(f"{out}: is the data set itself; name another folder to write to")
+    found = find_sessions(
+        root, (), flair="welcome", participants=participants, sessions=sessions, patterns=patterns
+    )
+    start(out, root)
+    written: dict[str, Path] = {}
+    failures: dict[str, str] = {}
+    warnings: dict[str, tuple[str, ...]] = {}
+    on_done(0, len(found))
+    for number, files in enumerate(found, 1):
+        try:
+            # Whatever there is of a session is prepared: which inputs a model wants is not known.
+            present = {image.sequence for image in files.images}
+            every = tuple(name for name in SEQUENCES if name in present and name != TARGET)
+            prepared, said, images = _take_in(replace(files, inputs=every), how)
+            written[files.name] = _write(files, out, prepared, images, how)
+            warnings |= {files.name: said} if said else {}
+        except (InputError, OSError) as error:
+            failures[files.name] = str(error).splitlines()[0]
+        on_done(number, len(found))
+    return Intake(written, failures, warnings)
+
+
+def start(out: Path, root: Path) -> None:
+    """Makes the derivative `out` of the raw data set `root`.
+
+    Raises:
+      InputError: another data set lies there.
+    """
+    bids.claim_derivative(out, NAME, {"source": root.resolve().as_uri()})
+    # BIDS has no suffix for a transform yet.
+    write_bytes(out / ".bidsignore", b"*_xfm.txt\n")
+
+
+def _write(
+    files: SessionFiles,
+    out: Path,
+    prepared: Prepared,
+    images: Mapping[str, bids.Image],
+    how: Preparation,
+) -> Path:
+    """Writes one session, all of which is known."""
+    folder = bids.subject_folder(out, files.participant, files.session)
+    entities = {"sub": files.participant, "ses": files.session}
+    space = SEQUENCES[prepared.reference].suffix
+    relative = folder.relative_to(out).as_posix()
+    kept = bids.name_sequence(prepared.reference, **entities, desc="preproc")
+    common: dict[str, Any] = {
+        "SpatialReference": f"bids::{relative}/{kept}",
+        "Software": {name: version(name) for name in ("flaxflair", "SimpleITK", "scipy")},
+    }
+
+    def save(name: str, array: Array, sidecar: Mapping[str, Any]) -> None:
+        write_volume(folder / name, from_ras(array, prepared.native), prepared.native.affine)
+        write_json(bids.sidecar(folder / name), {**sidecar, **common})
+
+    for sequence, array in prepared.images.items():
+        own = sequence == prepared.reference
+        name = bids.name_sequence(
+            sequence, **entities, space=None if own else space, desc="preproc"
+        )
+        sidecar = {
+            "Description": f"{SEQUENCES[sequence].title}: {_METHOD}",
+            "Sources": [f"bids:source:{images[sequence].relative}"],
+            "SkullStripped": False,
+            "DegreesOfFreedom": 0 if own else how.freedom,
+            "WorldOfReferenceToWorldOfSource": prepared.transforms[sequence].tolist(),
+            "PartOfBrainScanned": round(prepared.covered[sequence], 4),
+            **_protocol(images[sequence].path),
+        }
+        save(name, array, sidecar)
+        if not own:
+            text = transform_text(prepared.transforms[sequence])
+            write_bytes(folder / _name_transform(files, sequence, space), text.encode())
+    mask = next(_masks(files, desc="brain"), None)
+    found = "the ICBM152 template, by an affine registration" if mask is None else mask.relative
+    sources = [] if mask is None else [f"bids:source:{mask.relative}"]
+    name = bids.name_file("mask", **entities, space=space, desc="brain")
+    save(name, prepared.brain, {"Type": "Brain", "Description": found, "Sources": sources})
+    for image in _masks(files):
+        if (label := image.entities.get("label")) is not None:
+            name = bids.name_file("mask", **entities, space=space, label=label)
+            kind = "Lesion" if label == "lesion" else "ROI"
+            sources = [f"bids:source:{image.relative}"]
+            save(name, _lay_mask(image, prepared), {"Type": kind, "Sources": sources})
+    return folder
+
+
+def _name_transform(files: SessionFiles, sequence: str, space: str) -> str:
+    return f"{files.name}_from-{sequence}_to-{space}_mode-image_xfm.txt"
+
+
+def _protocol(image: Path) -> dict[str, Any]:
+    """Returns what a raw sidecar says of the scan's timing and field."""
+    path = bids.sidecar(image)
+    if not path.is_file():
+        return {}
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error}); correct it") from None
+    fields = ("MagneticFieldStrength", "RepetitionTime", "EchoTime", "InversionTime", "FlipAngle")
+    return {name: said[name] for name in fields if name in said}

@@ -1,0 +1,81 @@
+"""Inspection of files: what stops a session is named with its file, before any computing."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from flaxflair.inspection import COLUMNS, inspect_files, tabulate
+from flaxflair.nifti import read_forms, write_volume
+from flaxflair.volume import InputError, Volume
+
+
+@pytest.fixture
+def files(raw_scans: dict[str, Volume], tmp_path: Path) -> dict[str, Path]:
+    """Returns sequence -> file, of a good session."""
+    paths = {name: tmp_path / f"{name}.nii.gz" for name in ("T1", "T2")}
+    for name, path in paths.items():
+        write_volume(path, raw_scans[name].array, raw_scans[name].geometry.affine)
+    return paths
+
+
+def test_a_good_session_is_told_as_such(files: dict[str, Path]):
+    inspection = inspect_files(files)
+    assert inspection.findings == ()
+    assert not inspection.stops
+    assert set(inspection.volumes()) == {"T1", "T2"}
+    rows = tabulate(inspection)
+    assert [len(row) for row in rows] == [len(COLUMNS)] * 2
+    assert [row[-1] for row in rows] == ["good", "good"]
+
+
+def write_forms(path: Path, array: np.ndarray, qform: np.ndarray | None, sform: np.ndarray | None):
+    image = nib.Nifti1Image(array, None)
+    image.set_qform(qform, 0 if qform is None else 1)
+    image.set_sform(sform, 0 if sform is None else 1)
+    nib.save(image, path)
+
+
+def test_forms_that_disagree_are_told(files: dict[str, Path], raw_scans: dict[str, Volume]):
+    scan = raw_scans["T2"]
+    other = scan.geometry.affine.copy()
+    other[0, 3] += 4
+    write_forms(files["T2"], scan.array, other, scan.geometry.affine)
+    assert read_forms(files["T2"]).gap == pytest.approx(4, abs=1e-3)
+    inspection = inspect_files(files)
+    assert not inspection.stops
+    assert inspection.warnings() == (
+        f"{files['T2']}: its qform and sform put it 4.0 mm apart; the sform is used",
+    )
+
+
+def test_what_cannot_be_read_stops_the_session_and_the_others_are_still_looked_at(
+    files: dict[str, Path],
+):
+    content = bytearray(files["T2"].read_bytes())
+    content[len(content) // 2] ^= 1
+    files["T2"].write_bytes(content)
+    inspection = inspect_files(files)
+    assert inspection.stops
+    assert [row[-1] for row in tabulate(inspection)] == ["good", "stop"]
+    with pytest.raises(InputError, match=r"T2.nii.gz: the gzip stream is corrupt"):
+        inspection.volumes()
+
+
+def test_both_codes_zero_stop_the_session(files: dict[str, Path], raw_scans: dict[str, Volume]):
+    write_forms(files["T2"], raw_scans["T2"].array, None, None)
+    assert "both qform_code and sform_code are 0" in inspect_files(files).findings[0].what
+
+
+def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken(
+    files: dict[str, Path],
+):
+    header = nib.Nifti1Header()
+    header.set_data_shape((30_000, 30_000, 30_000))
+    header["sform_code"] = 1
+    files["T2"].write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    assert "claims 30000×30000×30000 voxels" in inspect_files(files).findings[0].what

@@ -1,0 +1,129 @@
+"""Intake: a raw data set becomes a derivative that the cohort reads, and a session a subject."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flaxflair.cli import main
+from flaxflair.cohort import find_sessions, load_cohort
+from flaxflair.intake import load_raw, prepare_dataset
+from flaxflair.nifti import read_volume, write_volume
+from flaxflair.prepare import Preparation
+from flaxflair.volume import InputError
+
+RIGID = Preparation(freedom=6)
+
+
+@pytest.fixture(scope="module")
+def raw(raw_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a raw data set of one patient with T1, T2 and FLAIR, and of one with nothing good."""
+    root = tmp_path_factory.mktemp("intake") / "raw"
+    anat = root / "sub-01/anat"
+    anat.mkdir(parents=True)
+    shutil.copy(raw_phantom / "dataset_description.json", root)
+    for suffix in ("T1w", "T2w", "FLAIR"):
+        for extension in (".nii.gz", ".json"):
+            shutil.copy(raw_phantom / f"sub-01/anat/sub-01_{suffix}{extension}", anat)
+    mask = "sub-01_space-FLAIR_label-lesion_mask.nii.gz"
+    truth = root / "derivatives/truth"
+    (truth / "sub-01/anat").mkdir(parents=True)
+    shutil.copy(raw_phantom / "derivatives/truth/dataset_description.json", truth)
+    shutil.copy(raw_phantom / "derivatives/truth/sub-01/anat" / mask, truth / "sub-01/anat")
+    bad = root / "sub-02/anat"
+    bad.mkdir(parents=True)
+    (bad / "sub-02_T2w.nii.gz").write_bytes(b"\x1f\x8b nothing")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(raw: Path) -> Path:
+    out = raw.parent / "prepared"
+    report = prepare_dataset(raw, out, RIGID)
+    assert set(report.written) == {"sub-01"}
+    assert set(report.failures) == {"sub-02"}
+    assert "sub-02_T2w.nii.gz: the gzip stream is corrupt" in report.failures["sub-02"]
+    return out
+
+
+def test_what_is_written_is_what_the_cohort_reads(raw: Path, prepared: Path):
+    (subject,) = load_cohort(prepared, ("T1", "T2"))
+    assert subject.space is None
+    flair = read_volume(raw / "sub-01/anat/sub-01_FLAIR.nii.gz")
+    assert subject.native is not None
+    assert subject.native.matches(flair.geometry)
+    assert subject.masks.lesion is not None
+    assert subject.masks.lesion.any()
+
+
+def test_a_second_run_writes_the_same_bytes(raw: Path, prepared: Path, tmp_path: Path):
+    prepare_dataset(raw, tmp_path / "again", RIGID, participants=["01"])
+    for path in sorted((tmp_path / "again/sub-01").rglob("*")):
+        if path.is_file():
+            other = prepared / path.relative_to(tmp_path / "again")
+            assert path.read_bytes() == other.read_bytes(), path.name
+
+
+def test_a_sidecar_says_what_was_done(prepared: Path):
+    anat = prepared / "sub-01/anat"
+    said = json.loads((anat / "sub-01_space-FLAIR_desc-preproc_T1w.json").read_text())
+    assert said["Sources"] == ["bids:source:sub-01/anat/sub-01_T1w.nii.gz"]
+    assert said["SpatialReference"] == "bids::sub-01/anat/sub-01_desc-preproc_FLAIR.nii.gz"
+    assert said["DegreesOfFreedom"] == 6
+    assert said["EchoTime"] > 0
+    matrix = np.array(said["WorldOfReferenceToWorldOfSource"])
+    np.testing.assert_allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-6)
+    text = (anat / "sub-01_from-T1_to-FLAIR_mode-image_xfm.txt").read_text()
+    assert text.startswith("#Insight Transform File V1.0")
+
+
+def test_a_raw_session_becomes_a_subject_without_a_look_at_its_flair(raw: Path):
+    files = find_sessions(raw, ("T1", "T2"), flair="ignored", participants=["01"])[0]
+    subject = load_raw(files, RIGID)
+    assert subject.flair is None
+    assert subject.space == "T2w"
+    t2 = read_volume(raw / "sub-01/anat/sub-01_T2w.nii.gz")
+    assert subject.native is not None
+    assert subject.native.matches(t2.geometry)
+    assert subject.images.shape == (*subject.geometry.shape, 2)
+
+
+def test_a_sequence_that_bids_has_no_name_for_is_found_by_a_pattern(raw: Path, tmp_path: Path):
+    root = tmp_path / "odd"
+    shutil.copytree(raw, root)
+    anat = root / "sub-01/anat"
+    (anat / "sub-01_T2w.nii.gz").rename(anat / "sub-01_acq-tse_run-2_PDT2.nii.gz")
+    (session,) = find_sessions(
+        root, ("T2",), flair="ignored", patterns={"T2": "*_PDT2.nii.gz"}, participants=["01"]
+    )
+    assert [image.sequence for image in session.images if image.sequence == "T2"] == ["T2"]
+
+
+def test_the_command_prepares_and_tells_of_what_failed(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = ["prepare", str(raw), str(tmp_path / "out"), "participant", "--dof", "6"]
+    assert main([*command, "--dry-run"]) == 0
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--participant-label", "02"]) == 1
+    told = capsys.readouterr().err
+    assert "flaxflair: 1 of 1 sessions could not be prepared" in told
+
+
+def test_a_data_set_is_not_prepared_into_itself(raw: Path):
+    with pytest.raises(InputError, match="is the data set itself"):
+        prepare_dataset(raw, raw)
+
+
+def test_one_sequence_twice_is_named(raw: Path, tmp_path: Path):
+    root = tmp_path / "twice"
+    shutil.copytree(raw, root)
+    anat = root / "sub-01/anat"
+    scan = read_volume(anat / "sub-01_T2w.nii.gz")
+    write_volume(anat / "sub-01_run-2_T2w.nii.gz", scan.array, scan.geometry.affine)
+    report = prepare_dataset(root, tmp_path / "out", RIGID, participants=["01"])
+    assert "sub-01 has T2 twice" in report.failures["sub-01"]

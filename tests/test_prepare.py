@@ -1,0 +1,172 @@
+"""Preparation, against a phantom whose motion and bias are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flaxflair import metrics
+from flaxflair.cohort import find_sessions
+from flaxflair.nifti import read_volume
+from flaxflair.orientation import from_ras, to_ras
+from flaxflair.phantom.scanner import bias_field
+from flaxflair.prepare import Preparation, Prepared, choose_reference, judge, prepare_session
+from flaxflair.resample import resample
+from flaxflair.volume import Array, Geometry, InputError, Volume
+
+NAMES = ("T1", "T2", "T1SE")
+
+
+@pytest.fixture(scope="module")
+def planted(raw_phantom: Path) -> dict[str, dict[str, Any]]:
+    """Returns sequence -> what the phantom's sidecar says was done to it."""
+    (session,) = find_sessions(raw_phantom, (), flair="welcome")
+    paths = {i.sequence: i.path for i in session.images}
+    return {
+        name: json.loads(paths[name].with_name(paths[name].name[:-7] + ".json").read_text())
+        for name in NAMES
+    }
+
+
+@pytest.fixture(scope="module")
+def prepared(raw_scans: dict[str, Volume]) -> Prepared:
+    return prepare_session({name: raw_scans[name] for name in (*NAMES, "FLAIR")})
+
+
+@pytest.fixture(scope="module")
+def truth(raw_phantom: Path) -> dict[str, Volume]:
+    """Returns the phantom's own masks, on the FLAIR's grid."""
+    folder = raw_phantom / "derivatives/truth/sub-01/anat"
+    names = {"brain": "desc-brain_mask", "white": "label-NAWM_mask"}
+    return {
+        key: read_volume(folder / f"sub-01_space-FLAIR_{name}.nii.gz")
+        for key, name in names.items()
+    }
+
+
+def test_everything_lies_on_the_flairs_grid(prepared: Prepared, raw_scans: dict[str, Volume]):
+    assert prepared.reference == "FLAIR"
+    assert prepared.native.matches(raw_scans["FLAIR"].geometry)
+    assert set(prepared.images) == {*NAMES, "FLAIR"}
+    for image in prepared.images.values():
+        assert image.shape == prepared.geometry.shape
+        assert image.dtype == np.float32
+    assert judge(prepared) == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_motion_is_found(
+    name: str,
+    prepared: Prepared,
+    truth: dict[str, Volume],
+    planted: dict[str, dict[str, Any]],
+):
+    brain = truth["brain"]
+    voxels = np.argwhere(brain.array > 0.5)[::50]
+    places = voxels @ brain.geometry.affine[:3, :3].T + brain.geometry.affine[:3, 3]
+
+    def moved(matrix: Array) -> Array:
+        return places @ matrix[:3, :3].T + matrix[:3, 3]
+
+    true = moved(np.array(planted[name]["PhantomMotion"]))
+    before = np.linalg.norm(places - true, axis=1).mean()
+    after = np.linalg.norm(moved(prepared.transforms[name]) - true, axis=1).mean()
+    assert after < 1.0 < before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bias_is_taken_out(
+    name: str,
+    prepared: Prepared,
+    raw_scans: dict[str, Volume],
+    truth: dict[str, Volume],
+    planted: dict[str, dict[str, Any]],
+):
+    scan = to_ras(raw_scans[name])
+    true = bias_field(planted[name]["PhantomBias"]["Coefficients"], scan.geometry)
+    motion = np.array(planted[name]["PhantomMotion"])
+    geometry = prepared.geometry
+    laid = resample(true, scan.geometry.affine, geometry, motion)
+    plain = resample(scan.array, scan.geometry.affine, geometry, prepared.transforms[name])
+    white = to_ras(truth["white"]).array > 0.5
+    scanned = resample(
+        np.ones_like(scan.array),
+        scan.geometry.affine,
+        geometry,
+        prepared.transforms[name],
+        beyond="zero",
+    )
+    white &= scanned > 0.999  # at the edge of the field of view it fades into zero
+    left = (laid * prepared.images[name] / np.maximum(plain, 1e-6))[white]
+
+    def spread(values: Array) -> float:
+        return float(values.std() / values.mean())
+
+    assert spread(left) < 0.5 * spread(laid[white])
+
+
+def test_the_brain_is_found(prepared: Prepared, truth: dict[str, Volume]):
+    assert metrics.dice(prepared.brain, to_ras(truth["brain"]).array > 0.5) > 0.94
+
+
+def test_a_mask_that_is_given_is_kept(raw_scans: dict[str, Volume], truth: dict[str, Volume]):
+    scans = {"FLAIR": raw_scans["FLAIR"]}
+    found = prepare_session(scans, brain=truth["brain"])
+    np.testing.assert_array_equal(from_ras(found.brain, found.native), truth["brain"].array > 0.5)
+
+
+def turned(volume: Volume) -> Volume:
+    """Returns the same voxels in the same places, axes in another order."""
+    array = np.flip(volume.array.transpose(2, 0, 1), 1)
+    affine = volume.geometry.affine[:, [2, 0, 1, 3]].copy()
+    affine[:3, 3] += affine[:3, 1] * (array.shape[1] - 1)
+    affine[:3, 1] *= -1
+    x, y, z = array.shape
+    return Volume(np.ascontiguousarray(array), Geometry((x, y, z), affine))
+
+
+def tilted(volume: Volume) -> Volume:
+    """Returns the same voxels in a scanner that is turned by 25 degrees, and elsewhere."""
+    cosine, sine = np.cos(np.radians(25)), np.sin(np.radians(25))
+    turn = np.array([[cosine, -sine, 0, 7], [sine, cosine, 0, -9], [0, 0, 1, 30], [0, 0, 0, 1.0]])
+    geometry = Geometry(volume.geometry.shape, turn @ volume.geometry.affine)
+    return Volume(volume.array, geometry)
+
+
+@pytest.mark.parametrize("change", [turned, tilted], ids=["other axes", "oblique"])
+def test_how_a_file_is_stored_makes_no_difference(change, raw_scans: dict[str, Volume]):
+    scans = {name: raw_scans[name] for name in ("T1", "T2")}
+    first = prepare_session(scans)
+    again = prepare_session({name: change(scan) for name, scan in scans.items()})
+    assert again.native.matches(change(scans["T2"]).geometry)
+    for name, image in first.images.items():
+        difference = np.abs(again.images[name] - image).max()
+        assert difference < 1e-3 * image[first.brain].std()
+    assert metrics.dice(first.brain, again.brain) > 0.9999
+
+
+def test_the_reference_is_the_flair_or_else_the_t2_or_else_the_t1():
+    assert choose_reference({"T1": 0, "T2": 0, "FLAIR": 0}) == "FLAIR"
+    assert choose_reference({"T1": 0, "T2": 0}) == "T2"
+    assert choose_reference({"T1": 0, "PD": 0}) == "T1"
+    assert choose_reference({"T1": 0, "PD": 0}, "PD") == "PD"
+    with pytest.raises(InputError, match="there is no T2 to be the reference; choose from T1"):
+        choose_reference({"T1": 0}, "T2")
+    with pytest.raises(InputError, match="none of FLAIR, T2, T1 is there"):
+        choose_reference({"PD": 0})
+
+
+def test_a_session_that_needs_a_look_says_so(raw_scans: dict[str, Volume]):
+    scan = raw_scans["T2"]
+    half = Volume(
+        scan.array[:, :, : scan.array.shape[2] // 2],
+        Geometry((*scan.array.shape[:2], scan.array.shape[2] // 2), scan.geometry.affine),
+    )
+    found = prepare_session(
+        {"T1": raw_scans["T1"], "T2": half}, Preparation(reference="T1", freedom=6)
+    )
+    assert any("the T2 shows" in sentence for sentence in judge(found))
