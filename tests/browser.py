@@ -16,6 +16,7 @@ import pytest
 
 _TIMEOUT = 90
 
+_HEIGHT = 900  # pixels
 _LOOK = """JSON.stringify({
   images: [...document.images].map(image => image.complete ? image.naturalWidth : 0),
   overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
@@ -41,10 +42,20 @@ class Page(NamedTuple):
     text: str
 
 
-def open_page(path: Path, *, width: int) -> Page:
-    """Opens a page in a window of a width; skips the test where there is no browser to open it."""
-    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen", "QTWEBENGINE_DISABLE_SANDBOX": "1"}
-    command = [sys.executable, __file__, str(path), str(width)]
+def open_page(path: Path, *, width: int, ready: str = "true", picture: Path | None = None) -> Page:
+    """Opens a page in a window of a width; skips the test where there is no browser to open it.
+
+    Looks at it once the expression `ready` is true there, and keeps a picture of it if asked to.
+    """
+    environment = {
+        **os.environ,
+        "QT_QPA_PLATFORM": "offscreen",
+        "QTWEBENGINE_DISABLE_SANDBOX": "1",
+        # WebGL without a graphics card.
+        "QTWEBENGINE_CHROMIUM_FLAGS": "--use-gl=angle --use-angle=swiftshader "
+        "--enable-unsafe-swiftshader --ignore-gpu-blocklist",
+    }
+    command = [sys.executable, __file__, str(path), str(width), ready, str(picture or "")]
     done = subprocess.run(command, env=environment, capture_output=True, timeout=_TIMEOUT)
     if done.returncode == 3:
         pytest.skip(f"no browser: {done.stderr.decode().strip()}; pip install PySide6-WebEngine")
@@ -52,9 +63,9 @@ def open_page(path: Path, *, width: int) -> Page:
     return Page(**json.loads(done.stdout))
 
 
-def _main(path: str, width: str) -> None:
+def _main(path: str, width: str, ready: str, picture: str) -> None:
     try:
-        from PySide6.QtCore import QUrl
+        from PySide6.QtCore import QTimer, QUrl
         from PySide6.QtWebEngineCore import (
             QWebEnginePage,
             QWebEngineProfile,
@@ -94,9 +105,24 @@ def _main(path: str, width: str) -> None:
     page.settings().setAttribute(remote, True)
     view = QWebEngineView()
     view.setPage(page)
-    view.resize(int(width), 800)
+    view.resize(int(width), _HEIGHT)
     view.show()
-    page.loadFinished.connect(lambda _: page.runJavaScript(_LOOK, 0, report))
+
+    def look(is_ready: object) -> None:
+        if not is_ready:
+            QTimer.singleShot(200, ask)
+            return
+        QTimer.singleShot(1000 if picture else 0, finish)  # what is ready is not yet painted
+
+    def finish() -> None:
+        if picture:
+            view.grab().save(picture)
+        page.runJavaScript(_LOOK, 0, report)
+
+    def ask() -> None:
+        page.runJavaScript(f"Boolean({ready})", 0, look)
+
+    page.loadFinished.connect(lambda _: ask())
     page.load(QUrl.fromLocalFile(path))
     app.exec()
     # Qt may crash where a profile goes before its page, and Python drops the older first.
