@@ -1,27 +1,35 @@
-"""The command `flaxflair`: subcommands and dispatch, no more.
+"""The command `flaxflair`: subcommands, their flags, and dispatch, no more.
 
-Nothing heavy is imported before a subcommand runs, so that `--help` answers at once.
+Nothing heavy is imported before a subcommand runs, so that `--help` answers at once, and so that
+threads and devices are settled before any library looks for them.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from flaxflair.memory import start_with_huge_pages
 from flaxflair.sequences import SEQUENCES, TARGET
 from flaxflair.volume import InputError
 
+_PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns its exit status; `argv` are the program's own by default."""
     args = _parser().parse_args(argv)
-    if argv is None and args.run is _predict:
-        start_with_huge_pages()
     try:
-        args.run(args)
+        _settle(args)
+        if argv is None and args.command == "predict":
+            start_with_huge_pages()
+        from flaxflair import commands
+
+        getattr(commands, args.command)(args)
     except (InputError, OSError) as error:
         print(f"flaxflair: {error}", file=sys.stderr)
         return 1
@@ -31,13 +39,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _settle(args: argparse.Namespace) -> None:
+    """Settles what libraries look for when they are first imported: cores, and the device."""
+    if (threads := getattr(args, "threads", None)) is not None:
+        cores = sorted(os.sched_getaffinity(0))
+        if not 1 <= threads <= len(cores):
+            raise InputError(f"--threads is {threads}; this machine has 1 to {len(cores)}")
+        os.sched_setaffinity(0, cores[:threads])
+    if (device := getattr(args, "device", None)) is not None:
+        os.environ["JAX_PLATFORMS"] = _PLATFORMS[device]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="flaxflair",
         description="The FLAIR that was not scanned, synthesised from the sequences that were.",
         epilog="To train: python -m flaxflair.main --config=configs/fcn64.py:quick",
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="COMMAND", dest="command"
+    )
 
     phantom = commands.add_parser("phantom", help="write a simulated MS data set, as BIDS")
     phantom.add_argument("out", type=Path, help="folder to make")
@@ -53,147 +74,200 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument(
         "--scale", type=float, default=1.0, help="1 is 208×256×40 voxels; less is coarser (1)"
     )
-    phantom.set_defaults(run=_phantom)
 
     montage = commands.add_parser("montage", help="draw all sequences of one subject")
     montage.add_argument("root", type=Path, help="BIDS data set")
     montage.add_argument("out", type=Path, help="PNG to write")
     montage.add_argument("--participant", default="01", help="label of the subject (01)")
-    montage.set_defaults(run=_montage)
 
+    _add_prepare(commands)
+    _add_check(commands)
+    _add_predict(commands)
+    _add_evaluate(commands)
+    _add_saliency(commands)
+    _add_report(commands)
+    return parser
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_prepare(commands: _Commands) -> None:
+    prepare = commands.add_parser(
+        "prepare",
+        help="bring the sequences of raw sessions onto one grid",
+        description="A BIDS App: inhomogeneity correction, registration, brain mask, and one "
+        "interpolation, written as a BIDS derivative.",
+    )
+    _add_dataset(prepare, needed=True)
+    _add_preparation(prepare)
+    _add_labels(prepare)
+    _add_machine(prepare)
+    prepare.add_argument("--dry-run", action="store_true", help="say what would be done")
+
+
+def _add_check(commands: _Commands) -> None:
+    check = commands.add_parser(
+        "check",
+        help="say what would stop a session, or make its FLAIR worthless",
+        description="Single files, best with their sequences' flags, or the sessions of a data "
+        "set. The exit status is 1 if one cannot be used.",
+    )
+    check.add_argument(
+        "paths",
+        type=Path,
+        nargs="*",
+        metavar="PATH",
+        help="a BIDS data set, or files whose names say what they are (…_T1w.nii.gz)",
+    )
+    _add_sequences(check, flair=True)
+    check.add_argument("--model", type=Path, help="folder of a finished run, for its voxel size")
+    check.add_argument("--fold", type=int, default=0, help="which of its models (0)")
+    _add_labels(check)
+    _add_patterns(check)
+
+
+def _add_predict(commands: _Commands) -> None:
     predict = commands.add_parser(
         "predict",
-        help="synthesise the FLAIRs of a prepared data set, or of single files",
-        description="A prepared data set, as a BIDS App: BIDS_DIR OUT_DIR participant --model RUN. "
-        "Or one session's files: --model RUN --t1 T1.nii.gz ... --out FLAIR.nii.gz.",
+        help="synthesise the FLAIRs of a data set, or of one session's files",
+        description="A data set, as a BIDS App: BIDS_DIR OUT_DIR participant --model RUN. Or one "
+        "session's files: --model RUN --t1w T1.nii.gz … --out FLAIR.nii.gz. Raw scans are "
+        "prepared first: bias, registration, brain.",
     )
-    predict.add_argument("--model", type=Path, required=True, help="folder of a finished run")
-    predict.add_argument("--fold", type=int, default=0, help="which of its models (0)")
-    predict.add_argument(
-        "--voxels",
-        type=int,
-        default=3_000_000,
-        help="computed at a time, about 1 kB of memory each for 64 filters; 0 for all (3,000,000)",
-    )
+    _add_model(predict)
     whole = predict.add_argument_group("a data set")
-    whole.add_argument("bids_dir", type=Path, nargs="?", metavar="BIDS_DIR", help="to read")
-    whole.add_argument("out_dir", type=Path, nargs="?", metavar="OUT_DIR", help="to write")
-    whole.add_argument("level", nargs="?", choices=("participant",), help="of the analysis")
+    _add_dataset(whole, needed=False)
+    _add_labels(whole)
+    whole.add_argument(
+        "--workers", type=int, default=2, help="threads that read, and as many that write (2)"
+    )
+    single = predict.add_argument_group("single files")
+    _add_sequences(single, flair=True)
+    single.add_argument("--brain", type=Path, help="brain mask (found by the template)")
+    single.add_argument("--out", type=Path, help="FLAIR to write; its page and sidecar lie beside")
+    raw = predict.add_argument_group("preparation")
+    raw.add_argument(
+        "--prepared",
+        action="store_true",
+        default=None,
+        help="the sequences lie on one grid already (if the data set is a derivative)",
+    )
+    _add_preparation(raw)
+    predict.add_argument("--no-page", action="store_true", help="write no page to look at")
+    predict.add_argument("--dry-run", action="store_true", help="say what would be done")
+    _add_machine(predict)
+
+
+def _add_evaluate(commands: _Commands) -> None:
+    evaluate = commands.add_parser("evaluate", help="score a synthetic FLAIR against the true one")
+    evaluate.add_argument("synthetic", type=Path, metavar="SYNTH", help="synthetic FLAIR")
+    evaluate.add_argument("true", type=Path, metavar="TRUE", help="true FLAIR, on the same grid")
+    evaluate.add_argument("--lesions", type=Path, help="lesion mask, for the lesions' contrast")
+    evaluate.add_argument("--t1w", type=Path, help="T1, which says where white matter is")
+    evaluate.add_argument("--brain", type=Path, help="brain mask (where the true FLAIR is not 0)")
+    evaluate.add_argument("--json", type=Path, metavar="OUT", help="file to write the scores to")
+
+
+def _add_saliency(commands: _Commands) -> None:
+    saliency = commands.add_parser(
+        "saliency", help="map what each sequence contributed (P3S), where a true FLAIR exists"
+    )
+    _add_model(saliency)
+    _add_sequences(saliency, flair=True)
+    saliency.add_argument("--brain", type=Path, help="brain mask (found by the template)")
+    saliency.add_argument("--out", type=Path, required=True, help="folder to write the maps into")
+    saliency.add_argument(
+        "--prepared", action="store_true", help="the sequences lie on one grid already"
+    )
+    _add_preparation(saliency)
+    _add_machine(saliency)
+
+
+def _add_report(commands: _Commands) -> None:
+    report = commands.add_parser(
+        "report", help="make a page to look at, of a run or of a predicted session"
+    )
+    report.add_argument(
+        "place", type=Path, metavar="RUN|SUBJECT", help="a run's folder, or OUT_DIR/sub-01[/ses-1]"
+    )
+    report.add_argument("--out", type=Path, default=Path("report.html"), help="page (report.html)")
+    report.add_argument(
+        "--participant-label",
+        nargs="+",
+        metavar="LABEL",
+        help="of a run: whom to show (the best, the middle and the worst)",
+    )
+
+
+def _add_dataset(parser: argparse._ActionsContainer, *, needed: bool) -> None:
+    count = None if needed else "?"
+    parser.add_argument("bids_dir", type=Path, nargs=count, metavar="BIDS_DIR", help="to read")
+    parser.add_argument("out_dir", type=Path, nargs=count, metavar="OUT_DIR", help="to write")
+    parser.add_argument("level", nargs=count, choices=("participant",), help="of the analysis")
+    _add_patterns(parser)
+
+
+def _add_labels(parser: argparse._ActionsContainer) -> None:
     for label, what in (("participant", "sub-"), ("session", "ses-")):
-        whole.add_argument(
+        parser.add_argument(
             f"--{label}-label",
             nargs="+",
             metavar="LABEL",
             help=f"only these, with or without {what} (all)",
         )
-    whole.add_argument(
-        "--workers", type=int, default=2, help="threads that read, and as many that write (2)"
+
+
+def _add_patterns(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--pattern",
+        action="append",
+        default=[],
+        metavar="SEQUENCE=PATTERN",
+        help="paths below BIDS_DIR that hold a sequence, where their names do not say so "
+        "(T1SE='*_acq-tse_T1w.nii.gz'); may be repeated",
     )
-    single = predict.add_argument_group("single files")
+
+
+def _add_sequences(parser: argparse._ActionsContainer, *, flair: bool) -> None:
     for name, sequence in SEQUENCES.items():
-        if name != TARGET:
-            single.add_argument(f"--{name.lower()}", type=Path, help=f"{sequence.title} image")
-    single.add_argument("--brain", type=Path, help="brain mask, if the model needs one")
-    single.add_argument("--out", type=Path, help="FLAIR to write")
-    predict.set_defaults(run=_predict)
-    return parser
+        if flair or name != TARGET:
+            use = ", the true one" if name == TARGET else ""
+            parser.add_argument(
+                f"--{sequence.flag}", type=Path, metavar="FILE", help=f"{sequence.title}{use}"
+            )
 
 
-def _phantom(args: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    from flaxflair.phantom import write_phantom
-    from flaxflair.screen import show_bar
-
-    done: list[int] = []
-    with show_bar(Console(), "phantom", args.subjects, 0) as bar:
-
-        def count(index: int) -> None:
-            done.append(index)
-            bar.advance(len(done))
-
-        write_phantom(
-            args.out,
-            subjects=args.subjects,
-            healthy=args.healthy,
-            seed=args.seed,
-            layout=args.layout,
-            scale=args.scale,
-            on_subject=count,
-        )
-
-
-def _montage(args: argparse.Namespace) -> None:
-    from flaxflair.figures import montage
-
-    montage(args.root, args.participant, args.out)
-
-
-def _predict(args: argparse.Namespace) -> None:
-    places = {"BIDS_DIR": args.bids_dir, "OUT_DIR": args.out_dir, "participant": args.level}
-    labels = {
-        "--participant-label": args.participant_label,
-        "--session-label": args.session_label,
-    }
-    names = [name.lower() for name in SEQUENCES if name != TARGET]
-    files = {f"--{name}": getattr(args, name) for name in (*names, "brain", "out")}
-    of_set, of_files = (
-        [name for name, value in given.items() if value is not None]
-        for given in (places | labels, files)
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--fold", type=int, default=0, help="which of its models (0)")
+    parser.add_argument(
+        "--voxels",
+        type=int,
+        default=3_000_000,
+        help="computed at a time, about 1 kB of memory each for 64 filters; 0 for all (3,000,000)",
     )
-    if of_set and of_files:
-        raise InputError(
-            f"{of_set[0]} is of a data set and {of_files[0]} of single files; "
-            "give the arguments of one of them"
-        )
-    if None in places.values() and args.out is None:
-        raise InputError(
-            "give BIDS_DIR OUT_DIR participant to predict a data set, "
-            "or the sequences' files and --out to predict those"
-        )
-    from flaxflair.compilation import keep_compilations
-
-    keep_compilations()
-    if args.out is None:
-        _predict_cohort(args)
-    else:
-        _predict_files(args)
 
 
-def _predict_cohort(args: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    from flaxflair import load_model, predict_cohort
-    from flaxflair.screen import show_bar
-
-    model = load_model(args.model, args.fold)
-    with show_bar(Console(), "predict", None, 0) as bar:
-        report = predict_cohort(
-            model,
-            args.bids_dir,
-            args.out_dir,
-            participants=args.participant_label,
-            sessions=args.session_label,
-            voxels=args.voxels,
-            workers=args.workers,
-            about={"Run": str(args.model.resolve()), "Fold": args.fold},
-            on_done=bar.advance,
-        )
-    if report.failures:
-        total = len(report.written) + len(report.failures)
-        lines = [f"  {name}: {sentence}" for name, sentence in report.failures.items()]
-        raise InputError(
-            "\n".join([f"{len(lines)} of {total} sessions could not be predicted", *lines])
-        )
+def _add_preparation(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--reference",
+        choices=tuple(SEQUENCES),
+        default="",
+        help="sequence whose grid is kept (FLAIR, or else T2, or else T1)",
+    )
+    parser.add_argument(
+        "--dof",
+        type=int,
+        choices=(6, 12),
+        default=12,
+        help="freedom of the registration: 6 to rotate and shift, 12 for an affine map (12)",
+    )
 
 
-def _predict_files(args: argparse.Namespace) -> None:
-    from flaxflair import load_model, predict_files
-
-    given = {name: getattr(args, name.lower()) for name in SEQUENCES if name != TARGET}
-    inputs = {name: path for name, path in given.items() if path is not None}
-    model = load_model(args.model, args.fold)
-    predict_files(model, inputs, args.out, brain=args.brain, voxels=args.voxels)
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=tuple(_PLATFORMS), help="what computes (the best)")
+    parser.add_argument("--threads", type=int, help="cores to use (all)")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Prediction of a whole data set: read, prepare, predict and finish overlap, session by session.
+"""Prediction of sessions and of whole data sets: read, prepare, predict and finish.
 
-From a prepared BIDS data set to a BIDS derivative. Knows nothing of training.
+From a BIDS data set, raw or prepared, to a BIDS derivative, its sessions overlapping in time; or
+from the raw files of one session to a FLAIR. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -9,14 +10,24 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from flaxflair import derivative
-from flaxflair.cohort import find_sessions, load_session
+from flaxflair import bids, derivative
+from flaxflair.check import check_volumes
+from flaxflair.cohort import SessionFiles, find_sessions, load_session, name_files
+from flaxflair.files import write_json
+from flaxflair.intake import load_raw
 from flaxflair.model import Model, decode, encode, predict_encoded
+from flaxflair.nifti import write_volume
+from flaxflair.orientation import from_ras
+from flaxflair.pages import write_page
+from flaxflair.prepare import AS_USUAL, Preparation
 from flaxflair.stages import Stage, run_stages
-from flaxflair.volume import Array, InputError, Subject
+from flaxflair.volume import Array, InputError, Subject, Volume
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -26,14 +37,29 @@ class CohortReport:
     Attributes:
       written: session (`sub-01_ses-1`) -> its synthetic FLAIR.
       failures: session -> the sentence that says why it has none.
+      warnings: session -> what should be looked at, if there is something.
       busy: stage -> seconds that it worked, over all sessions and workers.
       seconds: from the first file read to the last one written.
     """
 
     written: Mapping[str, Path]
     failures: Mapping[str, str]
+    warnings: Mapping[str, tuple[str, ...]]
     busy: Mapping[str, float]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One session, done.
+
+    Attributes:
+      path: its synthetic FLAIR.
+      warnings: what should be looked at before it is trusted.
+    """
+
+    path: Path
+    warnings: tuple[str, ...]
 
 
 def predict_cohort(
@@ -41,27 +67,37 @@ def predict_cohort(
     root: str | Path,
     out: str | Path,
     *,
+    raw: bool | None = None,
+    how: Preparation = AS_USUAL,
+    patterns: Mapping[str, str] | None = None,
     participants: Collection[str] | None = None,
     sessions: Collection[str] | None = None,
     voxels: int = 0,
     workers: int = 2,
+    pages: bool = False,
     about: Mapping[str, Any] | None = None,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> CohortReport:
-    """Synthesises the FLAIRs of a prepared data set and writes them as a BIDS derivative.
+    """Synthesises the FLAIRs of a data set and writes them as a BIDS derivative.
 
     A session that cannot be used is reported and the others go on. What `out` holds of a session is
     overwritten. Several processes may share `out`, as under a scheduler with a participant each.
+    Of a raw data set, the prepared images are written too.
 
     Args:
       model: from `load_model`.
-      root: prepared BIDS data set.
+      root: BIDS data set.
       out: the derivative; made if missing.
+      raw: whether sessions have to be prepared; None if the data set does not say that it is a
+        derivative.
+      how: what is chosen of the preparation.
+      patterns: see `bids.find_images`.
       participants: labels, with or without `sub-`; None for all.
       sessions: labels, with or without `ses-`; None for all.
       voxels: see `predict_array`.
       workers: threads that read, as many that prepare, and as many that write. Memory holds about
         three sessions for each.
+      pages: whether a page to look at is written for each session.
       about: what the sidecars say of the model, beside its network.
       on_done: told how many sessions are done and how many there are: first that it is none.
 
@@ -75,41 +111,55 @@ def predict_cohort(
     if workers < 1:
         raise InputError(f"{workers} workers do no work; give at least 1")
     found = find_sessions(
-        root, model.sequences, flair="ignored", participants=participants, sessions=sessions
+        root,
+        model.sequences,
+        flair="ignored",
+        participants=participants,
+        sessions=sessions,
+        patterns=patterns,
     )
+    raw = not bids.is_derivative(root) if raw is None else raw
+    load = partial(load_raw, how=how, voxel_size=model.voxel_size, keep=out) if raw else _load
     derivative.start(out, root)
-    stages = make_stages(model, out, voxels=voxels, workers=workers, about=about)
+    stages = make_stages(model, out, load, voxels=voxels, workers=workers, pages=pages, about=about)
     written: dict[str, Path] = {}
     failures: dict[str, str] = {}
+    warnings: dict[str, tuple[str, ...]] = {}
     busy = dict.fromkeys((stage.name for stage in stages), 0.0)
     on_done(0, len(found))
     started = time.perf_counter()
     with closing(run_stages(found, stages)) as outcomes:
         for outcome in outcomes:
+            name = outcome.item.name
             if outcome.error is None:
-                written[outcome.item.name] = outcome.value
+                written[name] = outcome.value.path
+                warnings |= {name: outcome.value.warnings} if outcome.value.warnings else {}
             else:
                 # The sentence alone: a traceback would keep the session's images in memory.
-                failures[outcome.item.name] = _sentence(outcome.error)
-            for name, seconds in outcome.seconds.items():
-                busy[name] += seconds
+                failures[name] = _sentence(outcome.error)
+            for stage, seconds in outcome.seconds.items():
+                busy[stage] += seconds
             on_done(len(written) + len(failures), len(found))
     seconds = time.perf_counter() - started
-    return CohortReport(
-        dict(sorted(written.items())), dict(sorted(failures.items())), busy, seconds
-    )
+    return CohortReport(_by_name(written), _by_name(failures), _by_name(warnings), busy, seconds)
+
+
+def _by_name(table: Mapping[str, _T]) -> dict[str, _T]:
+    return dict(sorted(table.items()))
 
 
 def make_stages(
     model: Model,
     out: Path,
+    load: Callable[[SessionFiles], Subject] = load_session,
     *,
     voxels: int = 0,
     workers: int = 2,
+    pages: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> tuple[Stage, ...]:
-    """Returns the stages from `SessionFiles` to the path of a FLAIR; see `predict_cohort`."""
-    said = {"Method": model.fitted.name, **(about or {})}
+    """Returns the stages from `SessionFiles` to `Finished`; see `predict_cohort`."""
+    said = _describe(model, about)
 
     def prepare(subject: Subject) -> tuple[Subject, Array]:
         return subject, encode(model, subject.images, subject.masks.brain)
@@ -119,18 +169,105 @@ def make_stages(
         brain = subject.masks.brain
         return subject, predict_encoded(model, [encoded], [brain], voxels=voxels)[0]
 
-    def finish(predicted: tuple[Subject, Array]) -> Path:
+    def finish(predicted: tuple[Subject, Array]) -> Finished:
         subject, flair = predicted
         flair = decode(model, flair, subject.images, subject.masks.brain)
         extracted = model.region == "brain"
-        return derivative.write_flair(out, subject, flair, extracted=extracted, model=said)
+        path = derivative.write_flair(out, subject, flair, extracted=extracted, model=said)
+        if pages:
+            facts = {"model": _tell(said)}
+            write_page(derivative.page_path(out, subject), subject, flair, facts)
+        return Finished(path, subject.warnings)
 
     return (
-        Stage("read", load_session, workers),
+        Stage("read", load, workers),
         Stage("prepare", prepare, workers),
         Stage("predict", predict),  # one at a time: it alone touches the device
         Stage("finish", finish, workers),
     )
+
+
+def predict_session(
+    model: Model,
+    inputs: Mapping[str, str | Path],
+    out: str | Path,
+    how: Preparation = AS_USUAL,
+    *,
+    brain: str | Path | None = None,
+    voxels: int = 0,
+    page: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> tuple[Volume, tuple[str, ...]]:
+    """Synthesises a FLAIR from the raw files of one session, prepared in memory.
+
+    Args:
+      model: from `load_model`.
+      inputs: sequence name -> file, at least the model's sequences, each on a grid of its own; and
+        a FLAIR, if that is to be the reference.
+      out: `.nii` or `.nii.gz` to write, on the grid of the reference; its folder must exist. A
+        sidecar, `.json`, is written beside it.
+      how: what is chosen of the preparation.
+      brain: file of the brain mask; None to find the brain by the template.
+      voxels: see `predict_array`.
+      page: HTML to write, to look at; None for none.
+      about: what the sidecar says of the model, beside its network.
+
+    Returns:
+      What was written, and what should be looked at before it is trusted, a sentence each.
+
+    Raises:
+      InputError: a sequence is missing, or a file or the session cannot be used.
+    """
+    out = Path(out)
+    paths = {name: Path(path) for name, path in inputs.items()}
+    given = [*paths.values(), *([Path(brain)] if brain else [])]
+    if out.resolve() in [path.resolve() for path in given]:
+        raise InputError(f"{out}: is one of the inputs; name another file to write")
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder; make it, or name another file to write")
+    files = name_files(paths, model.sequences, brain=None if brain is None else Path(brain))
+    subject = load_raw(files, how, model.voxel_size)
+    region = subject.masks.brain
+    encoded = encode(model, subject.images, region)
+    code = predict_encoded(model, [encoded], [region], voxels=voxels)[0]
+    flair = decode(model, code, subject.images, region)
+    said = _describe(model, about)
+    native = subject.native or subject.geometry
+    volume = Volume(from_ras(flair, native), native)
+    write_volume(out, volume.array, native.affine)
+    sidecar = {
+        "Description": f"Synthetic FLAIR, predicted from {', '.join(model.sequences)}",
+        "Sources": [str(path) for path in paths.values()],
+        "SkullStripped": model.region == "brain",
+        "Model": said,
+        "Warnings": list(subject.warnings),
+    }
+    write_json(bids.sidecar(out), sidecar)
+    if page is not None:
+        write_page(Path(page), subject, flair, {"model": _tell(said)}, f"{out.name}")
+    return volume, subject.warnings
+
+
+def _load(files: SessionFiles) -> Subject:
+    """Reads a prepared session, and refuses it if what it holds cannot be what it says."""
+    subject = load_session(files)
+    volumes = {
+        name: Volume(subject.images[..., channel], subject.geometry)
+        for channel, name in enumerate(subject.sequences)
+    }
+    for finding in check_volumes(volumes):
+        if finding.severity == "stop":
+            raise InputError(f"{files.root}: the {finding.sequence} of {files.name} {finding.what}")
+    return subject
+
+
+def _describe(model: Model, about: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"Method": model.fitted.name, "Sequences": list(model.sequences), **(about or {})}
+
+
+def _tell(said: Mapping[str, Any]) -> str:
+    values = (", ".join(v) if isinstance(v, list) else v for v in said.values())
+    return "; ".join(f"{name.lower()} {value}" for name, value in zip(said, values, strict=True))
 
 
 def _sentence(error: BaseException) -> str:

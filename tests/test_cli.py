@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import flaxflair
 from flaxflair.cli import main
+from flaxflair.sequences import SEQUENCES
+
+COMMANDS = (
+    "phantom",
+    "montage",
+    "prepare",
+    "check",
+    "predict",
+    "evaluate",
+    "saliency",
+    "report",
+)
 
 
 def test_help_names_the_commands_and_imports_nothing_heavy() -> None:
@@ -20,7 +34,7 @@ def test_help_names_the_commands_and_imports_nothing_heavy() -> None:
         text=True,
         check=True,
     )
-    assert all(command in told.stdout for command in ("phantom", "montage", "predict"))
+    assert all(command in told.stdout for command in COMMANDS)
     imported = {line.rsplit("|", 1)[-1].strip() for line in told.stderr.splitlines()}
     assert imported.isdisjoint({"jax", "flax", "nibabel", "scipy", "matplotlib", "rich"})
 
@@ -40,11 +54,13 @@ def test_prepared_files_are_predicted_on_their_grid(
     files = [
         argument
         for name, source in zip(model.sequences, subject.sources, strict=False)
-        for argument in (f"--{name.lower()}", str(phantom / source))
+        for argument in (f"--{SEQUENCES[name].flag}", str(phantom / source))
     ]
     out = tmp_path / "flair.nii.gz"
-    assert main(["predict", "--model", str(finished), *files, "--out", str(out)]) == 0
-    assert flaxflair.read_volume(out).geometry.matches(subject.geometry)
+    command = ["predict", "--prepared", "--model", str(finished), *files, "--out", str(out)]
+    assert main(command) == 0
+    assert subject.native is not None
+    assert flaxflair.read_volume(out).geometry.matches(subject.native)
 
 
 def test_a_prepared_data_set_is_predicted_as_a_bids_app(
@@ -54,10 +70,12 @@ def test_a_prepared_data_set_is_predicted_as_a_bids_app(
     labels = ["--participant-label", "01", "sub-04"]
     command = ["predict", str(phantom), str(out), "participant", "--model", str(finished)]
     assert main([*command, *labels]) == 0
-    assert sorted(p.name for p in out.glob("sub-*")) == ["sub-01", "sub-04"]
+    assert sorted(p.name for p in out.glob("sub-*/")) == ["sub-01", "sub-04"]
+    assert sorted(p.name for p in out.glob("*.html")) == ["sub-01.html", "sub-04.html"]
     written = out / "sub-04/anat/sub-04_desc-synth_FLAIR.nii.gz"
     subject = flaxflair.load_cohort(phantom, ("T1",))[3]
-    assert flaxflair.read_volume(written).geometry.matches(subject.geometry)
+    assert subject.native is not None
+    assert flaxflair.read_volume(written).geometry.matches(subject.native)
 
 
 def test_a_subject_that_fails_is_told_at_the_end_and_the_others_are_done(
@@ -80,8 +98,11 @@ def test_a_subject_that_fails_is_told_at_the_end_and_the_others_are_done(
     [
         ([], "give BIDS_DIR OUT_DIR participant to predict a data set, or"),
         (["in", "out"], "give BIDS_DIR OUT_DIR participant to predict a data set, or"),
-        (["--t1", "a.nii.gz"], "or the sequences' files and --out to predict those"),
-        (["in", "out", "participant", "--t1", "a.nii.gz"], "BIDS_DIR is of a data set and --t1 of"),
+        (["--t1w", "a.nii.gz"], "or the sequences' files and --out to predict those"),
+        (
+            ["in", "out", "participant", "--t1w", "a.nii.gz"],
+            "BIDS_DIR is of a data set and --t1w of",
+        ),
         (["--out", "a.nii.gz", "--session-label", "1"], "--session-label is of a data set and"),
     ],
 )
@@ -115,3 +136,124 @@ def test_what_cannot_be_used_ends_with_one_sentence(
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1
+
+
+def test_raw_files_are_predicted_on_the_grid_of_the_t2_with_a_page_beside(
+    raw_model: Path, raw_phantom: Path, tmp_path: Path
+) -> None:
+    anat, out = raw_phantom / "sub-01/anat", tmp_path / "flair.nii.gz"
+    files = ["--t1w", str(anat / "sub-01_T1w.nii.gz"), "--t2w", str(anat / "sub-01_T2w.nii.gz")]
+    command = ["predict", "--model", str(raw_model), *files, "--out", str(out), "--dof", "6"]
+    assert main([*command, "--dry-run"]) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert main(command) == 0
+    flair = flaxflair.read_volume(out)
+    reference = flaxflair.read_volume(anat / "sub-01_T2w.nii.gz")
+    np.testing.assert_allclose(flair.geometry.affine, reference.geometry.affine, atol=1e-4)
+    assert flair.geometry.shape == reference.geometry.shape
+    said = json.loads((tmp_path / "flair.json").read_text())
+    assert said["Model"]["Sequences"] == ["T1", "T2"]
+    assert (tmp_path / "flair.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_raw_data_set_is_predicted_and_what_it_was_predicted_from_is_kept(
+    raw_model: Path, raw_phantom: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ["predict", str(raw_phantom), str(out), "participant", "--model", str(raw_model)]
+    assert main([*command, "--dof", "6"]) == 0
+    anat = out / "sub-01/anat"
+    for name in ("space-T2w_desc-synth_FLAIR", "desc-preproc_T2w", "space-T2w_desc-brain_mask"):
+        assert (anat / f"sub-01_{name}.nii.gz").is_file()
+    assert main(["report", str(out / "sub-01"), "--out", str(tmp_path / "page.html")]) == 0
+
+
+def test_exchanged_files_are_refused_by_check_and_by_predict(
+    raw_model: Path, raw_phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    anat, out = raw_phantom / "sub-01/anat", tmp_path / "flair.nii.gz"
+    files = ["--t1w", str(anat / "sub-01_T2w.nii.gz"), "--t2w", str(anat / "sub-01_T1w.nii.gz")]
+    assert main(["check", *files]) == 1
+    told = capsys.readouterr()
+    assert "looks like a T2" in told.out
+    assert "cannot be used as it is" in told.err
+    assert main(["predict", "--model", str(raw_model), *files, "--out", str(out)]) == 1
+    assert "looks like a T2" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_good_data_set_passes_the_check(
+    raw_phantom: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(raw_phantom)]) == 0
+    assert capsys.readouterr().out.count("good") == 6
+    one = raw_phantom / "sub-01/anat/sub-01_T2w.nii.gz"
+    assert main(["check", str(one)]) == 0
+    assert main(["check", str(raw_phantom), str(one)]) == 1
+    assert main(["check", str(one), str(one)]) == 1
+    assert main(["check"]) == 1
+
+
+def test_a_flair_is_scored_against_the_true_one(phantom: Path, tmp_path: Path) -> None:
+    anat, truth = phantom / "sub-01/anat", phantom / "derivatives/truth/sub-01/anat"
+    true = anat / "sub-01_desc-preproc_FLAIR.nii.gz"
+    masks = [
+        "--brain",
+        str(anat / "sub-01_space-FLAIR_desc-brain_mask.nii.gz"),
+        "--lesions",
+        str(truth / "sub-01_space-FLAIR_label-lesion_mask.nii.gz"),
+        "--t1w",
+        str(anat / "sub-01_space-FLAIR_desc-preproc_T1w.nii.gz"),
+    ]
+    out = tmp_path / "scores.json"
+    assert main(["evaluate", str(true), str(true), *masks, "--json", str(out)]) == 0
+    scores = json.loads(out.read_text())
+    assert scores["synthetic"]["mse"] == 0
+    assert scores["synthetic"]["ratio1"] == scores["true"]["ratio1"]
+
+
+def test_another_grid_is_not_scored(
+    phantom: Path, raw_phantom: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [
+        str(phantom / "sub-01/anat/sub-01_desc-preproc_FLAIR.nii.gz"),
+        str(raw_phantom / "sub-01/anat/sub-01_FLAIR.nii.gz"),
+    ]
+    assert main(["evaluate", *files]) == 1
+    assert "its grid differs from that of" in capsys.readouterr().err
+
+
+def test_saliency_of_files_is_written_a_map_a_sequence(
+    finished: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = flaxflair.load_model(finished)
+    subject = flaxflair.load_cohort(phantom, model.sequences)[0]
+    files = [
+        argument
+        for name, source in zip((*model.sequences, "FLAIR"), subject.sources, strict=True)
+        for argument in (f"--{SEQUENCES[name].flag}", str(phantom / source))
+    ]
+    brain = phantom / "sub-01/anat/sub-01_space-FLAIR_desc-brain_mask.nii.gz"
+    command = ["saliency", "--model", str(finished), "--prepared", "--brain", str(brain)]
+    command += ["--out", str(tmp_path / "maps")]
+    assert main([*command, *files]) == 0
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == [
+        f"{name}_p3s.nii.gz" for name in sorted(model.sequences)
+    ]
+    assert main([*command, *files[:-2]]) == 1
+    assert "give --flair" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check", "x.nii", "--pattern", "T1w"], "write SEQUENCE=PATTERN"),
+        (["predict", "--model", "/none", "--threads", "1000"], "--threads is 1000; this machine"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = [str(tmp_path) if a == "x.nii" else a for a in arguments]
+    assert main(arguments) == 1
+    assert said in capsys.readouterr().err

@@ -164,7 +164,12 @@ def model(network: Network, params: Params) -> Model:
     """Reads T1 and T2; the region is the brain, the gain the inputs'."""
     images, flair = Stats((1.0, 1.1), (0.4, 0.5)), Stats((1.0,), (0.5,))
     fitted = FittedNetwork(NetworkConfig(layers=2, filters=4), network, params)
-    return Model(("T1", "T2"), fitted, Normalization(images, flair, 1.2), region="brain")
+    return Model(
+        ("T1", "T2"),
+        fitted,
+        Normalization(images, flair, "brain", ((0.0, 1.0),) * 3, (0.0, 1.2)),
+        region="brain",
+    )
 
 
 @pytest.fixture
@@ -196,7 +201,7 @@ def test_a_data_set_is_predicted_as_its_subjects_are_one_by_one(
         np.testing.assert_array_equal(written.array, alone)
         assert not written.array[~subject.masks.brain].any()
         sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
-        assert sidecar["Model"] == {"Method": "fcn", "Fold": 0}
+        assert sidecar["Model"] == {"Method": "fcn", "Sequences": ["T1", "T2"], "Fold": 0}
         assert sidecar["Sources"] == [f"bids:source:{source}" for source in subject.sources]
         assert sidecar["SkullStripped"] is True
 
