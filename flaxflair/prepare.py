@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from scipy import ndimage
 
 from flaxflair.brain import find_brain
 from flaxflair.itk import Freedom, fit_bias, register
@@ -28,6 +29,8 @@ from flaxflair.volume import Array, Geometry, InputError, Volume
 REFERENCES = (TARGET, "T2", "T1")
 # On whom the template is laid: its own sequence, or else the reference.
 _LIKE_TEMPLATE = "T1"
+# Registration compares images this far around the brain, mm: of a PD its edge tells the most.
+_MARGIN = 3.0
 # A voxel is a tissue's if it is this much so; a tissue is known if it has so many of them, and is
 # trusted if its spread is at most so many times the other's.
 _PURE = 0.8
@@ -142,12 +145,13 @@ def prepare_session(
 
     transforms = {kept: _HERE}
     if leader != kept:
-        transforms[leader] = find(leader, near)
+        transforms[leader] = find(leader, _grow(near, geometry))
     if leader != kept or not inside.geometry.matches(geometry):
         inside = Volume(_lay(inside, geometry, transforms[leader]), geometry)
     region = inside.array > 0.5
+    around = _grow(region, geometry)
     rest = [name for name in volumes if name not in transforms]
-    transforms |= _each(lambda name: find(name, region), rest, how.workers)
+    transforms |= _each(lambda name: find(name, around), rest, how.workers)
     transforms = {name: transforms[name] for name in volumes}
     tissues = _find_tissues(even, transforms, inside)
 
@@ -298,6 +302,11 @@ def _within(frame: Array, volume: Volume) -> Volume:
     turned = to_ras(volume)
     affine = np.linalg.inv(frame) @ turned.geometry.affine
     return Volume(turned.array, Geometry(turned.geometry.shape, affine))
+
+
+def _grow(mask: Array, geometry: Geometry) -> Array:
+    steps = np.maximum(1, np.round(_MARGIN / np.array(geometry.voxel_size))).astype(int)
+    return ndimage.maximum_filter(mask.astype(np.uint8), tuple(2 * steps + 1)) > 0
 
 
 def _lay(volume: Volume, geometry: Geometry, transform: Array) -> Array:
