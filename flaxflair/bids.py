@@ -106,11 +106,36 @@ def read_groups(root: Path) -> dict[str, str]:
     path = root / "participants.tsv"
     if not path.is_file():
         return {}
+    rows = _read_participants(path)
+    return {row["participant_id"]: row.get("group", "").strip() for row in rows}
+
+
+def _read_participants(path: Path) -> list[dict[str, str]]:
     with open(path, encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
+        rows = list(csv.DictReader(stream, delimiter="\t", restkey="", restval=""))
     if rows and "participant_id" not in rows[0]:
         raise InputError(f"{path}: has no column participant_id; see the BIDS specification")
-    return {row["participant_id"]: (row.get("group") or "").strip() for row in rows}
+    for row in rows:
+        row.pop("", None)  # what stands beyond the last column
+    return rows
+
+
+def keep_participants(source: Path, root: Path) -> None:
+    """Writes what a data set says of its participants into one derived from it.
+
+    Of those alone who have a folder there: the specification wants a table to name no others.
+    """
+    path = source / "participants.tsv"
+    if not path.is_file():
+        return
+    there = {folder.name for folder in root.glob("sub-*/")}
+    rows = [row for row in _read_participants(path) if row["participant_id"] in there]
+    if rows:
+        columns = tuple(rows[0])
+        write_tsv(root / path.name, columns, (tuple(row.values()) for row in rows))
+    said = path.with_suffix(".json")
+    if rows and said.is_file():
+        write_bytes(root / said.name, said.read_bytes())
 
 
 _ORDER = ("sub", "ses", "acq", "space", "label", "desc")

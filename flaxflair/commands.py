@@ -25,7 +25,7 @@ from flaxflair.cohort import (
 )
 from flaxflair.compilation import keep_compilations
 from flaxflair.evaluate import score, score_truth
-from flaxflair.files import write_json
+from flaxflair.files import expect_writable, write_json
 from flaxflair.inspection import COLUMNS, Inspection, inspect_files, tabulate
 from flaxflair.intake import load_raw, prepare_dataset
 from flaxflair.model import Model, load_model
@@ -250,6 +250,8 @@ def saliency(args: argparse.Namespace) -> None:
     if TARGET not in paths:
         raise InputError("saliency is of the error against a true FLAIR; give --flair")
     files = name_files(paths, model.sequences, flair="needed", brain=args.brain)
+    args.out.mkdir(parents=True, exist_ok=True)
+    expect_writable(args.out)
     if args.prepared:
         subject = load_session(files)
     else:
@@ -257,7 +259,6 @@ def saliency(args: argparse.Namespace) -> None:
         subject = load_raw(files, how, model.voxel_size)
     maps = models.saliency_maps(model, subject, voxels=args.voxels)
     native = subject.native or subject.geometry
-    args.out.mkdir(parents=True, exist_ok=True)
     share = shares(maps, {"brain": subject.masks.brain})["brain"]
     table = Table("sequence", "share of the saliency in the brain", "map")
     for channel, name in enumerate(model.sequences):

@@ -7,16 +7,43 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+
+class WriteError(OSError):
+    """A file cannot be written; the message names it and says what to do."""
+
+
+def expect_writable(folder: Path) -> None:
+    """Refuses a folder that nothing can be written to, before hours are spent on what would be.
+
+    Raises:
+      WriteError: it is missing, no folder, or read-only.
+    """
+    if not folder.is_dir():
+        raise WriteError(f"{folder}: no such folder; make it, or name another one to write to")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise WriteError(f"{folder}: is read-only; name a folder that you may write to")
+
+
+def expect_output(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuses a file to be written that is one of those read, or cannot be written.
+
+    Raises:
+      WriteError: it is, or its folder is missing or read-only.
+    """
+    if out.resolve() in [path.resolve() for path in inputs]:
+        raise WriteError(f"{out}: is one of the inputs; name another file to write")
+    expect_writable(out.parent)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file beside its place and renames it, so that readers see all of it or nothing.
 
     Raises:
-      OSError: the disk is full or the folder read-only; nothing is left behind.
+      WriteError: the disk is full or the folder read-only; nothing is left behind.
     """
     # A name of its own for every call: threads, and hosts that share a disk, share process numbers.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
@@ -26,9 +53,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink()
+        if isinstance(error, OSError):
+            what = f"{path}: cannot be written ({error.strerror or error})"
+            raise WriteError(f"{what}; free space there or name another folder") from None
         raise
 
 

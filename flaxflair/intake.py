@@ -182,6 +182,7 @@ def prepare_dataset(
         except (InputError, OSError) as error:
             failures[files.name] = str(error).splitlines()[0]
         on_done(number, len(found))
+    bids.keep_participants(root, out)
     return Intake(written, failures, warnings)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from flaxflair import normalize
 from flaxflair.config import NETWORK
-from flaxflair.files import write_json
+from flaxflair.files import expect_output, write_json
 from flaxflair.methods import Fitted, FittedBaseline, FittedNetwork, load_fitted
 from flaxflair.nifti import read_volume, write_volume
 from flaxflair.normalize import Normalization, Stats
@@ -338,15 +338,13 @@ def predict_files(
     Raises:
       InputError: a sequence is missing or a file cannot be used; the message names it.
       GeometryError: the grids differ.
+      WriteError: `out` is one of the inputs, or its folder is missing, read-only or full.
     """
     missing = [name for name in model.sequences if name not in inputs]
     if missing:
         raise InputError(f"no file for {missing[0]}; the model reads {','.join(model.sequences)}")
     paths = [Path(inputs[name]) for name in model.sequences]
-    if Path(out).resolve() in [
-        path.resolve() for path in [*paths, *([Path(brain)] if brain else [])]
-    ]:
-        raise InputError(f"{out}: is one of the inputs; name another file to write")
+    expect_output(Path(out), [*paths, *([Path(brain)] if brain else [])])
     first = read_volume(paths[0])
     native = first.geometry
     first = to_ras(first)

@@ -13,7 +13,7 @@ from typing import cast
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from isal import igzip, isal_zlib
 from isal.igzip_lib import IsalError
 
 from flaxflair.files import write_bytes
@@ -24,17 +24,24 @@ from flaxflair.volume import Array, Geometry, GeometryError, InputError, Volume
 MAX_VOXELS = 2**31
 HEADER_BYTES = 352
 _GZIP = b"\x1f\x8b"
+_GZIP_WINDOW = 31  # zlib's number for a stream with gzip's header
+_ENOUGH = 65_536  # stored bytes: a header is among them, however it was compressed
 
 
-def _decompress(path: Path) -> bytes:
-    """Returns the NIfTI bytes of a file; every gzip member is read to its CRC."""
+def _read(path: Path, count: int = -1) -> bytes:
+    """Returns the first bytes of a file as it is stored, or all of them."""
     try:
-        raw = path.read_bytes()
+        with open(path, "rb") as stream:
+            return stream.read(count)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of a NIfTI image") from None
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path}: cannot be read ({reason}); give a file you may read") from None
+
+
+def _is_zipped(path: Path, raw: bytes) -> bool:
+    """Tells whether a file that begins so is gzip, and refuses what is no image at all."""
     if not raw:
         raise InputError(f"{path}: the file is empty; copy it again")
     if raw[:2] != _GZIP:
@@ -45,14 +52,37 @@ def _decompress(path: Path) -> bytes:
             raise InputError(f"{path}: holds a pointer, not an image; fetch its content first")
         if path.name.endswith(".gz"):
             raise InputError(f"{path}: is named .gz and is not gzip; rename or copy it again")
-        return raw
+        return False
+    return True
+
+
+def _decompress(path: Path, *, start: bool = False) -> bytes:
+    """Returns the NIfTI bytes of a file, every gzip member read to its CRC; or its header alone."""
+    raw = _read(path, _ENOUGH if start else -1)
+    if not _is_zipped(path, raw):
+        return raw[:HEADER_BYTES] if start else raw
     try:
+        if start:
+            return isal_zlib.decompressobj(wbits=_GZIP_WINDOW).decompress(raw, HEADER_BYTES)
         return igzip.decompress(raw)
     # isal's stub calls its exception an instance.
     except (EOFError, zlib.error, IsalError, igzip.BadGzipFile) as error:  # pyright: ignore
         raise InputError(
             f"{path}: the gzip stream is corrupt or cut short ({error}); copy it again"
         ) from None
+
+
+def _read_header(path: Path) -> nib.Nifti1Header:
+    """Reads and checks a header, whatever the file goes on to claim or to hold."""
+    start = _decompress(path, start=True)
+    if len(start) < HEADER_BYTES:
+        start = _decompress(path)  # a stream that is cut short says so
+    try:
+        header = nib.Nifti1Image.header_class.from_fileobj(_Head(start))
+    except Exception as error:  # nibabel raises many kinds, all of them "not a NIfTI header"
+        raise InputError(f"{path}: is not a NIfTI-1 image ({error}); convert it to one") from None
+    _check_header(path, header)
+    return header
 
 
 def _check_header(path: Path, header: nib.Nifti1Header) -> None:
@@ -118,12 +148,8 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
       GeometryError: affine singular or not finite, or both form codes zero.
     """
     path = Path(path)
+    header = _read_header(path)
     content = _decompress(path)
-    try:
-        header = nib.Nifti1Image.header_class.from_fileobj(_Head(content))
-    except Exception as error:  # nibabel raises many kinds, all of them "not a NIfTI header"
-        raise InputError(f"{path}: is not a NIfTI-1 image ({error}); convert it to one") from None
-    _check_header(path, header)
     affine = _affine(path, header)
     shape = tuple(int(n) for n in header.get_data_shape())
     needed = int(header["vox_offset"]) + int(np.prod(shape)) * header.get_data_dtype().itemsize
@@ -162,11 +188,7 @@ class Forms:
 def read_forms(path: str | os.PathLike[str]) -> Forms:
     """Reads a header alone; the file is one that `read_volume` accepts."""
     path = Path(path)
-    with open(path, "rb") as stream:
-        zipped = stream.read(2) == _GZIP
-    with igzip.open(path) if zipped else open(path, "rb") as stream:
-        content = cast(bytes, stream.read(HEADER_BYTES))
-    header = nib.Nifti1Image.header_class.from_fileobj(_Head(content))
+    header = _read_header(path)
     qform, sform, gap = int(header["qform_code"]), int(header["sform_code"]), 0.0
     if qform and sform:
         far = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], float)

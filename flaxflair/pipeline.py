@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from flaxflair import bids, derivative
 from flaxflair.check import check_volumes
 from flaxflair.cohort import SessionFiles, find_sessions, load_session, name_files
-from flaxflair.files import write_json
+from flaxflair.files import expect_output, write_json
 from flaxflair.intake import load_raw
 from flaxflair.model import Model, decode, encode, predict_encoded
 from flaxflair.nifti import write_volume
@@ -217,14 +217,11 @@ def predict_session(
 
     Raises:
       InputError: a sequence is missing, or a file or the session cannot be used.
+      WriteError: the folder of `out` is missing, read-only or full; no part of a file is left.
     """
     out = Path(out)
     paths = {name: Path(path) for name, path in inputs.items()}
-    given = [*paths.values(), *([Path(brain)] if brain else [])]
-    if out.resolve() in [path.resolve() for path in given]:
-        raise InputError(f"{out}: is one of the inputs; name another file to write")
-    if not out.parent.is_dir():
-        raise InputError(f"{out.parent}: no such folder; make it, or name another file to write")
+    expect_output(out, [*paths.values(), *([Path(brain)] if brain else [])])
     files = name_files(paths, model.sequences, brain=None if brain is None else Path(brain))
     subject = load_raw(files, how, model.voxel_size)
     region = subject.masks.brain

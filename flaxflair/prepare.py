@@ -37,6 +37,8 @@ _PURE = 0.8
 _FEWEST_VOXELS = 1000
 _MOST_SPREAD = 2.0
 _HERE = np.eye(4)
+# Decimals of a voxel's edge, mm, that count; of its place two fewer.
+_DIGITS = 5
 # Beyond these a preparation should be looked at: litres, a share, mm, degrees, a share.
 _FEWEST_LITRES, _MOST_LITRES = 0.8, 2.0
 _LEAST_COVERED = 0.97
@@ -298,9 +300,15 @@ def _frame(geometry: Geometry) -> Array:
 
 
 def _within(frame: Array, volume: Volume) -> Volume:
-    """Returns a volume whose mm are those of a frame."""
+    """Returns a volume whose mm are those of a frame.
+
+    Headers hold 32 bits: the same session, turned, would differ in the last of them, and a descent
+    end 0.002 mm from where it did.
+    """
     turned = to_ras(volume)
     affine = np.linalg.inv(frame) @ turned.geometry.affine
+    affine[:3, :3] = np.round(affine[:3, :3], _DIGITS)
+    affine[:3, 3] = np.round(affine[:3, 3], _DIGITS - 2)
     return Volume(turned.array, Geometry(turned.geometry.shape, affine))
 
 

@@ -15,6 +15,7 @@ from flaxflair.intake import load_raw, prepare_dataset
 from flaxflair.nifti import read_volume, write_volume
 from flaxflair.prepare import Preparation
 from flaxflair.volume import InputError
+from tests.validator import errors_of
 
 RIGID = Preparation(freedom=6)
 
@@ -34,6 +35,8 @@ def raw(raw_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (truth / "sub-01/anat").mkdir(parents=True)
     shutil.copy(raw_phantom / "derivatives/truth/dataset_description.json", truth)
     shutil.copy(raw_phantom / "derivatives/truth/sub-01/anat" / mask, truth / "sub-01/anat")
+    (root / "participants.tsv").write_text("participant_id\tgroup\nsub-01\tMS\nsub-02\tHC\n")
+    shutil.copy(raw_phantom / "participants.json", root)
     bad = root / "sub-02/anat"
     bad.mkdir(parents=True)
     (bad / "sub-02_T2w.nii.gz").write_bytes(b"\x1f\x8b nothing")
@@ -58,6 +61,15 @@ def test_what_is_written_is_what_the_cohort_reads(raw: Path, prepared: Path):
     assert subject.native.matches(flair.geometry)
     assert subject.masks.lesion is not None
     assert subject.masks.lesion.any()
+
+
+def test_a_prepared_data_set_is_valid_and_knows_its_participants(prepared: Path):
+    assert errors_of(prepared) == []
+    table = (prepared / "participants.tsv").read_text().splitlines()
+    assert table == ["participant_id\tgroup", "sub-01\tMS"]
+    assert (prepared / "participants.json").is_file()
+    (subject,) = load_cohort(prepared, ("T1", "T2"))
+    assert subject.group == "MS"
 
 
 def test_a_second_run_writes_the_same_bytes(raw: Path, prepared: Path, tmp_path: Path):

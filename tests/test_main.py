@@ -18,6 +18,7 @@ import pytest
 import flaxflair
 from flaxflair.crossval import run
 from flaxflair.evaluate import METRICS
+from flaxflair.files import WriteError
 from flaxflair.methods import FittedNetwork
 from flaxflair.orientation import to_ras
 from flaxflair.volume import InputError
@@ -206,7 +207,7 @@ def test_files_are_predicted_on_their_own_grid(
     assert subject.native is not None
     assert volume.geometry.matches(subject.native)
     np.testing.assert_array_equal(flaxflair.read_volume(out).array, volume.array)
-    with pytest.raises(InputError, match="is one of the inputs"):
+    with pytest.raises(WriteError, match="is one of the inputs"):
         flaxflair.predict_files(model, files, files["T1"])
     with pytest.raises(InputError, match="no file for DIR"):
         flaxflair.predict_files(model, {k: v for k, v in files.items() if k != "DIR"}, out)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import gzip
 import os
-import resource
 import tempfile
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,10 @@ import numpy as np
 import pytest
 from nibabel.affines import from_matvec
 
+from flaxflair.files import WriteError
 from flaxflair.nifti import read_volume, write_volume
 from flaxflair.volume import GeometryError, InputError
+from tests.disks import no_room_beyond, unprivileged
 from tests.samples import AFFINE, image_of
 
 ARRAY = image_of("nifti", (5, 6, 4))
@@ -259,17 +259,6 @@ def test_writing_the_same_image_twice_gives_the_same_bytes(tmp_path: Path):
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
-@contextmanager
-def no_room_beyond(size: int) -> Iterator[None]:
-    """Lets the kernel refuse to write a file beyond a size, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_write_that_runs_out_of_room_leaves_what_was_there_and_nothing_else(tmp_path: Path):
     path = tmp_path / "a.nii"
     write_volume(path, ARRAY, AFFINE)
@@ -289,23 +278,10 @@ def test_a_write_that_ends_on_a_full_disk_leaves_nothing(tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Acts as nobody where the tests run as root, whom no folder refuses."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-
-
 def test_a_write_into_a_read_only_folder_is_refused_and_leaves_nothing():
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o555)
-        with unprivileged(), pytest.raises(PermissionError):
+        with unprivileged(), pytest.raises(WriteError, match="Permission denied"):
             write_volume(Path(folder, "a.nii"), ARRAY, AFFINE)
         assert not os.listdir(folder)
         os.chmod(folder, 0o755)

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import flaxflair
 from flaxflair.phantom import write_phantom
-
-
-def _errors(root: Path) -> list[str]:
-    told = subprocess.run(
-        [Path(sys.executable).with_name("bids-validator-deno"), "--format", "json", root],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    issues = json.loads(told.stdout)["issues"]["issues"]
-    return [f"{i['code']} {i.get('location')}" for i in issues if i["severity"] == "error"]
+from tests.validator import errors_of
 
 
 def test_the_prepared_phantom_and_its_truth_are_valid(phantom: Path) -> None:
-    assert _errors(phantom) == []
-    assert _errors(phantom / "derivatives" / "truth") == []
+    assert errors_of(phantom) == []
+    assert errors_of(phantom / "derivatives" / "truth") == []
 
 
 def test_the_raw_phantom_is_valid(tmp_path: Path) -> None:
     write_phantom(tmp_path / "raw", subjects=2, healthy=1, layout="raw", scale=0.1)
-    assert _errors(tmp_path / "raw") == []
-    assert _errors(tmp_path / "raw" / "derivatives" / "truth") == []
+    assert errors_of(tmp_path / "raw") == []
+    assert errors_of(tmp_path / "raw" / "derivatives" / "truth") == []
 
 
 def test_predictions_and_saliency_maps_are_valid(finished: Path) -> None:
-    assert _errors(finished / "derivative") == []
+    assert errors_of(finished / "derivative") == []
 
 
 def test_a_predicted_data_set_is_valid_wherever_it_is_written(
@@ -45,10 +32,10 @@ def test_a_predicted_data_set_is_valid_wherever_it_is_written(
     shutil.copytree(phantom, root)
     for out in (tmp_path / "out", root / "derivatives" / "flaxflair"):
         assert not flaxflair.predict_cohort(model, root, out, participants=["01", "02"]).failures
-        assert _errors(out) == []
-    assert _errors(root) == []
+        assert errors_of(out) == []
+    assert errors_of(root) == []
 
 
-def test_the_validator_does_find_errors(finished: Path, tmp_path: Path) -> None:
+def test_the_validator_does_finderrors_of(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "dataset_description.json").write_text("{}")
-    assert _errors(tmp_path) != []
+    assert errors_of(tmp_path) != []
