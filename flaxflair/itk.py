@@ -24,6 +24,10 @@ _BINS = 48
 _SAMPLES = 50_000
 # Of a level's voxel: the first step of the descent, and the last.
 _STEP, _LEAST_STEP = 0.25, 0.002
+# An affine map has to tell so much more than a rigid one. On phantoms it told up to 0.023 more where
+# the truth was rigid, and lay up to 0.7 mm further off; 0.05 to 0.19 where a scan was stretched by
+# one or two per cent.
+_LEAST_GAIN = 0.03
 _BIAS_VOXEL = 6.0  # mm
 
 
@@ -95,7 +99,7 @@ def register(
     """Returns the matrix that takes world mm of the fixed image to world mm of the moving one.
 
     Mattes' mutual information, coarse to fine, rigid first; the same result every time. An affine
-    map is kept only where the images tell more of each other by it.
+    map is kept only where the images tell clearly more of each other by it.
 
     Args:
       moving: the image to be moved.
@@ -125,7 +129,7 @@ def register(
         affine = _affine(_matrix(found), _centre(fixed.geometry))
         # Judged where the images are sharp: smooth ones once preferred a map that was 1 mm off.
         wider, cost_of_wider = _optimise(levels[1:] or levels, affine, 0.2 * _STEP)
-        found = wider if cost_of_wider < cost else found
+        found = wider if cost_of_wider < (1 + _LEAST_GAIN) * cost else found
     return _matrix(found)
 
 
