@@ -61,7 +61,9 @@ def check_volumes(
     """
     found: list[Finding] = []
     for name, volume in volumes.items():
-        found += _check_one(name, volume, voxel_size)
+        found += _check_one(name, volume)
+    if voxel_size is not None:
+        found += _check_resolution(volumes, voxel_size)
     usable = {
         name: _coarse(volume)
         for name, volume in volumes.items()
@@ -81,9 +83,7 @@ def _coarse(volume: Volume) -> Volume:
     return Volume(array, Geometry((x, y, z), volume.geometry.affine @ np.diag([*steps, 1.0])))
 
 
-def _check_one(
-    name: str, volume: Volume, voxel_size: tuple[float, float, float] | None
-) -> list[Finding]:
+def _check_one(name: str, volume: Volume) -> list[Finding]:
     found = []
     shape, size = volume.geometry.shape, volume.geometry.voxel_size
     low, high = float(volume.array.min()), float(volume.array.max())
@@ -110,13 +110,25 @@ def _check_one(
                 "z-scores",
             )
         )
-    if voxel_size is not None:
-        ratio = np.sort(size) / np.sort(voxel_size)
-        if ratio.max() > MOST_RATIO or ratio.min() < 1 / MOST_RATIO:
-            own, theirs = ("×".join(f"{edge:.2g}" for edge in e) for e in (size, voxel_size))
-            found.append(
-                Finding("warn", name, f"has voxels of {own} mm, the model learnt from {theirs} mm")
-            )
+    return found
+
+
+def _check_resolution(
+    volumes: Mapping[str, Volume], voxel_size: tuple[float, float, float]
+) -> list[Finding]:
+    """Warns of scans that are coarser than what a model learnt from, or all of them finer.
+
+    One that is finer is averaged over the voxels of the reference; if all are, so is the reference.
+    """
+    ratios = {n: np.sort(v.geometry.voxel_size) / np.sort(voxel_size) for n, v in volumes.items()}
+    all_finer = all(ratio.min() < 1 / MOST_RATIO for ratio in ratios.values())
+    theirs = "×".join(f"{edge:.2g}" for edge in voxel_size)
+    found = []
+    for name, ratio in ratios.items():
+        if all_finer or ratio.max() > MOST_RATIO:
+            own = "×".join(f"{edge:.2g}" for edge in volumes[name].geometry.voxel_size)
+            what = f"has voxels of {own} mm, the model learnt from {theirs} mm"
+            found.append(Finding("warn", name, what))
     return found
 
 

@@ -83,3 +83,11 @@ def test_voxels_unlike_those_that_a_model_learnt_from_are_told(raw_scans: dict[s
     size = raw_scans["T2"].geometry.voxel_size
     assert said(scan, voxel_size=size) == []
     assert said(scan, voxel_size=(size[0], size[1], 3 * size[2])) == [("warn", "T2")]
+    assert said(scan, voxel_size=(size[0] / 3, size[1] / 3, size[2])) == [("warn", "T2")]
+
+
+def test_one_scan_that_is_finer_than_the_reference_is_as_it_should_be(
+    raw_scans: dict[str, Volume],
+):
+    both = {name: raw_scans[name] for name in ("T1", "T2")}
+    assert said(both, voxel_size=both["T2"].geometry.voxel_size) == []
