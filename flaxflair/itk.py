@@ -24,9 +24,9 @@ _BINS = 48
 _SAMPLES = 50_000
 # Of a level's voxel: the first step of the descent, and the last.
 _STEP, _LEAST_STEP = 0.25, 0.002
-# An affine map has to tell so much more than a rigid one. On phantoms it told up to 2.3 % more where
-# the truth was rigid, and lay up to 0.7 mm further off; where a scan was stretched by one or two per
-# cent, it mostly told 5 to 19 % more.
+# An affine map has to tell so much more than a rigid one. On phantoms it told up to 2.3 % more
+# where the truth was rigid, and lay up to 0.7 mm further off; where a scan was stretched by one or
+# two per cent, it mostly told 5 to 19 % more.
 _LEAST_GAIN = 0.03
 _BIAS_VOXEL = 6.0  # mm
 

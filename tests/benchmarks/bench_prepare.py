@@ -1,0 +1,240 @@
+"""How well raw sessions are prepared, against phantoms whose motion and bias are known.
+
+Run as `python -m tests.benchmarks.bench_prepare [--subjects 8] [--scale 1] [--control] [--job]`.
+Writes a raw phantom, prepares it, and tells of each sequence how far registration is off and how
+much of the bias is left in white matter. `--control` prepares the same scans with no bias in them:
+the field that N4 finds there is anatomy, and no less can be left. `--job` trains the quick main job
+on what was prepared, and on the phantom as it is prepared exactly. A bias field has no constant of
+its own: N4 makes its logarithm zero on average in the brain, and so the exact images are multiplied
+by what the true field has there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from configs import fcn64
+from flaxflair import bids, crossval, metrics
+from flaxflair.compilation import keep_compilations
+from flaxflair.files import write_json
+from flaxflair.intake import prepare_dataset
+from flaxflair.memory import start_with_huge_pages
+from flaxflair.nifti import read_volume, write_volume
+from flaxflair.orientation import to_ras
+from flaxflair.phantom import write_phantom
+from flaxflair.phantom.scanner import bias_field
+from flaxflair.resample import resample
+from flaxflair.sequences import SEQUENCES, TARGET
+from flaxflair.volume import Array, Geometry
+from tests.benchmarks.record import describe_run
+
+POINTS = 50  # one of so many voxels of the brain tells how far registration is off
+
+
+class Scan(NamedTuple):
+    """One scan of a raw phantom: its file, its motion since the FLAIR, and its bias."""
+
+    subject: str
+    sequence: str
+    path: Path
+    motion: Array
+    bias: tuple[float, ...]
+
+
+def find_scans(root: Path) -> Iterator[Scan]:
+    """Yields the scans of a raw phantom."""
+    for folder in sorted(root.glob("sub-*")):
+        for sequence in SEQUENCES:
+            path = folder / "anat" / bids.name_sequence(sequence, sub=folder.name)
+            said = json.loads(bids.sidecar(path).read_text())
+            motion = np.array(said.get("PhantomMotion", np.eye(4)))
+            yield Scan(
+                folder.name, sequence, path, motion, tuple(said["PhantomBias"]["Coefficients"])
+            )
+
+
+def name_prepared(root: Path, scan: Scan) -> Path:
+    """Returns where a scan lies in a prepared data set."""
+    space = None if scan.sequence == TARGET else "FLAIR"
+    name = bids.name_sequence(scan.sequence, sub=scan.subject, space=space, desc="preproc")
+    return root / scan.subject / "anat" / name
+
+
+def read_mask(root: Path, subject: str, **entities: str) -> tuple[Array, Geometry]:
+    """Returns a mask of the phantom's truth, bool[x, y, z], on the FLAIR's grid."""
+    name = bids.name_file("mask", sub=subject, space="FLAIR", **entities)
+    volume = to_ras(read_volume(root / "derivatives/truth" / subject / "anat" / name))
+    return volume.array > 0.5, volume.geometry
+
+
+def take_bias_out(raw: Path, out: Path) -> None:
+    """Copies a raw phantom, its scans divided by the bias that was planted."""
+    shutil.copytree(raw, out)
+    for scan in find_scans(out):
+        volume = read_volume(scan.path)
+        field = bias_field(scan.bias, volume.geometry)
+        write_volume(scan.path, volume.array / field, volume.geometry.affine)
+
+
+def share_constants(exact: Path, raw: Path) -> None:
+    """Multiplies exact images by the geometric mean of their true fields in the brain."""
+    for scan in find_scans(raw):
+        brain, grid = read_mask(raw, scan.subject, desc="brain")
+        field = bias_field(scan.bias, Geometry(grid.shape, scan.motion @ grid.affine))
+        path = name_prepared(exact, scan)
+        volume = read_volume(path)
+        constant = np.float32(np.exp(np.log(field[brain]).mean()))
+        write_volume(path, constant * volume.array, volume.geometry.affine)
+
+
+def score(raw: Path, prepared: Path, *, planted: bool = True) -> dict[str, dict[str, list[float]]]:
+    """Returns sequence -> figure -> one value a subject.
+
+    Figures: mm by which registration is off, on average in the brain; coefficients of variation in
+    normal white matter of the field that was planted, and of what correction left of it.
+    """
+    rows: dict[str, dict[str, list[float]]] = {name: {} for name in SEQUENCES}
+    for scan in find_scans(raw):
+        brain, grid = read_mask(raw, scan.subject, desc="brain")
+        white, _ = read_mask(raw, scan.subject, label="NAWM")
+        path = name_prepared(prepared, scan)
+        image = to_ras(read_volume(path)).array
+        said = json.loads(bids.sidecar(path).read_text())
+        found = np.array(said["WorldOfReferenceToWorldOfSource"])
+        points = np.argwhere(brain)[::POINTS] @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+        gap = found - scan.motion
+        off = np.linalg.norm(points @ gap[:3, :3].T + gap[:3, 3], axis=1).mean()
+
+        volume = to_ras(read_volume(scan.path))
+        own = volume.geometry
+        true = bias_field(scan.bias, own) if planted else np.ones_like(volume.array)
+        plain, scanned = (
+            resample(array, own.affine, grid, found, beyond="zero")
+            for array in (volume.array, np.ones_like(volume.array))
+        )
+        field = resample(true, own.affine, grid, scan.motion)
+        inside = white & (scanned > 0.999) & (plain > 0)
+        left = field[inside] * image[inside] / plain[inside]
+        row = {"off": off, "planted": variation(field[inside]), "left": variation(left)}
+        for name, value in row.items():
+            rows[scan.sequence].setdefault(name, []).append(float(value))
+    return rows
+
+
+def variation(values: Array) -> float:
+    """Returns the coefficient of variation."""
+    return float(values.std() / values.mean())
+
+
+def overlap(raw: Path, prepared: Path) -> list[float]:
+    """Returns the Dice coefficient of the brain found, one a subject."""
+    found = []
+    for folder in sorted(prepared.glob("sub-*/")):
+        brain, _ = read_mask(raw, folder.name, desc="brain")
+        name = bids.name_file("mask", sub=folder.name, space="FLAIR", desc="brain")
+        mine = to_ras(read_volume(folder / "anat" / name)).array > 0.5
+        found.append(metrics.dice(mine, brain))
+    return found
+
+
+def train(root: Path, workdir: Path) -> list[float]:
+    """Returns the MSE of the quick main job's network, one a fold."""
+    config = fcn64.get_config("quick")
+    config.data.root = str(root)
+    config.predict.saliency = False
+    summary = crossval.run(config, workdir, root, console=Console(quiet=True))
+    return summary["methods"]["fcn"]["mse"]["folds"]
+
+
+def main() -> None:
+    """Measures, prints a table and writes it with where it comes from."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--subjects", type=int, default=8)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the phantom (1)")
+    parser.add_argument("--control", action="store_true", help="prepare scans without bias too")
+    parser.add_argument("--job", action="store_true", help="train on it, and on the exact phantom")
+    parser.add_argument("--json", type=Path, help="where to write it all")
+    options = parser.parse_args()
+    record = describe_run("tests.benchmarks.bench_prepare")
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(Path(folder), options)
+    print_table(options, record, result)
+    if options.json:
+        sizes = {"subjects": options.subjects, "scale": options.scale}
+        write_json(options.json, {"machine": record, **sizes, **result})
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Returns everything that was asked for."""
+    raw, prepared, exact = (folder / name for name in ("raw", "prepared", "exact"))
+    healthy = 1 if options.subjects > 1 else 0
+    kind = {"subjects": options.subjects, "healthy": healthy, "scale": options.scale}
+    write_phantom(raw, **kind, layout="raw")
+    started = time.perf_counter()
+    prepare(raw, prepared)
+    result: dict[str, Any] = {
+        "seconds a subject": (time.perf_counter() - started) / options.subjects,
+        "sequences": score(raw, prepared),
+        "brain, Dice": overlap(raw, prepared),
+    }
+    if options.control:
+        take_bias_out(raw, folder / "even")
+        prepare(folder / "even", folder / "control")
+        result["without bias"] = score(folder / "even", folder / "control", planted=False)
+    if options.job:
+        write_phantom(exact, **kind, layout="prepared")
+        result["MSE, exact"] = train(exact, folder / "run-exact")
+        share_constants(exact, raw)
+        result["MSE, exact, constants as N4's"] = train(exact, folder / "run-shared")
+        result["MSE, prepared"] = train(prepared, folder / "run-prepared")
+    return result
+
+
+def prepare(raw: Path, out: Path) -> None:
+    """Prepares a data set, all of it."""
+    report = prepare_dataset(raw, out)
+    if report.failures:
+        raise RuntimeError(str(report.failures))
+
+
+def print_table(
+    options: argparse.Namespace, record: dict[str, Any], result: dict[str, Any]
+) -> None:
+    """Prints what was measured."""
+    print(
+        f"{options.subjects} subjects, scale {options.scale:g}; {record['processor']}; "
+        f"{result['seconds a subject']:.1f} s a subject"
+    )
+    print(f"{'':6} {'off, mm':>8} {'at most':>8} {'planted':>8} {'left':>8} {'without':>8}")
+    for name, row in result["sequences"].items():
+        bare = rms(result["without bias"][name]["left"]) if "without bias" in result else np.nan
+        print(
+            f"{name:6} {np.mean(row['off']):8.2f} {max(row['off']):8.2f} "
+            f"{rms(row['planted']):8.4f} {rms(row['left']):8.4f} {bare:8.4f}"
+        )
+    dice = result["brain, Dice"]
+    print(f"brain: Dice {np.mean(dice):.3f}, at least {min(dice):.3f}")
+    for name, folds in result.items():
+        if name.startswith("MSE"):
+            print(f"{name}: {np.mean(folds):.1f}")
+
+
+def rms(values: list[float]) -> float:
+    """Returns the root of the mean square."""
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+if __name__ == "__main__":
+    start_with_huge_pages()
+    keep_compilations()
+    main()
