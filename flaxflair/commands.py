@@ -250,8 +250,7 @@ def saliency(args: argparse.Namespace) -> None:
     if TARGET not in paths:
         raise InputError("saliency is of the error against a true FLAIR; give --flair")
     files = name_files(paths, model.sequences, flair="needed", brain=args.brain)
-    args.out.mkdir(parents=True, exist_ok=True)
-    expect_writable(args.out)
+    expect_writable(next(p for p in (args.out, *args.out.absolute().parents) if p.exists()))
     if args.prepared:
         subject = load_session(files)
     else:
@@ -259,6 +258,7 @@ def saliency(args: argparse.Namespace) -> None:
         subject = load_raw(files, how, model.voxel_size)
     maps = models.saliency_maps(model, subject, voxels=args.voxels)
     native = subject.native or subject.geometry
+    args.out.mkdir(parents=True, exist_ok=True)
     share = shares(maps, {"brain": subject.masks.brain})["brain"]
     table = Table("sequence", "share of the saliency in the brain", "map")
     for channel, name in enumerate(model.sequences):
