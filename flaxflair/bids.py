@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -201,37 +201,23 @@ def write_tsv(path: Path, columns: tuple[str, ...], rows: Iterator[tuple[str, ..
     write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
-def describe_derivative(root: Path, name: str, links: Mapping[str, str]) -> None:
-    """Writes `dataset_description.json` of a derivative made by this package.
+def start_derivative(root: Path, name: str, source: Path, unnamed: Sequence[str]) -> None:
+    """Makes the data set `root`, derived by this package from the data set `source`.
+
+    Any number of processes may do so at once, for the same source.
 
     Args:
       root: of the derivative; made if missing.
       name: title of the data set.
-      links: name -> URI of each data set it derives from; a sidecar says `bids:name:path`.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    generated = {"Name": "flaxflair", "Version": version("flaxflair")}
-    write_json(
-        root / "dataset_description.json",
-        {
-            "Name": name,
-            "BIDSVersion": BIDS_VERSION,
-            "DatasetType": "derivative",
-            "GeneratedBy": [generated],
-            "SourceDatasets": [{"URL": uri} for uri in links.values()],
-            "DatasetLinks": dict(links),
-        },
-    )
-
-
-def claim_derivative(root: Path, name: str, links: Mapping[str, str]) -> None:
-    """Does what `describe_derivative` does, unless another data set lies there.
-
-    Any number of processes may do so at once, for the same links.
+      source: what it derives from; a sidecar says `bids:source:path`.
+      unnamed: patterns of the files that BIDS has no name for, and a validator is to leave alone.
 
     Raises:
-      InputError: another data set lies there.
+      InputError: `root` is `source`, or another data set lies there.
     """
+    if root.resolve() == source.resolve():
+        raise InputError(f"{root}: is the data set itself; name another folder to write to")
+    links = {"source": source.resolve().as_uri()}
     description = root / "dataset_description.json"
     if description.is_file():
         try:
@@ -241,7 +227,19 @@ def claim_derivative(root: Path, name: str, links: Mapping[str, str]) -> None:
             own = False
         if not own:
             raise InputError(
-                f"{description}: describes another data set than {name} of "
-                f"{', '.join(links.values())}; name another folder to write to"
+                f"{description}: describes another data set than {name} of {links['source']}; "
+                "name another folder to write to"
             )
-    describe_derivative(root, name, links)
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(
+        description,
+        {
+            "Name": name,
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "flaxflair", "Version": version("flaxflair")}],
+            "SourceDatasets": [{"URL": uri} for uri in links.values()],
+            "DatasetLinks": links,
+        },
+    )
+    write_bytes(root / ".bidsignore", "".join(f"{pattern}\n" for pattern in unnamed).encode())

@@ -19,7 +19,7 @@ from skimage.measure import label
 from flaxflair.itk import register
 from flaxflair.resample import resample
 from flaxflair.template import read_template
-from flaxflair.volume import Array, Geometry, Volume
+from flaxflair.volume import Array, Geometry, Volume, strides
 
 # The template holds a brain alone. It gets the least of a skull, dark, so many mm thick, and above
 # its base a scalp, so many times as bright as white matter, so many mm from the brain: between
@@ -129,7 +129,7 @@ def _guess(scan: Volume, head: _Head) -> Array:
     middle_of_points = points.mean(axis=0)
 
     size = scan.geometry.voxel_size
-    steps = [max(1, int(_MATCHED / edge + 0.01)) for edge in size]
+    steps = strides(size, _MATCHED)
     small = ndimage.gaussian_filter(scan.array, [_SMOOTH / edge for edge in size])
     small = small[tuple(slice(None, None, step) for step in steps)]
     to_world = scan.geometry.affine @ np.diag([*steps, 1.0])

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu, threshold_triangle
 
-from flaxflair.volume import Array, Geometry, Volume
+from flaxflair.volume import Array, Geometry, Volume, strides
 
 Severity = Literal["stop", "warn"]
 
@@ -77,7 +77,7 @@ def check_volumes(
 
 def _coarse(volume: Volume) -> Volume:
     """Returns every so many voxels, about `COARSE` mm apart: enough to tell a head by."""
-    steps = [max(1, int(COARSE / size + 0.01)) for size in volume.geometry.voxel_size]
+    steps = strides(volume.geometry.voxel_size, COARSE)
     array = volume.array[:: steps[0], :: steps[1], :: steps[2]]
     x, y, z = array.shape
     return Volume(array, Geometry((x, y, z), volume.geometry.affine @ np.diag([*steps, 1.0])))

@@ -68,9 +68,31 @@ class SessionFiles:
         return name_session(self.participant, self.session)
 
     @property
-    def everything(self) -> tuple[bids.Image, ...]:
-        """Images of the data set, and then those of the derivatives within it."""
-        return self.images + self.derived
+    def sequences(self) -> tuple[str, ...]:
+        """Names of the sequences that there are, wanted or not."""
+        there = {image.sequence for image in self.images}
+        return tuple(name for name in SEQUENCES if name in there)
+
+    def image_of(self, sequence: str) -> bids.Image | None:
+        """Returns the one image that holds a sequence, or None.
+
+        Raises:
+          InputError: it is there twice.
+        """
+        own = [image for image in self.images if image.sequence == sequence]
+        if len(own) > 1:
+            both = " and ".join(image.relative for image in own[:2])
+            raise InputError(
+                f"{self.root}: {self.name} has {sequence} twice, {both}; keep one of them, or "
+                "choose by a pattern"
+            )
+        return own[0] if own else None
+
+    def find(self, suffix: str, **entities: str) -> Iterator[bids.Image]:
+        """Yields the images of a suffix and entities, those within derivatives last."""
+        for image in self.images + self.derived:
+            if image.suffix == suffix and entities.items() <= image.entities.items():
+                yield image
 
 
 def load_cohort(
@@ -240,14 +262,8 @@ def choose_images(files: SessionFiles) -> dict[str, bids.Image]:
     needed = [*files.inputs, TARGET] if files.flair == "needed" else files.inputs
     looked_for = files.inputs if files.flair == "ignored" else [*files.inputs, TARGET]
     for sequence in dict.fromkeys(looked_for):
-        own = [image for image in files.images if image.sequence == sequence]
-        if len(own) > 1:
-            both = " and ".join(image.relative for image in own[:2])
-            raise InputError(
-                f"{files.root}: {files.name} has {sequence} twice, {both}; keep one of them"
-            )
-        if own:
-            chosen[sequence] = own[0]
+        if (image := files.image_of(sequence)) is not None:
+            chosen[sequence] = image
         elif sequence in needed:
             spec = SEQUENCES[sequence]
             label = f"acq-{spec.acquisition}_{spec.suffix}" if spec.acquisition else spec.suffix
@@ -281,8 +297,8 @@ def load_session(files: SessionFiles) -> Subject:
     masks = _load_masks(files, volumes, geometry, reference)
     noisefree = None
     if files.flair != "ignored":
-        truths = (i.path for i in files.everything if _matches(i, TARGET, desc="noisefree"))
-        noisefree = next((to_ras(read_volume(path)).array for path in truths), None)
+        truths = files.find(TARGET, desc="noisefree")
+        noisefree = next((to_ras(read_volume(image.path)).array for image in truths), None)
     return Subject(
         participant=files.participant,
         session=files.session,
@@ -330,11 +346,10 @@ def _load_masks(
     """Reads what masks there are, and derives brain and white matter where a mask is missing."""
 
     def find(**entities: str) -> Array | None:
-        for image in files.everything:
-            if _matches(image, "mask", **entities):
-                volume = to_ras(read_volume(image.path))
-                _check_grid(image.path, volume.geometry, reference, geometry)
-                return volume.array > 0.5
+        for image in files.find("mask", **entities):
+            volume = to_ras(read_volume(image.path))
+            _check_grid(image.path, volume.geometry, reference, geometry)
+            return volume.array > 0.5
         return None
 
     brain = find(desc="brain")
@@ -359,9 +374,7 @@ def _load_masks(
     if nawm is not None:
         white = nawm if lesion is None else nawm | lesion
     elif "T1" in volumes:
-        white = white_matter(volumes["T1"].array, brain)
-        # Lesions may be dark on T1, so they are added; both ratios leave them out again.
-        white = white if lesion is None else white | lesion
+        white = white_matter(volumes["T1"].array, brain, lesion)
     return Masks(brain, lesion, white, find(label="ventricles"))
 
 
@@ -377,10 +390,6 @@ def brain_of_stripped(images: Mapping[str, Array]) -> Array | None:
     if inside.mean() > MOST_BRAIN:
         return None
     return np.asarray(ndimage.binary_fill_holes(inside), bool)
-
-
-def _matches(image: bids.Image, suffix: str, **entities: str) -> bool:
-    return image.suffix == suffix and all(image.entities.get(k) == v for k, v in entities.items())
 
 
 def extract_brain(subject: Subject) -> Subject:

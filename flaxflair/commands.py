@@ -30,7 +30,7 @@ from flaxflair.inspection import COLUMNS, Inspection, inspect_files, tabulate
 from flaxflair.intake import load_raw, prepare_dataset
 from flaxflair.model import Model, load_model
 from flaxflair.nifti import read_volume, write_volume
-from flaxflair.orientation import from_ras, to_ras
+from flaxflair.orientation import to_native, to_ras
 from flaxflair.phantom import write_phantom
 from flaxflair.pipeline import predict_cohort, predict_session
 from flaxflair.prepare import Preparation, choose_reference
@@ -71,7 +71,7 @@ def montage(args: argparse.Namespace) -> None:
 def prepare(args: argparse.Namespace) -> None:
     """Prepares a raw data set."""
     if args.dry_run:
-        _plan(_find(args, ()), args.out_dir, args.reference, flair=True)
+        _plan(_find(args, args.bids_dir), args.out_dir, args.reference, flair=True)
         return
     with show_bar(_console, "prepare", None, 0) as bar:
         report = prepare_dataset(
@@ -133,7 +133,8 @@ def predict(args: argparse.Namespace) -> None:
 
 def _predict_cohort(args: argparse.Namespace, model: Model) -> None:
     if args.dry_run:
-        _plan(_find(args, model.sequences), args.out_dir, args.reference, flair=False)
+        found = _find(args, args.bids_dir, model.sequences)
+        _plan(found, args.out_dir, args.reference, flair=False)
         return
     with show_bar(_console, "predict", None, 0) as bar:
         report = predict_cohort(
@@ -206,10 +207,7 @@ def evaluate(args: argparse.Namespace) -> None:
     else:
         brain = read(args.brain) > 0.5
     lesion = None if args.lesions is None else read(args.lesions) > 0.5
-    white = None
-    if args.t1w is not None:
-        white = white_matter(read(args.t1w), brain)
-        white = white if lesion is None else white | lesion
+    white = None if args.t1w is None else white_matter(read(args.t1w), brain, lesion)
     subject = Subject(
         participant=args.synthetic.name,
         session=None,
@@ -257,13 +255,13 @@ def saliency(args: argparse.Namespace) -> None:
         how = Preparation(args.reference or TARGET, args.dof)
         subject = load_raw(files, how, model.voxel_size)
     maps = models.saliency_maps(model, subject, voxels=args.voxels)
-    native = subject.native or subject.geometry
     args.out.mkdir(parents=True, exist_ok=True)
     share = shares(maps, {"brain": subject.masks.brain})["brain"]
     table = Table("sequence", "share of the saliency in the brain", "map")
     for channel, name in enumerate(model.sequences):
         path = args.out / f"{name}_p3s.nii.gz"
-        write_volume(path, from_ras(maps[..., channel], native), native.affine)
+        own = to_native(maps[..., channel], subject)
+        write_volume(path, own.array, own.geometry.affine)
         table.add_row(name, f"{share[channel]:.3f}", str(path))
     _console.print(table)
 
@@ -284,14 +282,7 @@ def _sessions_to_check(args: argparse.Namespace) -> Iterator[tuple[str, Mapping[
     if folders and (len(args.paths) > 1 or given):
         raise InputError(f"{folders[0]}: is a data set; give it alone, or files alone")
     if folders:
-        for files in find_sessions(
-            folders[0],
-            (),
-            flair="welcome",
-            participants=args.participant_label,
-            sessions=args.session_label,
-            patterns=_patterns(args),
-        ):
+        for files in _find(args, folders[0]):
             yield files.name, _paths(files)
         return
     for path in args.paths:
@@ -328,9 +319,9 @@ def _show(name: str, inspection: Inspection) -> None:
 _COLOURS = {"good": "green", "warning": "yellow", "stop": "red"}
 
 
-def _find(args: argparse.Namespace, inputs: Sequence[str]) -> list[SessionFiles]:
+def _find(args: argparse.Namespace, root: Path, inputs: Sequence[str] = ()) -> list[SessionFiles]:
     return find_sessions(
-        args.bids_dir,
+        root,
         inputs,
         flair="welcome",
         participants=args.participant_label,
@@ -361,18 +352,8 @@ def _paths(files: SessionFiles) -> dict[str, Path]:
     Raises:
       InputError: a sequence is there twice.
     """
-    paths: dict[str, Path] = {}
-    for image in files.images:
-        if image.sequence is None:
-            continue
-        if image.sequence in paths:
-            raise InputError(
-                f"{files.root}: {files.name} has {image.sequence} twice, "
-                f"{paths[image.sequence].name} and {image.path.name}; keep one of them, or say "
-                "which by --pattern"
-            )
-        paths[image.sequence] = image.path
-    return {name: paths[name] for name in SEQUENCES if name in paths}
+    images = {name: files.image_of(name) for name in files.sequences}
+    return {name: image.path for name, image in images.items() if image is not None}
 
 
 def _given(args: argparse.Namespace) -> dict[str, Path]:

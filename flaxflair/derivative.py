@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from flaxflair import bids
-from flaxflair.files import write_bytes, write_json
+from flaxflair.files import write_json
 from flaxflair.nifti import write_volume
-from flaxflair.orientation import from_ras
+from flaxflair.orientation import to_native
 from flaxflair.sequences import SEQUENCES
 from flaxflair.volume import Array, Subject
 
@@ -25,17 +25,11 @@ def page_path(root: Path, subject: Subject) -> Path:
 
 
 def start(root: Path, source: Path) -> None:
-    """Makes the data set `root`, derived from the data set `source`.
-
-    Any number of processes may do so at once, for the same source.
-
-    Raises:
-      InputError: another data set lies there.
-    """
-    bids.claim_derivative(root, NAME, {"source": source.resolve().as_uri()})
+    """Makes the data set `root`, derived from `source`; see `bids.start_derivative`."""
     # BIDS has no suffix for a saliency map, and that of an image would be a trap: a pipeline that
     # collects T1w files must not pick up a map of one. Nor has it one for a transform or a page.
-    write_bytes(root / ".bidsignore", b"*_p3s.nii.gz\n*_p3s.json\n*_xfm.txt\n*.html\n")
+    unnamed = ("*_p3s.nii.gz", "*_p3s.json", "*_xfm.txt", "*.html")
+    bids.start_derivative(root, NAME, source, unnamed)
 
 
 def flair_path(root: Path, subject: Subject) -> Path:
@@ -95,10 +89,8 @@ def write_saliency(root: Path, subject: Subject, maps: Array) -> None:
 
 
 def _write(path: Path, array: Array, subject: Subject) -> None:
-    if subject.native is None:
-        write_volume(path, array, subject.geometry.affine)
-    else:
-        write_volume(path, from_ras(array, subject.native), subject.native.affine)
+    volume = to_native(array, subject)
+    write_volume(path, volume.array, volume.geometry.affine)
 
 
 def _place(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:

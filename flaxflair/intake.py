@@ -6,7 +6,7 @@ What it writes is what `cohort` reads. Knows names and files; knows nothing of n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -59,13 +59,12 @@ def load_raw(
     prepared, warnings, images = _take_in(files, how, voxel_size)
     if keep is not None:
         _write(files, keep, prepared, images, how)
-    lesion = None
+    lesion = white = None
     if files.flair != "ignored":
-        lesion = next((_lay_mask(i, prepared) for i in _masks(files, label="lesion")), None)
-    white = None
-    if files.flair != "ignored" and "T1" in prepared.images:
-        white = white_matter(prepared.images["T1"], prepared.brain)
-        white = white if lesion is None else white | lesion
+        lesions = files.find("mask", label="lesion")
+        lesion = next((_lay_mask(image, prepared) for image in lesions), None)
+        if "T1" in prepared.images:
+            white = white_matter(prepared.images["T1"], prepared.brain, lesion)
     return Subject(
         participant=files.participant,
         session=files.session,
@@ -92,19 +91,13 @@ def _take_in(
     images = choose_images(wanted)
     inspection = inspect_files({name: image.path for name, image in images.items()}, voxel_size)
     volumes = inspection.volumes()
-    mask = next(_masks(files, desc="brain"), None)
+    mask = next(files.find("mask", desc="brain"), None)
     brain = None if mask is None else read_volume(mask.path)
     try:
         prepared = prepare_session(volumes, how, brain=brain)
     except InputError as error:
         raise InputError(f"{files.root}: {files.name}: {error}") from None
     return prepared, (*inspection.warnings(), *judge(prepared)), images
-
-
-def _masks(files: SessionFiles, **entities: str) -> Iterator[bids.Image]:
-    for image in files.everything:
-        if image.suffix == "mask" and all(image.entities.get(k) == v for k, v in entities.items()):
-            yield image
 
 
 def _lay_mask(image: bids.Image, prepared: Prepared) -> Array:
@@ -161,12 +154,10 @@ def prepare_dataset(
         set.
     """
     root, out = Path(root), Path(out)
-    if out.resolve() == root.resolve():
-        raise InputError(f"{out}: is the data set itself; name another folder to write to")
     found = find_sessions(
         root, (), flair="welcome", participants=participants, sessions=sessions, patterns=patterns
     )
-    start(out, root)
+    bids.start_derivative(out, NAME, root, ["*_xfm.txt"])  # BIDS has no suffix for it yet
     written: dict[str, Path] = {}
     failures: dict[str, str] = {}
     warnings: dict[str, tuple[str, ...]] = {}
@@ -174,9 +165,8 @@ def prepare_dataset(
     for number, files in enumerate(found, 1):
         try:
             # Whatever there is of a session is prepared: which inputs a model wants is not known.
-            present = {image.sequence for image in files.images}
-            every = tuple(name for name in SEQUENCES if name in present and name != TARGET)
-            prepared, said, images = _take_in(replace(files, inputs=every), how)
+            every = replace(files, inputs=tuple(n for n in files.sequences if n != TARGET))
+            prepared, said, images = _take_in(every, how)
             written[files.name] = _write(files, out, prepared, images, how)
             warnings |= {files.name: said} if said else {}
         except (InputError, OSError) as error:
@@ -184,17 +174,6 @@ def prepare_dataset(
         on_done(number, len(found))
     bids.keep_participants(root, out)
     return Intake(written, failures, warnings)
-
-
-def start(out: Path, root: Path) -> None:
-    """Makes the derivative `out` of the raw data set `root`.
-
-    Raises:
-      InputError: another data set lies there.
-    """
-    bids.claim_derivative(out, NAME, {"source": root.resolve().as_uri()})
-    # BIDS has no suffix for a transform yet.
-    write_bytes(out / ".bidsignore", b"*_xfm.txt\n")
 
 
 def _write(
@@ -237,12 +216,12 @@ def _write(
         if not own:
             text = transform_text(prepared.transforms[sequence])
             write_bytes(folder / _name_transform(files, sequence, space), text.encode())
-    mask = next(_masks(files, desc="brain"), None)
+    mask = next(files.find("mask", desc="brain"), None)
     found = "the ICBM152 template, by an affine registration" if mask is None else mask.relative
     sources = [] if mask is None else [f"bids:source:{mask.relative}"]
     name = bids.name_file("mask", **entities, space=space, desc="brain")
     save(name, prepared.brain, {"Type": "Brain", "Description": found, "Sources": sources})
-    for image in _masks(files):
+    for image in files.find("mask"):
         if (label := image.entities.get("label")) is not None:
             name = bids.name_file("mask", **entities, space=space, label=label)
             kind = "Lesion" if label == "lesion" else "ROI"

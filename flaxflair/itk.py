@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from flaxflair.volume import Array, Geometry, Volume
+from flaxflair.volume import Array, Geometry, Volume, strides
 
 Freedom = Literal[6, 12]
 
@@ -63,8 +63,7 @@ def fit_bias(volume: Volume, mask: Array, *, iterations: Sequence[int] = (50, 30
       mask: bool[x, y, z], where the field is fitted.
       iterations: at most, for splines over the whole field of view, over halves of it, and so on.
     """
-    size = volume.geometry.voxel_size
-    steps = tuple(max(1, int(_BIAS_VOXEL / edge + 0.01)) for edge in size)
+    steps = strides(volume.geometry.voxel_size, _BIAS_VOXEL)
     at = tuple(slice(step // 2, None, step) for step in steps)
     corner = np.diag([*steps, 1.0])
     corner[:3, 3] = [step // 2 for step in steps]
@@ -159,18 +158,15 @@ class _Pair(NamedTuple):
 
 
 def _shrink(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, level: _Level) -> _Pair:
-    def factors(image: sitk.Image, voxel: float) -> list[int]:
-        # Axis for axis: slices that are thick already are kept.
-        return [max(1, int(voxel / edge + 0.01)) for edge in image.GetSpacing()]
-
     if level.smoothing > 0:
         fixed, moving = (
             sitk.SmoothingRecursiveGaussian(image, [level.smoothing] * 3)
             for image in (fixed, moving)
         )
         # Read between its voxels, and so finer than the fixed image; no finer than it is smooth.
-        moving = sitk.Shrink(moving, factors(moving, 0.5 * level.voxel))
-    coarse = factors(fixed, level.voxel)
+        moving = sitk.Shrink(moving, strides(moving.GetSpacing(), 0.5 * level.voxel))
+    # Axis for axis: slices that are thick already are kept.
+    coarse = strides(fixed.GetSpacing(), level.voxel)
     return _Pair(level.voxel, sitk.Shrink(fixed, coarse), moving, sitk.Shrink(mask, coarse))
 
 

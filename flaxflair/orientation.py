@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from nibabel import orientations
 
-from flaxflair.volume import Array, Geometry, Volume
+from flaxflair.volume import Array, Geometry, Subject, Volume
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
@@ -40,3 +40,9 @@ def from_ras(array: Array, geometry: Geometry) -> Array:
     order = orientations.io_orientation(geometry.affine)
     back = orientations.ornt_transform(_RAS, order)
     return np.ascontiguousarray(orientations.apply_orientation(array, back))
+
+
+def to_native(array: Array, subject: Subject) -> Volume:
+    """Returns an image of a subject's, [x, y, z], in the order of voxels that its files have."""
+    native = subject.native or subject.geometry
+    return Volume(from_ras(array, native), native)

@@ -231,16 +231,17 @@ def write_session_page(folder: Path, path: Path) -> None:
     if root is None:
         raise InputError(f"{folder}: lies in no data set; give OUT/sub-01, or the folder of a run")
     parts = folder.resolve().relative_to(root).parts
+    images = bids.find_images(root)
     own = [
         image
-        for image in bids.find_images(root)
+        for image in images
         if image.entities.get("desc") == "synth" and image.path.is_relative_to(folder.resolve())
     ]
     if not own:
         raise InputError(f"{folder}: holds no synthetic FLAIR; run `flaxflair predict` first")
     sidecar: dict[str, Any] = json.loads(bids.sidecar(own[0].path).read_text(encoding="utf-8"))
     inputs = tuple(sidecar["Model"]["Sequences"])
-    prepared = any(image.sequence in inputs for image in bids.find_images(root))
+    prepared = any(image.sequence in inputs for image in images)
     source = root if prepared else _source(root)
     found = find_sessions(
         source,

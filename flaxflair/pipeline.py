@@ -21,7 +21,7 @@ from flaxflair.files import expect_output, write_json
 from flaxflair.intake import load_raw
 from flaxflair.model import Model, decode, encode, predict_encoded
 from flaxflair.nifti import write_volume
-from flaxflair.orientation import from_ras
+from flaxflair.orientation import to_native
 from flaxflair.pages import write_page
 from flaxflair.prepare import AS_USUAL, Preparation
 from flaxflair.stages import Stage, run_stages
@@ -106,8 +106,6 @@ def predict_cohort(
         set.
     """
     root, out = Path(root), Path(out)
-    if out.resolve() == root.resolve():
-        raise InputError(f"{out}: is the data set itself; name another folder to write to")
     if workers < 1:
         raise InputError(f"{workers} workers do no work; give at least 1")
     found = find_sessions(
@@ -229,9 +227,8 @@ def predict_session(
     code = predict_encoded(model, [encoded], [region], voxels=voxels)[0]
     flair = decode(model, code, subject.images, region)
     said = _describe(model, about)
-    native = subject.native or subject.geometry
-    volume = Volume(from_ras(flair, native), native)
-    write_volume(out, volume.array, native.affine)
+    volume = to_native(flair, subject)
+    write_volume(out, volume.array, volume.geometry.affine)
     sidecar = {
         "Description": f"Synthetic FLAIR, predicted from {', '.join(model.sequences)}",
         "Sources": [str(path) for path in paths.values()],

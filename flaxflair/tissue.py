@@ -32,17 +32,20 @@ def part_tissues(t1: Array, brain: Array) -> tuple[float, float] | None:
     return float(lower), float(upper)
 
 
-def white_matter(t1: Array, brain: Array) -> Array:
+def white_matter(t1: Array, brain: Array, lesion: Array | None = None) -> Array:
     """Returns a white-matter mask, bool[x, y, z], from a T1-weighted image.
 
     White matter is the brightest class of `part_tissues`, of which the largest connected piece is
     kept so that bright vessels and meninges fall away. Where there are no three classes, nothing is
-    white matter.
+    white matter but the lesions: they may be dark on a T1, and so are added as they are given.
 
     Args:
       t1: [x, y, z], inhomogeneity-corrected.
       brain: bool[x, y, z].
+      lesion: bool[x, y, z], white-matter lesions; None if they are not known.
     """
+    if lesion is not None:
+        return white_matter(t1, brain) | lesion
     thresholds = part_tissues(t1, brain)
     if thresholds is None:
         return np.zeros(brain.shape, bool)

@@ -7,11 +7,9 @@ nothing from anywhere. Knows how a page looks and nothing of what the images are
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,9 +17,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from flaxflair.nifti import pack_volume
-from flaxflair.volume import Array, Geometry, InputError
+from flaxflair.shipped import nilearn_file
+from flaxflair.volume import Array, Geometry
 
-_SCRIPT = "niivue.umd.js"
+_SCRIPT = "**/niivue.umd.js"
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,9 @@ def make_page(title: str, lead: str, scenes: Sequence[Scene]) -> str:
     ]
     # `<` could end the script that this stands in.
     data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    niivue = nilearn_file(_SCRIPT).read_text(encoding="utf-8")
     return environment.get_template("viewer.html.j2").render(
-        title=title, lead=lead, scenes=content, data=Markup(data), niivue=Markup(_niivue())
+        title=title, lead=lead, scenes=content, data=Markup(data), niivue=Markup(niivue)
     )
 
 
@@ -127,14 +127,3 @@ def _pack(layer: Layer, geometry: Geometry) -> dict[str, object]:
         "range": [bottom, top],
         "data": base64.b64encode(content).decode(),
     }
-
-
-def _niivue() -> str:
-    """Returns NiiVue's script."""
-    spec = importlib.util.find_spec("nilearn")
-    if spec is None or spec.origin is None:
-        raise InputError("nilearn, which holds the viewer, is missing; pip install nilearn")
-    found = sorted(Path(spec.origin).parent.rglob(_SCRIPT))
-    if not found:
-        raise InputError(f"nilearn ships no {_SCRIPT}; pip install --upgrade nilearn")
-    return found[0].read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ A comment such as `# b x y z m -> b x y z` states the axes before and after.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +58,14 @@ class Geometry:
             np.abs((self.affine - other.affine) @ point).max() <= tolerance
             for point in (np.array([0.0, 0.0, 0.0, 1.0]), corner)
         )
+
+
+def strides(edges: Sequence[float], millimetres: float) -> tuple[int, ...]:
+    """Returns how many voxels of these edges (mm) fit into so many mm, along each axis; at least 1.
+
+    A voxel that is a hundredth too large fits all the same.
+    """
+    return tuple(max(1, int(millimetres / edge + 0.01)) for edge in edges)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 import jax
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
 from flaxflair.config import Config
 from flaxflair.networks.network import Network, Params
-from flaxflair.volume import Array
+from flaxflair.orientation import to_ras
+from flaxflair.volume import Array, Geometry, Volume
 
 # Oblique, anisotropic and shifted, so that a swapped axis or a lost offset shows.
 AFFINE = np.array(
@@ -78,3 +81,28 @@ def tiny_config() -> Config:
     config.train.optimizer, config.train.epochs = "adam", 2
     config.folds.count = 3
     return config
+
+
+def reorder(letters: str) -> Callable[[Volume], Volume]:
+    """Returns what stores the same voxels with axes that run towards `letters`."""
+
+    def change(volume: Volume) -> Volume:
+        turned = to_ras(volume)
+        onto = nib.orientations.axcodes2ornt(tuple(letters))
+        move = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), onto)
+        array = nib.orientations.apply_orientation(turned.array, move)
+        back = nib.orientations.inv_ornt_aff(move, turned.geometry.shape)
+        x, y, z = array.shape
+        return Volume(array, Geometry((x, y, z), turned.geometry.affine @ back))
+
+    return change
+
+
+def tilt(volume: Volume) -> Volume:
+    """Returns the same voxels in a scanner that is turned by 20 degrees about two axes."""
+    cosine, sine = np.cos(np.radians(20)), np.sin(np.radians(20))
+    about_z = np.array([[cosine, -sine, 0, 6], [sine, cosine, 0, -8], [0, 0, 1, 20], [0, 0, 0, 1]])
+    about_x = np.array([[1, 0, 0, 0], [0, cosine, -sine, 0], [0, sine, cosine, 0], [0, 0, 0, 1]])
+    return Volume(
+        volume.array, Geometry(volume.geometry.shape, about_z @ about_x @ volume.geometry.affine)
+    )

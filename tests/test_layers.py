@@ -33,6 +33,7 @@ LAYERS = (
         "orientation",
         "resample",
         "screen",
+        "shipped",
         "significance",
         "stopping",
         "tissue",

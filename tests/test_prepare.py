@@ -15,8 +15,9 @@ from flaxflair.nifti import read_volume
 from flaxflair.orientation import from_ras, to_ras
 from flaxflair.phantom.scanner import bias_field
 from flaxflair.prepare import Preparation, Prepared, choose_reference, judge, prepare_session
-from flaxflair.resample import resample
-from flaxflair.volume import Array, Geometry, InputError, Volume
+from flaxflair.volume import Geometry, InputError, Volume
+from tests.samples import reorder, tilt
+from tests.truth import compare_bias, misplaced, variation
 
 NAMES = ("T1", "T2", "T1SE")
 
@@ -66,15 +67,11 @@ def test_motion_is_found(
     planted: dict[str, dict[str, Any]],
 ):
     brain = truth["brain"]
-    voxels = np.argwhere(brain.array > 0.5)[::50]
-    places = voxels @ brain.geometry.affine[:3, :3].T + brain.geometry.affine[:3, 3]
-
-    def moved(matrix: Array) -> Array:
-        return places @ matrix[:3, :3].T + matrix[:3, 3]
-
-    true = moved(np.array(planted[name]["PhantomMotion"]))
-    before = np.linalg.norm(places - true, axis=1).mean()
-    after = np.linalg.norm(moved(prepared.transforms[name]) - true, axis=1).mean()
+    motion = np.array(planted[name]["PhantomMotion"])
+    before, after = (
+        misplaced(found, motion, brain.array > 0.5, brain.geometry)
+        for found in (np.eye(4), prepared.transforms[name])
+    )
     assert after < 1.0 < before
 
 
@@ -88,25 +85,16 @@ def test_bias_is_taken_out(
 ):
     scan = to_ras(raw_scans[name])
     true = bias_field(planted[name]["PhantomBias"]["Coefficients"], scan.geometry)
-    motion = np.array(planted[name]["PhantomMotion"])
-    geometry = prepared.geometry
-    laid = resample(true, scan.geometry.affine, geometry, motion)
-    plain = resample(scan.array, scan.geometry.affine, geometry, prepared.transforms[name])
-    white = to_ras(truth["white"]).array > 0.5
-    scanned = resample(
-        np.ones_like(scan.array),
-        scan.geometry.affine,
-        geometry,
+    bias = compare_bias(
+        scan,
+        true,
+        prepared.images[name],
+        prepared.geometry,
         prepared.transforms[name],
-        beyond="zero",
+        np.array(planted[name]["PhantomMotion"]),
+        to_ras(truth["white"]).array > 0.5,
     )
-    white &= scanned > 0.999  # at the edge of the field of view it fades into zero
-    left = (laid * prepared.images[name] / np.maximum(plain, 1e-6))[white]
-
-    def spread(values: Array) -> float:
-        return float(values.std() / values.mean())
-
-    assert spread(left) < 0.5 * spread(laid[white])
+    assert variation(bias.left) < 0.5 * variation(bias.planted)
 
 
 def test_the_brain_is_found(prepared: Prepared, truth: dict[str, Volume]):
@@ -119,25 +107,7 @@ def test_a_mask_that_is_given_is_kept(raw_scans: dict[str, Volume], truth: dict[
     np.testing.assert_array_equal(from_ras(found.brain, found.native), truth["brain"].array > 0.5)
 
 
-def turned(volume: Volume) -> Volume:
-    """Returns the same voxels in the same places, axes in another order."""
-    array = np.flip(volume.array.transpose(2, 0, 1), 1)
-    affine = volume.geometry.affine[:, [2, 0, 1, 3]].copy()
-    affine[:3, 3] += affine[:3, 1] * (array.shape[1] - 1)
-    affine[:3, 1] *= -1
-    x, y, z = array.shape
-    return Volume(np.ascontiguousarray(array), Geometry((x, y, z), affine))
-
-
-def tilted(volume: Volume) -> Volume:
-    """Returns the same voxels in a scanner that is turned by 25 degrees, and elsewhere."""
-    cosine, sine = np.cos(np.radians(25)), np.sin(np.radians(25))
-    turn = np.array([[cosine, -sine, 0, 7], [sine, cosine, 0, -9], [0, 0, 1, 30], [0, 0, 0, 1.0]])
-    geometry = Geometry(volume.geometry.shape, turn @ volume.geometry.affine)
-    return Volume(volume.array, geometry)
-
-
-@pytest.mark.parametrize("change", [turned, tilted], ids=["other axes", "oblique"])
+@pytest.mark.parametrize("change", [reorder("SLA"), tilt], ids=["other axes", "oblique"])
 def test_how_a_file_is_stored_makes_no_difference(change, raw_scans: dict[str, Volume]):
     scans = {name: raw_scans[name] for name in ("T1", "T2")}
     first = prepare_session(scans)

@@ -19,11 +19,11 @@ from flaxflair.cli import main
 from flaxflair.files import WriteError
 from flaxflair.model import Model, load_model
 from flaxflair.nifti import read_volume
-from flaxflair.orientation import to_ras
 from flaxflair.pipeline import predict_session
 from flaxflair.prepare import Preparation
 from flaxflair.volume import Geometry, Volume
 from tests.disks import no_room_beyond, unprivileged
+from tests.samples import reorder, tilt
 
 NAMES = ("T1", "T2")
 RIGID = Preparation(freedom=6)
@@ -49,31 +49,6 @@ def session(raw_scans: dict[str, Volume], raw_phantom: Path) -> dict[str, Volume
     brain = read_volume(raw_phantom / path)
     assert brain.geometry.shape == scans["T2"].geometry.shape
     return scans | {"brain": Volume(brain.array, scans["T2"].geometry)}
-
-
-def reorder(letters: str) -> Callable[[Volume], Volume]:
-    """Returns what stores the same voxels with axes that run towards `letters`."""
-
-    def change(volume: Volume) -> Volume:
-        turned = to_ras(volume)
-        onto = nib.orientations.axcodes2ornt(tuple(letters))
-        move = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), onto)
-        array = nib.orientations.apply_orientation(turned.array, move)
-        back = nib.orientations.inv_ornt_aff(move, turned.geometry.shape)
-        x, y, z = array.shape
-        return Volume(array, Geometry((x, y, z), turned.geometry.affine @ back))
-
-    return change
-
-
-def tilt(volume: Volume) -> Volume:
-    """Returns the same voxels in a scanner that is turned by 20 degrees about two axes."""
-    cosine, sine = np.cos(np.radians(20)), np.sin(np.radians(20))
-    about_z = np.array([[cosine, -sine, 0, 6], [sine, cosine, 0, -8], [0, 0, 1, 20], [0, 0, 0, 1]])
-    about_x = np.array([[1, 0, 0, 0], [0, cosine, -sine, 0], [0, sine, cosine, 0], [0, 0, 0, 1]])
-    return Volume(
-        volume.array, Geometry(volume.geometry.shape, about_z @ about_x @ volume.geometry.affine)
-    )
 
 
 def keep(volume: Volume) -> Volume:

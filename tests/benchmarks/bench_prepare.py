@@ -33,12 +33,12 @@ from flaxflair.nifti import read_volume, write_volume
 from flaxflair.orientation import to_ras
 from flaxflair.phantom import write_phantom
 from flaxflair.phantom.scanner import bias_field
-from flaxflair.resample import resample
 from flaxflair.sequences import SEQUENCES, TARGET
 from flaxflair.volume import Array, Geometry
 from tests.benchmarks.record import describe_run
+from tests.truth import compare_bias, misplaced, variation
 
-POINTS = 50  # one of so many voxels of the brain tells how far registration is off
+_TRANSFORM = "WorldOfReferenceToWorldOfSource"
 
 
 class Scan(NamedTuple):
@@ -109,31 +109,21 @@ def score(raw: Path, prepared: Path, *, planted: bool = True) -> dict[str, dict[
         white, _ = read_mask(raw, scan.subject, label="NAWM")
         path = name_prepared(prepared, scan)
         image = to_ras(read_volume(path)).array
-        said = json.loads(bids.sidecar(path).read_text())
-        found = np.array(said["WorldOfReferenceToWorldOfSource"])
-        points = np.argwhere(brain)[::POINTS] @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-        gap = found - scan.motion
-        off = np.linalg.norm(points @ gap[:3, :3].T + gap[:3, 3], axis=1).mean()
-
+        found = np.array(json.loads(bids.sidecar(path).read_text())[_TRANSFORM])
         volume = to_ras(read_volume(scan.path))
-        own = volume.geometry
-        true = bias_field(scan.bias, own) if planted else np.ones_like(volume.array)
-        plain, scanned = (
-            resample(array, own.affine, grid, found, beyond="zero")
-            for array in (volume.array, np.ones_like(volume.array))
-        )
-        field = resample(true, own.affine, grid, scan.motion)
-        inside = white & (scanned > 0.999) & (plain > 0)
-        left = field[inside] * image[inside] / plain[inside]
-        row = {"off": off, "planted": variation(field[inside]), "left": variation(left)}
+        true = bias_field(scan.bias, volume.geometry) if planted else np.ones_like(volume.array)
+        bias = compare_bias(volume, true, image, grid, found, scan.motion, white)
+        row = {
+            "off": misplaced(found, scan.motion, brain, grid),
+            "planted": variation(bias.planted),
+            "left": variation(bias.left),
+            "image, scanned": variation(bias.scanned),
+            "image, corrected": variation(bias.corrected),
+            "image, exact": variation(bias.scanned / bias.planted),
+        }
         for name, value in row.items():
-            rows[scan.sequence].setdefault(name, []).append(float(value))
+            rows[scan.sequence].setdefault(name, []).append(value)
     return rows
-
-
-def variation(values: Array) -> float:
-    """Returns the coefficient of variation."""
-    return float(values.std() / values.mean())
 
 
 def overlap(raw: Path, prepared: Path) -> list[float]:
