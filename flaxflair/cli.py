@@ -263,6 +263,13 @@ def _add_preparation(parser: argparse._ActionsContainer) -> None:
         default=12,
         help="freedom of the registration: 6 to rotate and shift, 12 for an affine map (12)",
     )
+    parser.add_argument(
+        "--brain-by",
+        choices=("template", "hdbet"),
+        default="template",
+        help="what finds the brain where no mask is given: the ICBM152 template, or HD-BET, an "
+        'extra: pip install "flaxflair[hdbet]" (template)',
+    )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -252,7 +254,8 @@ def saliency(args: argparse.Namespace) -> None:
     if args.prepared:
         subject = load_session(files)
     else:
-        how = Preparation(args.reference or TARGET, args.dof)
+        how = _preparation(args)
+        how = replace(how, reference=how.reference or TARGET)
         subject = load_raw(files, how, model.voxel_size)
     maps = models.saliency_maps(model, subject, voxels=args.voxels)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -303,19 +306,31 @@ def _identify(path: Path) -> str:
 
 
 def _show(name: str, inspection: Inspection) -> None:
-    table = Table(title=name, title_justify="left", pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, overflow="fold")  # never an ellipsis in place of a number
+    # What is found names its file; a narrow screen has no room to name it twice.
+    kept = [n for n, c in enumerate(COLUMNS) if c != "file" or _console.width >= _WIDE]
+    table = Table(
+        title=name,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    for number in kept:
+        table.add_column(COLUMNS[number], overflow="fold")  # never an ellipsis for a number
     for row in tabulate(inspection):
-        table.add_row(*row[:-1], f"[{_COLOURS[row[-1]]}]{row[-1]}[/]")
+        row = (*row[:-1], f"[{_COLOURS[row[-1]]}]{row[-1]}[/]")
+        table.add_row(*(row[number] for number in kept))
     _console.print(table)
     for finding in inspection.findings:
         kind = "warning" if finding.severity == "warn" else "stop"
         _console.print(f"[{_COLOURS[kind]}]{kind}[/]: ", end="")
         # Unbroken, for those who search what was said.
         _console.print(inspection.tell(finding), markup=False, highlight=False, soft_wrap=True)
+    _console.print()
 
 
+_WIDE = 110  # columns
 _COLOURS = {"good": "green", "warning": "yellow", "stop": "red"}
 
 
@@ -363,7 +378,7 @@ def _given(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _preparation(args: argparse.Namespace) -> Preparation:
-    return Preparation(args.reference, args.dof)
+    return Preparation(args.reference, args.dof, args.brain_by)
 
 
 def _patterns(args: argparse.Namespace) -> dict[str, str]:

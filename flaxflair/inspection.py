@@ -99,7 +99,7 @@ def inspect_files(
     return Inspection(looks, tuple(sorted(findings, key=lambda f: f.severity != "stop")))
 
 
-COLUMNS = ("sequence", "file", "voxels", "mm", "axes", "forms", "type", "intensities", "found")
+COLUMNS = ("scan", "file", "voxels", "mm", "axes", "forms", "type", "values", "found")
 
 
 def tabulate(inspection: Inspection) -> list[Sequence[str]]:
@@ -123,7 +123,7 @@ def _describe(look: Look) -> tuple[str, ...]:
         _axes(geometry.affine),
         f"q{forms.qform} s{forms.sform}",
         forms.dtype,
-        f"{low:.3g} to {high:.3g}",
+        f"{low:.4g} to {high:.4g}",
     )
 
 
@@ -136,4 +136,4 @@ def _axes(affine: np.ndarray) -> str:
         for axis, world in enumerate(onto)
     )
     turned = np.degrees(np.arccos(np.clip(np.abs(direction).max(axis=0).min(), -1, 1)))
-    return letters if turned < 0.5 else f"{letters}, {turned:.0f}° oblique"
+    return letters if turned < 0.5 else f"{letters}, {turned:.0f}°"

@@ -32,6 +32,11 @@ _METHOD = (
     "N4 inhomogeneity correction (Tustison et al. 2010), registration by Mattes' mutual "
     "information, and one linear interpolation from the scanned voxels, averaged over larger ones"
 )
+_SOFTWARE = ("flaxflair", "SimpleITK", "scipy")
+_FOUND = {
+    "template": "the ICBM152 template, by an affine registration",
+    "hdbet": "HD-BET (Isensee et al. 2019)",
+}
 VoxelSize = tuple[float, float, float]
 
 
@@ -191,7 +196,7 @@ def _write(
     kept = bids.name_sequence(prepared.reference, **entities, desc="preproc")
     common: dict[str, Any] = {
         "SpatialReference": f"bids::{relative}/{kept}",
-        "Software": {name: version(name) for name in ("flaxflair", "SimpleITK", "scipy")},
+        "Software": {name: version(name) for name in _SOFTWARE},
     }
 
     def save(name: str, array: Array, sidecar: Mapping[str, Any]) -> None:
@@ -217,7 +222,7 @@ def _write(
             text = transform_text(prepared.transforms[sequence])
             write_bytes(folder / _name_transform(files, sequence, space), text.encode())
     mask = next(files.find("mask", desc="brain"), None)
-    found = "the ICBM152 template, by an affine registration" if mask is None else mask.relative
+    found = _FOUND[how.finder] if mask is None else mask.relative
     sources = [] if mask is None else [f"bids:source:{mask.relative}"]
     name = bids.name_file("mask", **entities, space=space, desc="brain")
     save(name, prepared.brain, {"Type": "Brain", "Description": found, "Sources": sources})

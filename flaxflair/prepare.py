@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from scipy import ndimage
 
-from flaxflair.brain import find_brain
+from flaxflair import brain as template
+from flaxflair import hdbet
 from flaxflair.itk import Freedom, fit_bias, register
 from flaxflair.orientation import ras_geometry, to_ras
 from flaxflair.resample import resample
@@ -44,6 +45,11 @@ _FEWEST_LITRES, _MOST_LITRES = 0.8, 2.0
 _LEAST_COVERED = 0.97
 _MOST_SHIFT, _MOST_TURN, _MOST_STRETCH = 20.0, 15.0, 0.08
 _T = TypeVar("_T")
+Finder = Literal["template", "hdbet"]
+_FINDERS: Mapping[str, Callable[[Volume], Array]] = {
+    "template": template.find_brain,
+    "hdbet": hdbet.find_brain,
+}
 
 
 @dataclass(frozen=True)
@@ -53,11 +59,13 @@ class Preparation:
     Attributes:
       reference: sequence whose grid is kept; empty for the first of `REFERENCES` that there is.
       freedom: of the registration: 6 for rotation and shift, 12 for an affine map.
+      finder: what finds the brain where no mask is given: the ICBM152 template, or HD-BET.
       workers: sequences at a time, a thread each.
     """
 
     reference: str = ""
     freedom: Freedom = 12
+    finder: Finder = "template"
     workers: int = 2
 
 
@@ -126,16 +134,18 @@ def prepare_session(
       volumes: sequence -> scan, as the scanner left it.
       how: what is chosen.
       brain: a brain mask, on the grid of one of the scans or lying over the reference; None to find
-        the brain by the template.
+        the brain.
 
     Raises:
-      InputError: the reference is not there, or the brain is nowhere in it.
+      InputError: the reference is not there, or the brain is nowhere in it; or HD-BET is to find
+        it, and is not installed.
     """
     kept = choose_reference(volumes, how.reference)
     frame = _frame(ras_geometry(volumes[kept].geometry))
     scans = {name: _within(frame, volume) for name, volume in volumes.items()}
     geometry = scans[kept].geometry
-    leader, inside = _find_brain(scans, kept, None if brain is None else _within(frame, brain))
+    given = None if brain is None else _within(frame, brain)
+    leader, inside = _find_brain(scans, kept, given, _FINDERS[how.finder])
     # Headers alone say where that is in the others: near enough to begin with.
     near = _lay(inside, geometry, _HERE) > 0.5
     if not near.any():
@@ -212,14 +222,19 @@ def _size_of(matrix: Array, geometry: Geometry) -> tuple[float, float, float]:
     return float(shift), float(turn), float(np.abs(np.log(stretches)).max())
 
 
-def _find_brain(scans: Mapping[str, Volume], kept: str, given: Volume | None) -> tuple[str, Volume]:
+def _find_brain(
+    scans: Mapping[str, Volume],
+    kept: str,
+    given: Volume | None,
+    find: Callable[[Volume], Array],
+) -> tuple[str, Volume]:
     """Returns the sequence that a brain mask lies over, and the mask, float32 from 0 to 1."""
     if given is not None:
         leader = next((n for n, s in scans.items() if s.geometry.matches(given.geometry)), kept)
         mask = given.array > 0.5
     else:
         leader = _LIKE_TEMPLATE if _LIKE_TEMPLATE in scans else kept
-        mask = find_brain(scans[leader])
+        mask = find(scans[leader])
     geometry = given.geometry if given is not None else scans[leader].geometry
     return leader, Volume(mask.astype(np.float32), geometry)
 

@@ -24,6 +24,7 @@ LAYERS = (
         "compilation",
         "config",
         "folds",
+        "hdbet",
         "itk",
         "losses",
         "machine",

@@ -1,12 +1,12 @@
 """How well raw sessions are prepared, against phantoms whose motion and bias are known.
 
 Run as `python -m tests.benchmarks.bench_prepare [--subjects 8] [--scale 1] [--control] [--job]`.
-Writes a raw phantom, prepares it, and tells of each sequence how far registration is off and how
-much of the bias is left in white matter. `--control` prepares the same scans with no bias in them:
-the field that N4 finds there is anatomy, and no less can be left. `--job` trains the quick main job
-on what was prepared, and on the phantom as it is prepared exactly. A bias field has no constant of
-its own: N4 makes its logarithm zero on average in the brain, and so the exact images are multiplied
-by what the true field has there.
+Writes a raw phantom, prepares it, and tells of each sequence how far registration is off, how much
+of the bias is left in white matter, and how much the image varies there. `--control` prepares the
+same scans with no bias in them: the field that N4 finds there is anatomy, and no less can be left.
+`--job` trains the quick main job on what was prepared, and on the phantom as it is prepared
+exactly. A bias field has no constant of its own: N4 makes its logarithm zero on average in the
+brain, and so the exact images are multiplied by what the true field has there.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def score(raw: Path, prepared: Path, *, planted: bool = True) -> dict[str, dict[
     """Returns sequence -> figure -> one value a subject.
 
     Figures: mm by which registration is off, on average in the brain; coefficients of variation in
-    normal white matter of the field that was planted, and of what correction left of it.
+    normal white matter of the field that was planted, of what correction left of it, and of the
+    image as scanned, as corrected, and with the true field divided out.
     """
     rows: dict[str, dict[str, list[float]]] = {name: {} for name in SEQUENCES}
     for scan in find_scans(raw):
@@ -205,12 +206,18 @@ def print_table(
         f"{options.subjects} subjects, scale {options.scale:g}; {record['processor']}; "
         f"{result['seconds a subject']:.1f} s a subject"
     )
-    print(f"{'':6} {'off, mm':>8} {'at most':>8} {'planted':>8} {'left':>8} {'without':>8}")
+    kinds = ("scanned", "corrected", "exact")
+    heads = ("off, mm", "at most", "planted", "left", "without", *kinds)
+    print(f"{'':6}" + "".join(f" {head:>9}" for head in heads))
     for name, row in result["sequences"].items():
         bare = rms(result["without bias"][name]["left"]) if "without bias" in result else np.nan
+        off = (np.mean(row["off"]), max(row["off"]))
+        varies = (rms(row["planted"]), rms(row["left"]), bare)
+        images = (rms(row[f"image, {kind}"]) for kind in kinds)
         print(
-            f"{name:6} {np.mean(row['off']):8.2f} {max(row['off']):8.2f} "
-            f"{rms(row['planted']):8.4f} {rms(row['left']):8.4f} {bare:8.4f}"
+            f"{name:6}"
+            + "".join(f" {value:9.2f}" for value in off)
+            + "".join(f" {value:9.4f}" for value in (*varies, *images))
         )
     dice = result["brain, Dice"]
     print(f"brain: Dice {np.mean(dice):.3f}, at least {min(dice):.3f}")
