@@ -102,6 +102,9 @@ def _add_prepare(commands: _Commands) -> None:
     _add_dataset(prepare, needed=True)
     _add_preparation(prepare)
     _add_labels(prepare)
+    prepare.add_argument(
+        "--workers", type=int, default=1, help="sessions at a time, two threads each (1)"
+    )
     _add_machine(prepare)
     prepare.add_argument("--dry-run", action="store_true", help="say what would be done")
 

@@ -39,6 +39,7 @@ from flaxflair.prepare import Preparation, choose_reference
 from flaxflair.saliency import shares
 from flaxflair.screen import show_bar
 from flaxflair.sequences import SEQUENCES, TARGET, identify, parse_patterns
+from flaxflair.sessions import Report
 from flaxflair.tissue import white_matter
 from flaxflair.volume import Array, GeometryError, InputError, Masks, Subject
 
@@ -83,9 +84,10 @@ def prepare(args: argparse.Namespace) -> None:
             patterns=_patterns(args),
             participants=args.participant_label,
             sessions=args.session_label,
+            workers=args.workers,
             on_done=bar.advance,
         )
-    _conclude(len(report.written), report.failures, report.warnings, "prepared")
+    _conclude(report, "prepared")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -154,7 +156,7 @@ def _predict_cohort(args: argparse.Namespace, model: Model) -> None:
             about=_about(args),
             on_done=bar.advance,
         )
-    _conclude(len(report.written), report.failures, report.warnings, "predicted")
+    _conclude(report, "predicted")
 
 
 def _predict_files(args: argparse.Namespace, model: Model) -> None:
@@ -400,16 +402,15 @@ def _check_device(args: argparse.Namespace) -> None:
         raise InputError(f"--device {args.device}: cannot be used here ({first})") from None
 
 
-def _conclude(
-    done: int, failures: Mapping[str, str], warnings: Mapping[str, Sequence[str]], what: str
-) -> None:
+def _conclude(report: Report, what: str) -> None:
     """Prints what should be looked at, and raises what has failed."""
-    for name, sentences in warnings.items():
+    for name, sentences in report.warnings.items():
         for sentence in sentences:
             print(f"flaxflair: warning: {name}: {sentence}", file=sys.stderr)
-    if failures:
-        lines = [f"  {name}: {sentence}" for name, sentence in failures.items()]
-        first = f"{len(lines)} of {done + len(lines)} sessions could not be {what}"
+    if report.failures:
+        lines = [f"  {name}: {sentence}" for name, sentence in report.failures.items()]
+        total = len(report.written) + len(lines)
+        first = f"{len(lines)} of {total} sessions could not be {what}"
         raise InputError("\n".join([first, *lines]))
 
 

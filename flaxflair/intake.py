@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from flaxflair.orientation import from_ras, to_ras
 from flaxflair.prepare import AS_USUAL, Preparation, Prepared, judge, prepare_session
 from flaxflair.resample import resample
 from flaxflair.sequences import SEQUENCES, TARGET
+from flaxflair.sessions import Finished, Report, run_sessions
+from flaxflair.stages import Stage
 from flaxflair.tissue import white_matter
 from flaxflair.volume import Array, InputError, Masks, Subject
 
@@ -115,21 +117,6 @@ def _lay_mask(image: bids.Image, prepared: Prepared) -> Array:
     return laid > 0.5
 
 
-@dataclass(frozen=True)
-class Intake:
-    """What became of a raw data set.
-
-    Attributes:
-      written: session (`sub-01_ses-1`) -> the folder of its images.
-      failures: session -> the sentence that says why it has none.
-      warnings: session -> what should be looked at, if there is something.
-    """
-
-    written: Mapping[str, Path]
-    failures: Mapping[str, str]
-    warnings: Mapping[str, tuple[str, ...]]
-
-
 def prepare_dataset(
     root: str | Path,
     out: str | Path,
@@ -138,8 +125,9 @@ def prepare_dataset(
     patterns: Mapping[str, str] | None = None,
     participants: Collection[str] | None = None,
     sessions: Collection[str] | None = None,
+    workers: int = 1,
     on_done: Callable[[int, int], None] = lambda done, total: None,
-) -> Intake:
+) -> Report:
     """Prepares every session of a raw BIDS data set and writes them as a BIDS derivative.
 
     A session that cannot be used is reported and the others go on. A brain mask that the data set
@@ -152,33 +140,30 @@ def prepare_dataset(
       patterns: see `bids.find_images`.
       participants: labels, with or without `sub-`; None for all.
       sessions: labels, with or without `ses-`; None for all.
+      workers: sessions at a time, each with the threads that `how` gives it.
       on_done: told how many sessions are done and how many there are: first that it is none.
 
     Raises:
       InputError: `root` is no data set, has no such label, or is `out`; or `out` holds another data
         set.
     """
+    if workers < 1:
+        raise InputError(f"{workers} workers do no work; give at least 1")
     root, out = Path(root), Path(out)
     found = find_sessions(
         root, (), flair="welcome", participants=participants, sessions=sessions, patterns=patterns
     )
     bids.start_derivative(out, NAME, root, ["*_xfm.txt"])  # BIDS has no suffix for it yet
-    written: dict[str, Path] = {}
-    failures: dict[str, str] = {}
-    warnings: dict[str, tuple[str, ...]] = {}
-    on_done(0, len(found))
-    for number, files in enumerate(found, 1):
-        try:
-            # Whatever there is of a session is prepared: which inputs a model wants is not known.
-            every = replace(files, inputs=tuple(n for n in files.sequences if n != TARGET))
-            prepared, said, images = _take_in(every, how)
-            written[files.name] = _write(files, out, prepared, images, how)
-            warnings |= {files.name: said} if said else {}
-        except (InputError, OSError) as error:
-            failures[files.name] = str(error).splitlines()[0]
-        on_done(number, len(found))
+
+    def prepare(files: SessionFiles) -> Finished:
+        # Whatever there is of a session is prepared: which inputs a model wants is not known.
+        every = replace(files, inputs=tuple(n for n in files.sequences if n != TARGET))
+        prepared, said, images = _take_in(every, how)
+        return Finished(_write(files, out, prepared, images, how), said)
+
+    report = run_sessions(found, [Stage("prepare", prepare, workers)], on_done)
     bids.keep_participants(root, out)
-    return Intake(written, failures, warnings)
+    return report
 
 
 def _write(

@@ -6,13 +6,10 @@ from the raw files of one session to a FLAIR. Knows nothing of training.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from flaxflair import bids, derivative
 from flaxflair.check import check_volumes
@@ -24,42 +21,9 @@ from flaxflair.nifti import write_volume
 from flaxflair.orientation import to_native
 from flaxflair.pages import write_page
 from flaxflair.prepare import AS_USUAL, Preparation
-from flaxflair.stages import Stage, run_stages
+from flaxflair.sessions import Finished, Report, run_sessions
+from flaxflair.stages import Stage
 from flaxflair.volume import Array, InputError, Subject, Volume
-
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class CohortReport:
-    """What became of a data set.
-
-    Attributes:
-      written: session (`sub-01_ses-1`) -> its synthetic FLAIR.
-      failures: session -> the sentence that says why it has none.
-      warnings: session -> what should be looked at, if there is something.
-      busy: stage -> seconds that it worked, over all sessions and workers.
-      seconds: from the first file read to the last one written.
-    """
-
-    written: Mapping[str, Path]
-    failures: Mapping[str, str]
-    warnings: Mapping[str, tuple[str, ...]]
-    busy: Mapping[str, float]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Finished:
-    """One session, done.
-
-    Attributes:
-      path: its synthetic FLAIR.
-      warnings: what should be looked at before it is trusted.
-    """
-
-    path: Path
-    warnings: tuple[str, ...]
 
 
 def predict_cohort(
@@ -77,7 +41,7 @@ def predict_cohort(
     pages: bool = False,
     about: Mapping[str, Any] | None = None,
     on_done: Callable[[int, int], None] = lambda done, total: None,
-) -> CohortReport:
+) -> Report:
     """Synthesises the FLAIRs of a data set and writes them as a BIDS derivative.
 
     A session that cannot be used is reported and the others go on. What `out` holds of a session is
@@ -120,30 +84,7 @@ def predict_cohort(
     load = partial(load_raw, how=how, voxel_size=model.voxel_size, keep=out) if raw else _load
     derivative.start(out, root)
     stages = make_stages(model, out, load, voxels=voxels, workers=workers, pages=pages, about=about)
-    written: dict[str, Path] = {}
-    failures: dict[str, str] = {}
-    warnings: dict[str, tuple[str, ...]] = {}
-    busy = dict.fromkeys((stage.name for stage in stages), 0.0)
-    on_done(0, len(found))
-    started = time.perf_counter()
-    with closing(run_stages(found, stages)) as outcomes:
-        for outcome in outcomes:
-            name = outcome.item.name
-            if outcome.error is None:
-                written[name] = outcome.value.path
-                warnings |= {name: outcome.value.warnings} if outcome.value.warnings else {}
-            else:
-                # The sentence alone: a traceback would keep the session's images in memory.
-                failures[name] = _sentence(outcome.error)
-            for stage, seconds in outcome.seconds.items():
-                busy[stage] += seconds
-            on_done(len(written) + len(failures), len(found))
-    seconds = time.perf_counter() - started
-    return CohortReport(_by_name(written), _by_name(failures), _by_name(warnings), busy, seconds)
-
-
-def _by_name(table: Mapping[str, _T]) -> dict[str, _T]:
-    return dict(sorted(table.items()))
+    return run_sessions(found, stages, on_done)
 
 
 def make_stages(
@@ -262,8 +203,3 @@ def _describe(model: Model, about: Mapping[str, Any] | None) -> dict[str, Any]:
 def _tell(said: Mapping[str, Any]) -> str:
     values = (", ".join(v) if isinstance(v, list) else v for v in said.values())
     return "; ".join(f"{name.lower()} {value}" for name, value in zip(said, values, strict=True))
-
-
-def _sentence(error: BaseException) -> str:
-    first = (str(error).splitlines() or [""])[0]
-    return first if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {first}"

@@ -72,8 +72,17 @@ def test_a_prepared_data_set_is_valid_and_knows_its_participants(prepared: Path)
     assert subject.group == "MS"
 
 
-def test_a_second_run_writes_the_same_bytes(raw: Path, prepared: Path, tmp_path: Path):
-    prepare_dataset(raw, tmp_path / "again", RIGID, participants=["01"])
+def test_a_second_run_writes_the_same_bytes_and_so_do_two_sessions_at_a_time(
+    raw: Path, prepared: Path, tmp_path: Path
+):
+    root = tmp_path / "raw"
+    shutil.copytree(raw, root)
+    for path in sorted((raw / "sub-01/anat").iterdir()):
+        other = root / "sub-03/anat" / path.name.replace("sub-01", "sub-03")
+        other.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, other)
+    report = prepare_dataset(root, tmp_path / "again", RIGID, participants=["01", "03"], workers=2)
+    assert set(report.written) == {"sub-01", "sub-03"}
     for path in sorted((tmp_path / "again/sub-01").rglob("*")):
         if path.is_file():
             other = prepared / path.relative_to(tmp_path / "again")
@@ -124,6 +133,8 @@ def test_the_command_prepares_and_tells_of_what_failed(
     assert main([*command, "--participant-label", "02"]) == 1
     told = capsys.readouterr().err
     assert "flaxflair: 1 of 1 sessions could not be prepared" in told
+    assert main([*command, "--workers", "0"]) == 1
+    assert "0 workers do no work; give at least 1" in capsys.readouterr().err
 
 
 def test_a_data_set_is_not_prepared_into_itself(raw: Path):

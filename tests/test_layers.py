@@ -63,6 +63,7 @@ LAYERS = (
         "predict",
         "report",
         "saliency",
+        "sessions",
         "train",
     ),
     ("embedded", "methods", "parallel", "prepare", "summary"),
