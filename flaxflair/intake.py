@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxflair import bids
+from flaxflair import bids, hdbet
 from flaxflair.cohort import SessionFiles, choose_images, find_sessions
 from flaxflair.files import write_bytes, write_json
 from flaxflair.inspection import inspect_files
@@ -174,6 +174,9 @@ def _write(
     how: Preparation,
 ) -> Path:
     """Writes one session, all of which is known."""
+    mask = next(files.find("mask", desc="brain"), None)
+    by_hdbet = mask is None and how.finder == "hdbet"
+    software = (*_SOFTWARE, hdbet.PACKAGE) if by_hdbet else _SOFTWARE
     folder = bids.subject_folder(out, files.participant, files.session)
     entities = {"sub": files.participant, "ses": files.session}
     space = SEQUENCES[prepared.reference].suffix
@@ -181,7 +184,7 @@ def _write(
     kept = bids.name_sequence(prepared.reference, **entities, desc="preproc")
     common: dict[str, Any] = {
         "SpatialReference": f"bids::{relative}/{kept}",
-        "Software": {name: version(name) for name in _SOFTWARE},
+        "Software": {name: version(name) for name in software},
     }
 
     def save(name: str, array: Array, sidecar: Mapping[str, Any]) -> None:
@@ -206,7 +209,6 @@ def _write(
         if not own:
             text = transform_text(prepared.transforms[sequence])
             write_bytes(folder / _name_transform(files, sequence, space), text.encode())
-    mask = next(files.find("mask", desc="brain"), None)
     found = _FOUND[how.finder] if mask is None else mask.relative
     sources = [] if mask is None else [f"bids:source:{mask.relative}"]
     name = bids.name_file("mask", **entities, space=space, desc="brain")

@@ -28,6 +28,8 @@ class cuda:
     is_available = staticmethod(lambda: False)
 def set_num_threads(number):
     assert number > 0
+def set_flush_denormal(mode):
+    assert mode
 """
 
 
