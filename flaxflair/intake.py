@@ -24,7 +24,7 @@ from flaxflair.orientation import from_ras, to_ras
 from flaxflair.prepare import AS_USUAL, Preparation, Prepared, judge, prepare_session
 from flaxflair.resample import resample
 from flaxflair.sequences import SEQUENCES, TARGET
-from flaxflair.sessions import Finished, Report, run_sessions
+from flaxflair.sessions import Finished, Report, expect_workers, run_sessions
 from flaxflair.stages import Stage
 from flaxflair.tissue import white_matter
 from flaxflair.volume import Array, InputError, Masks, Subject
@@ -147,8 +147,7 @@ def prepare_dataset(
       InputError: `root` is no data set, has no such label, or is `out`; or `out` holds another data
         set.
     """
-    if workers < 1:
-        raise InputError(f"{workers} workers do no work; give at least 1")
+    expect_workers(workers)
     root, out = Path(root), Path(out)
     found = find_sessions(
         root, (), flair="welcome", participants=participants, sessions=sessions, patterns=patterns

@@ -21,7 +21,7 @@ from flaxflair.nifti import write_volume
 from flaxflair.orientation import to_native
 from flaxflair.pages import write_page
 from flaxflair.prepare import AS_USUAL, Preparation
-from flaxflair.sessions import Finished, Report, run_sessions
+from flaxflair.sessions import Finished, Report, expect_workers, run_sessions
 from flaxflair.stages import Stage
 from flaxflair.volume import Array, InputError, Subject, Volume
 
@@ -70,8 +70,7 @@ def predict_cohort(
         set.
     """
     root, out = Path(root), Path(out)
-    if workers < 1:
-        raise InputError(f"{workers} workers do no work; give at least 1")
+    expect_workers(workers)
     found = find_sessions(
         root,
         model.sequences,

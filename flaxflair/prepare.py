@@ -17,8 +17,8 @@ from typing import Literal, TypeVar
 import numpy as np
 from scipy import ndimage
 
-from flaxflair import brain as template
 from flaxflair import hdbet
+from flaxflair.brain import find_brain
 from flaxflair.itk import Freedom, fit_bias, register
 from flaxflair.orientation import ras_geometry, to_ras
 from flaxflair.resample import resample
@@ -47,7 +47,7 @@ _MOST_SHIFT, _MOST_TURN, _MOST_STRETCH = 20.0, 15.0, 0.08
 _T = TypeVar("_T")
 Finder = Literal["template", "hdbet"]
 _FINDERS: Mapping[str, Callable[[Volume], Array]] = {
-    "template": template.find_brain,
+    "template": find_brain,
     "hdbet": hdbet.find_brain,
 }
 

@@ -51,6 +51,16 @@ class Report:
     seconds: float
 
 
+def expect_workers(workers: int) -> None:
+    """Refuses to do nothing, before anything is written.
+
+    Raises:
+      InputError: there are no workers.
+    """
+    if workers < 1:
+        raise InputError(f"{workers} workers do no work; give at least 1")
+
+
 def run_sessions(
     found: Sequence[SessionFiles],
     stages: Sequence[Stage],

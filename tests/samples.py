@@ -13,6 +13,7 @@ from scipy import ndimage
 from flaxflair.config import Config
 from flaxflair.networks.network import Network, Params
 from flaxflair.orientation import to_ras
+from flaxflair.phantom.rigid import rigid
 from flaxflair.volume import Array, Geometry, Volume
 
 # Oblique, anisotropic and shifted, so that a swapped axis or a lost offset shows.
@@ -100,9 +101,5 @@ def reorder(letters: str) -> Callable[[Volume], Volume]:
 
 def tilt(volume: Volume) -> Volume:
     """Returns the same voxels in a scanner that is turned by 20 degrees about two axes."""
-    cosine, sine = np.cos(np.radians(20)), np.sin(np.radians(20))
-    about_z = np.array([[cosine, -sine, 0, 6], [sine, cosine, 0, -8], [0, 0, 1, 20], [0, 0, 0, 1]])
-    about_x = np.array([[1, 0, 0, 0], [0, cosine, -sine, 0], [0, sine, cosine, 0], [0, 0, 0, 1]])
-    return Volume(
-        volume.array, Geometry(volume.geometry.shape, about_z @ about_x @ volume.geometry.affine)
-    )
+    turn = rigid(np.array([20.0, 0.0, 20.0]), np.array([6.0, -8.0, 20.0]))
+    return Volume(volume.array, Geometry(volume.geometry.shape, turn @ volume.geometry.affine))
