@@ -273,6 +273,13 @@ def _add_preparation(parser: argparse._ActionsContainer) -> None:
         help="what finds the brain where no mask is given: the ICBM152 template, or HD-BET, an "
         'extra: pip install "flaxflair[hdbet]" (template)',
     )
+    parser.add_argument(
+        "--bias-by",
+        choices=("session", "scan"),
+        default="session",
+        help="what tells a scan's bias: the fields that N4 finds in all scans of its session, or "
+        "its own alone (session)",
+    )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:

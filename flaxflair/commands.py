@@ -380,7 +380,7 @@ def _given(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _preparation(args: argparse.Namespace) -> Preparation:
-    return Preparation(args.reference, args.dof, args.brain_by)
+    return Preparation(args.reference, args.dof, args.brain_by, args.bias_by)
 
 
 def _patterns(args: argparse.Namespace) -> dict[str, str]:

@@ -31,8 +31,9 @@ from flaxflair.volume import Array, InputError, Masks, Subject
 
 NAME = "Sequences on one grid"
 _METHOD = (
-    "N4 inhomogeneity correction (Tustison et al. 2010), registration by Mattes' mutual "
-    "information, and one linear interpolation from the scanned voxels, averaged over larger ones"
+    "N4 inhomogeneity correction (Tustison et al. 2010), its fields weighed over the scans of the "
+    "session, registration by Mattes' mutual information, and one linear interpolation from the "
+    "scanned voxels, averaged over larger ones"
 )
 _SOFTWARE = ("flaxflair", "SimpleITK", "scipy")
 _FOUND = {
@@ -202,6 +203,7 @@ def _write(
             "DegreesOfFreedom": 0 if own else how.freedom,
             "WorldOfReferenceToWorldOfSource": prepared.transforms[sequence].tolist(),
             "PartOfBrainScanned": round(prepared.covered[sequence], 4),
+            "WeightsOfBiasFields": {n: round(w, 4) for n, w in prepared.shared[sequence].items()},
             **_protocol(images[sequence].path),
         }
         save(name, array, sidecar)

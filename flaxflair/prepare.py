@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from flaxflair import hdbet
+from flaxflair.bias import fit_scan, share
 from flaxflair.brain import find_brain
 from flaxflair.itk import Freedom, fit_bias, register
 from flaxflair.orientation import ras_geometry, to_ras
@@ -32,11 +33,9 @@ REFERENCES = (TARGET, "T2", "T1")
 _LIKE_TEMPLATE = "T1"
 # Registration compares images this far around the brain, mm: of a PD its edge tells the most.
 _MARGIN = 3.0
-# A voxel is a tissue's if it is this much so; a tissue is known if it has so many of them, and is
-# trusted if its spread is at most so many times the other's.
+# A voxel is a tissue's if it is this much so; a scan shows a voxel if it shows this much of it.
 _PURE = 0.8
-_FEWEST_VOXELS = 1000
-_MOST_SPREAD = 2.0
+_SEEN = 0.99
 _HERE = np.eye(4)
 # Decimals of a voxel's edge, mm, that count; of its place two fewer.
 _DIGITS = 5
@@ -60,12 +59,14 @@ class Preparation:
       reference: sequence whose grid is kept; empty for the first of `REFERENCES` that there is.
       freedom: of the registration: 6 for rotation and shift, 12 for an affine map.
       finder: what finds the brain where no mask is given: the ICBM152 template, or HD-BET.
+      bias_by: what tells a scan's bias: the fields of all scans of its session, or its own alone.
       workers: sequences at a time, a thread each.
     """
 
     reference: str = ""
     freedom: Freedom = 12
     finder: Finder = "template"
+    bias_by: Literal["session", "scan"] = "session"
     workers: int = 2
 
 
@@ -84,6 +85,8 @@ class Prepared:
       brain: bool[x, y, z].
       transforms: sequence -> float64[4, 4], world mm of the reference to world mm of the sequence.
       covered: sequence -> part of the brain that it was scanned in, 0 to 1.
+      shared: sequence -> sequence -> weight with which the latter's field made the former's bias;
+        see `bias.share`.
     """
 
     reference: str
@@ -92,6 +95,7 @@ class Prepared:
     brain: Array
     transforms: Mapping[str, Array]
     covered: Mapping[str, float]
+    shared: Mapping[str, Mapping[str, float]]
 
     @property
     def geometry(self) -> Geometry:
@@ -143,54 +147,39 @@ def prepare_session(
     kept = choose_reference(volumes, how.reference)
     frame = _frame(ras_geometry(volumes[kept].geometry))
     scans = {name: _within(frame, volume) for name, volume in volumes.items()}
-    geometry = scans[kept].geometry
     given = None if brain is None else _within(frame, brain)
-    leader, inside = _find_brain(scans, kept, given, _FINDERS[how.finder])
-    # Headers alone say where that is in the others: near enough to begin with.
-    near = _lay(inside, geometry, _HERE) > 0.5
-    if not near.any():
-        raise InputError(f"the brain lies outside the {kept}; check the headers of the session")
-    even = _each(lambda name: _even_out(scans[name], inside), volumes, how.workers)
-
-    def find(name: str, where: Array) -> Array:
-        return register(even[name], even[kept], where, how.freedom)
-
-    transforms = {kept: _HERE}
-    if leader != kept:
-        transforms[leader] = find(leader, _grow(near, geometry))
-    if leader != kept or not inside.geometry.matches(geometry):
-        inside = Volume(_lay(inside, geometry, transforms[leader]), geometry)
-    region = inside.array > 0.5
-    around = _grow(region, geometry)
-    rest = [name for name in volumes if name not in transforms]
-    transforms |= _each(lambda name: find(name, around), rest, how.workers)
-    transforms = {name: transforms[name] for name in volumes}
+    leader, mask = _find_brain(scans, kept, given, _FINDERS[how.finder])
+    even = _each(lambda name: _even_out(scans[name], mask), volumes, how.workers)
+    transforms, inside = _align(even, kept, leader, mask, how)
     tissues = _find_tissues(even, transforms, inside)
+    fitted = _each(
+        lambda name: _fit_bias(name, scans[name], transforms[name], inside, tissues),
+        volumes,
+        how.workers,
+    )
+    region = inside.array > 0.5
+    seen = {name: part[region] for name, (_, part) in fitted.items()}
+    fields = {name: field for name, (field, _) in fitted.items()}
+    weights = _weigh({name: field[region] for name, field in fields.items()}, seen, how)
 
-    def finish(name: str) -> tuple[Array, float]:
-        scan, transform = scans[name], transforms[name]
-        back = np.linalg.inv(transform)
-        where = _lay(inside, scan.geometry, back) > 0.5
-        if not where.any():
-            raise InputError(f"the {name} shows nothing of the brain; check its header")
-        own = [_lay(t, scan.geometry, back) > _PURE for t in tissues]
-        bias = _fit_bias(scan, where, own)
-        image = Volume(scan.array / bias, scan.geometry)
-        if name == kept:
-            return image.array, 1.0
-        full = Volume(np.ones_like(scan.array), scan.geometry)
-        covered = float(_lay(full, geometry, transform)[region].mean())
-        return _lay(image, geometry, transform), covered
+    def correct(name: str) -> Array:
+        scan = scans[name]
+        image = scan.array if name == kept else _lay(scan, inside.geometry, transforms[name])
+        row = weights[name]
+        bias = np.sum([weight * fields[other] for other, weight in row.items()], axis=0)
+        # What the field is on average is not known; so it changes nothing of the brain's.
+        return (image / np.exp(bias - bias[region].mean())).astype(np.float32)
 
-    done = _each(finish, volumes, how.workers)
+    images = _each(correct, volumes, how.workers)
     back = np.linalg.inv(frame)
     return Prepared(
         kept,
         volumes[kept].geometry,
-        {name: image for name, (image, _) in done.items()},
+        images,
         region,
         {name: frame @ transform @ back for name, transform in transforms.items()},
-        {name: covered for name, (_, covered) in done.items()},
+        {name: float(part.mean()) for name, part in seen.items()},
+        weights,
     )
 
 
@@ -239,6 +228,86 @@ def _find_brain(
     return leader, Volume(mask.astype(np.float32), geometry)
 
 
+def _align(
+    even: Mapping[str, Volume], kept: str, leader: str, mask: Volume, how: Preparation
+) -> tuple[dict[str, Array], Volume]:
+    """Registers every scan onto the reference, where the brain is.
+
+    Args:
+      even: sequence -> scan, as `_even_out` leaves it.
+      kept: the reference.
+      leader: the sequence that the brain mask lies over.
+      mask: of the brain, float32 from 0 to 1.
+      how: what is chosen.
+
+    Returns:
+      Sequence -> float64[4, 4], mm of the reference to mm of the scan; and the brain, float32 from
+      0 to 1, on the reference's grid.
+    """
+    geometry = even[kept].geometry
+    # Headers alone say where the brain is in the others: near enough to begin with.
+    near = _lay(mask, geometry, _HERE) > 0.5
+    if not near.any():
+        raise InputError(f"the brain lies outside the {kept}; check the headers of the session")
+
+    def find(name: str, where: Array) -> Array:
+        return register(even[name], even[kept], where, how.freedom)
+
+    transforms = {kept: _HERE}
+    if leader != kept:
+        transforms[leader] = find(leader, _grow(near, geometry))
+    inside = mask
+    if leader != kept or not mask.geometry.matches(geometry):
+        inside = Volume(_lay(mask, geometry, transforms[leader]), geometry)
+    around = _grow(inside.array > 0.5, geometry)
+    rest = [name for name in even if name not in transforms]
+    transforms |= _each(lambda name: find(name, around), rest, how.workers)
+    return {name: transforms[name] for name in even}, inside
+
+
+def _fit_bias(
+    name: str, scan: Volume, transform: Array, inside: Volume, tissues: Sequence[Volume]
+) -> tuple[Array, Array]:
+    """Returns what N4 finds in one scan, and how far the scan shows each voxel of the reference.
+
+    Args:
+      name: its sequence.
+      scan: as the scanner left it.
+      transform: mm of the reference to mm of the scan.
+      inside: the brain, float32 from 0 to 1, on the reference's grid.
+      tissues: see `_find_tissues`.
+
+    Returns:
+      The logarithm of the field, and a part from 0 to 1; both float32[x, y, z] on the reference's
+      grid.
+    """
+    back = np.linalg.inv(transform)
+    where = _lay(inside, scan.geometry, back) > 0.5
+    if not where.any():
+        raise InputError(f"the {name} shows nothing of the brain; check its header")
+    own = [_lay(tissue, scan.geometry, back) > _PURE for tissue in tissues]
+    field = _spread(fit_scan(scan, where, own), inside.geometry, transform)
+    full = Volume(np.ones_like(scan.array), scan.geometry)
+    return field, _lay(full, inside.geometry, transform)
+
+
+def _weigh(
+    fields: Mapping[str, Array], seen: Mapping[str, Array], how: Preparation
+) -> dict[str, dict[str, float]]:
+    """Returns how the fields found are mixed; see `bias.share`.
+
+    Args:
+      fields: sequence -> float32[n], the logarithm of what N4 found in n voxels of the brain.
+      seen: sequence -> float32[n], how far the scan shows them.
+      how: what is chosen.
+    """
+    common = np.all([part > _SEEN for part in seen.values()], axis=0)
+    # Scans of different parts of a brain have nothing to tell each other.
+    if how.bias_by == "scan" or not common.any():
+        return {name: {name: 1.0} for name in fields}
+    return share({name: field[common] for name, field in fields.items()})
+
+
 def _even_out(scan: Volume, brain: Volume) -> Volume:
     """Returns a scan that is even enough to be registered.
 
@@ -252,7 +321,8 @@ def _even_out(scan: Volume, brain: Volume) -> Volume:
     where = _lay(brain, scan.geometry, _HERE) > 0.5
     if not where.any():
         return scan
-    return Volume(scan.array / fit_bias(scan, where, iterations=(50,)), scan.geometry)
+    field = _spread(fit_bias(scan, where, iterations=(50,)), scan.geometry, _HERE)
+    return Volume(scan.array / np.exp(field), scan.geometry)
 
 
 def _find_tissues(
@@ -280,28 +350,9 @@ def _find_tissues(
     return [Volume(tissue.astype(np.float32), geometry) for tissue in (grey, white)]
 
 
-def _fit_bias(scan: Volume, brain: Array, tissues: Sequence[Array]) -> Array:
-    """Returns the bias of a scan, fitted where tissue was brought to one brightness.
-
-    Where grey and white matter are known, each is divided by its median first, so that what is left
-    of their contrast is bias; a tissue near its null, as white matter on a DIR, has no say.
-
-    On a phantom N4 so left 0.30, 0.22, 0.22 and 0.57 of the bias that the coil had planted in the
-    white matter of T1, T1SE, T2 and DIR, and N4 in the brain as it is 0.49, 0.30, 0.33 and 0.58.
-    A DIR's contrast follows T1 so steeply that its own variation passes for bias: a least-squares
-    fit of the very polynomials that had been planted left 0.91.
-    """
-    known = [tissue for tissue in tissues if tissue.sum() > _FEWEST_VOXELS]
-    quartiles = [np.percentile(scan.array[tissue], (25, 50, 75)) for tissue in known]
-    spreads = [(high - low) / max(middle, 1e-6) for low, middle, high in quartiles]
-    flat, where = np.zeros_like(scan.array), np.zeros(scan.array.shape, bool)
-    for tissue, (_, middle, _), spread in zip(known, quartiles, spreads, strict=True):
-        if spread <= _MOST_SPREAD * min(spreads):
-            flat[tissue] = scan.array[tissue] / middle
-            where |= tissue
-    if not where.any():
-        return fit_bias(scan, brain, iterations=(50,))
-    return fit_bias(Volume(flat, scan.geometry), where)
+def _spread(log: Volume, geometry: Geometry, transform: Array) -> Array:
+    """Returns a smooth field, known on few voxels, on a grid; beyond them it stays as it is."""
+    return resample(log.array, log.geometry.affine, geometry, transform)
 
 
 def _frame(geometry: Geometry) -> Array:

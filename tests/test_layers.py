@@ -43,6 +43,7 @@ LAYERS = (
     ),
     (
         "baselines",
+        "bias",
         "cohort",
         "derivative",
         "examples",

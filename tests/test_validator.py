@@ -36,6 +36,6 @@ def test_a_predicted_data_set_is_valid_wherever_it_is_written(
     assert errors_of(root) == []
 
 
-def test_the_validator_does_finderrors_of(finished: Path, tmp_path: Path) -> None:
+def test_the_validator_does_find_errors(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "dataset_description.json").write_text("{}")
     assert errors_of(tmp_path) != []

@@ -31,6 +31,7 @@ PURPOSES = (
     "noise",
     "registration",
     "residual bias",
+    "session",
 )
 
 

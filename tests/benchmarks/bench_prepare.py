@@ -2,9 +2,9 @@
 
 Run as `python -m tests.benchmarks.bench_prepare [--subjects 8] [--scale 1] [--control] [--job]`.
 Writes a raw phantom, prepares it, and tells of each sequence how far registration is off, how much
-of the bias is left in white matter, and how much the image varies there. `--control` prepares the
-same scans with no bias in them: the field that N4 finds there is anatomy, and no less can be left.
-`--job` trains the quick main job on what was prepared, and on the phantom as it is prepared
+of the bias is left in white matter, and how much the image varies there. `--bias-by scan` corrects
+each scan by the field that N4 finds in it alone. `--control` prepares the same scans with no bias
+in them: the field that is found there is anatomy. `--job` trains the quick main job on what was prepared, and on the phantom as it is prepared
 exactly. A bias field has no constant of its own: N4 makes its logarithm zero on average in the
 brain, and so the exact images are multiplied by what the true field has there.
 """
@@ -33,6 +33,7 @@ from flaxflair.nifti import read_volume, write_volume
 from flaxflair.orientation import to_ras
 from flaxflair.phantom import write_phantom
 from flaxflair.phantom.scanner import bias_field
+from flaxflair.prepare import Preparation
 from flaxflair.sequences import SEQUENCES, TARGET
 from flaxflair.volume import Array, Geometry
 from tests.benchmarks.record import describe_run
@@ -152,6 +153,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subjects", type=int, default=8)
     parser.add_argument("--scale", type=float, default=1.0, help="of the phantom (1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the phantom (0)")
+    parser.add_argument("--bias-by", choices=("session", "scan"), default="session")
     parser.add_argument("--control", action="store_true", help="prepare scans without bias too")
     parser.add_argument("--job", action="store_true", help="train on it, and on the exact phantom")
     parser.add_argument("--json", type=Path, help="where to write it all")
@@ -161,7 +164,7 @@ def main() -> None:
         result = measure(Path(folder), options)
     print_table(options, record, result)
     if options.json:
-        sizes = {"subjects": options.subjects, "scale": options.scale}
+        sizes = {"subjects": options.subjects, "scale": options.scale, "bias by": options.bias_by}
         write_json(options.json, {"machine": record, **sizes, **result})
 
 
@@ -169,10 +172,16 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Returns everything that was asked for."""
     raw, prepared, exact = (folder / name for name in ("raw", "prepared", "exact"))
     healthy = 1 if options.subjects > 1 else 0
-    kind = {"subjects": options.subjects, "healthy": healthy, "scale": options.scale}
+    kind = {
+        "subjects": options.subjects,
+        "healthy": healthy,
+        "scale": options.scale,
+        "seed": options.seed,
+    }
+    how = Preparation(bias_by=options.bias_by)
     write_phantom(raw, **kind, layout="raw")
     started = time.perf_counter()
-    prepare(raw, prepared)
+    prepare(raw, prepared, how)
     result: dict[str, Any] = {
         "seconds a subject": (time.perf_counter() - started) / options.subjects,
         "sequences": score(raw, prepared),
@@ -180,7 +189,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.control:
         take_bias_out(raw, folder / "even")
-        prepare(folder / "even", folder / "control")
+        prepare(folder / "even", folder / "control", how)
         result["without bias"] = score(folder / "even", folder / "control", planted=False)
     if options.job:
         write_phantom(exact, **kind, layout="prepared")
@@ -191,9 +200,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def prepare(raw: Path, out: Path) -> None:
+def prepare(raw: Path, out: Path, how: Preparation) -> None:
     """Prepares a data set, all of it."""
-    report = prepare_dataset(raw, out)
+    report = prepare_dataset(raw, out, how)
     if report.failures:
         raise RuntimeError(str(report.failures))
 
