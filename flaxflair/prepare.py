@@ -137,8 +137,8 @@ def prepare_session(
     Args:
       volumes: sequence -> scan, as the scanner left it.
       how: what is chosen.
-      brain: a brain mask, on the grid of one of the scans or lying over the reference; None to find
-        the brain.
+      brain: a brain mask, lying over the reference, or else over the scan on whose grid it is; None
+        to find the brain.
 
     Raises:
       InputError: the reference is not there, or the brain is nowhere in it; or HD-BET is to find
@@ -219,7 +219,9 @@ def _find_brain(
 ) -> tuple[str, Volume]:
     """Returns the sequence that a brain mask lies over, and the mask, float32 from 0 to 1."""
     if given is not None:
-        leader = next((n for n, s in scans.items() if s.geometry.matches(given.geometry)), kept)
+        # Two scans may share a grid, and between them the head has moved.
+        own = (name for name in (kept, *scans) if scans[name].geometry.matches(given.geometry))
+        leader = next(own, kept)
         mask = given.array > 0.5
     else:
         leader = _LIKE_TEMPLATE if _LIKE_TEMPLATE in scans else kept

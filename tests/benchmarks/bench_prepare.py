@@ -4,9 +4,8 @@ Run as `python -m tests.benchmarks.bench_prepare [--subjects 8] [--scale 1] [--c
 Writes a raw phantom, prepares it, and tells of each sequence how far registration is off, how much
 of the bias is left in white matter, and how much the image varies there. `--bias-by scan` corrects
 each scan by the field that N4 finds in it alone. `--control` prepares the same scans with no bias
-in them: the field that is found there is anatomy. `--job` trains the quick main job on what was prepared, and on the phantom as it is prepared
-exactly. A bias field has no constant of its own: N4 makes its logarithm zero on average in the
-brain, and so the exact images are multiplied by what the true field has there.
+in them: the field that is found there is anatomy. `--job` trains the quick main job on what was
+prepared, and on the phantom as it is prepared exactly.
 """
 
 from __future__ import annotations
@@ -71,31 +70,26 @@ def name_prepared(root: Path, scan: Scan) -> Path:
     return root / scan.subject / "anat" / name
 
 
+def _truth(root: Path) -> Path:
+    """Returns where the truth about a raw phantom lies: beside it, lest it is taken for a mask."""
+    return root.with_name(root.name + "-truth")
+
+
 def read_mask(root: Path, subject: str, **entities: str) -> tuple[Array, Geometry]:
     """Returns a mask of the phantom's truth, bool[x, y, z], on the FLAIR's grid."""
     name = bids.name_file("mask", sub=subject, space="FLAIR", **entities)
-    volume = to_ras(read_volume(root / "derivatives/truth" / subject / "anat" / name))
+    volume = to_ras(read_volume(_truth(root) / subject / "anat" / name))
     return volume.array > 0.5, volume.geometry
 
 
 def take_bias_out(raw: Path, out: Path) -> None:
     """Copies a raw phantom, its scans divided by the bias that was planted."""
     shutil.copytree(raw, out)
+    shutil.copytree(_truth(raw), _truth(out))
     for scan in find_scans(out):
         volume = read_volume(scan.path)
         field = bias_field(scan.bias, volume.geometry)
         write_volume(scan.path, volume.array / field, volume.geometry.affine)
-
-
-def share_constants(exact: Path, raw: Path) -> None:
-    """Multiplies exact images by the geometric mean of their true fields in the brain."""
-    for scan in find_scans(raw):
-        brain, grid = read_mask(raw, scan.subject, desc="brain")
-        field = bias_field(scan.bias, Geometry(grid.shape, scan.motion @ grid.affine))
-        path = name_prepared(exact, scan)
-        volume = read_volume(path)
-        constant = np.float32(np.exp(np.log(field[brain]).mean()))
-        write_volume(path, constant * volume.array, volume.geometry.affine)
 
 
 def score(raw: Path, prepared: Path, *, planted: bool = True) -> dict[str, dict[str, list[float]]]:
@@ -180,6 +174,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
     how = Preparation(bias_by=options.bias_by)
     write_phantom(raw, **kind, layout="raw")
+    shutil.move(raw / "derivatives/truth", _truth(raw))
+    shutil.rmtree(raw / "derivatives")
     started = time.perf_counter()
     prepare(raw, prepared, how)
     result: dict[str, Any] = {
@@ -194,8 +190,6 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if options.job:
         write_phantom(exact, **kind, layout="prepared")
         result["MSE, exact"] = train(exact, folder / "run-exact")
-        share_constants(exact, raw)
-        result["MSE, exact, constants as N4's"] = train(exact, folder / "run-shared")
         result["MSE, prepared"] = train(prepared, folder / "run-prepared")
     return result
 
