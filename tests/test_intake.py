@@ -96,6 +96,7 @@ def test_a_sidecar_says_what_was_done(prepared: Path):
     assert said["SpatialReference"] == "bids::sub-01/anat/sub-01_desc-preproc_FLAIR.nii.gz"
     assert said["DegreesOfFreedom"] == 6
     assert said["EchoTime"] > 0
+    assert set(said["WeightsOfBiasFields"]) == {"T1", "T2", "FLAIR"}
     matrix = np.array(said["WorldOfReferenceToWorldOfSource"])
     np.testing.assert_allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-6)
     text = (anat / "sub-01_from-T1_to-FLAIR_mode-image_xfm.txt").read_text()

@@ -328,6 +328,17 @@ def test_what_was_planted_is_rebuilt_from_the_sidecars(raw: Path, simulation: Si
     assert_array_equal(simulation.scans["T2"].motion, simulation.scans["PD"].motion)
 
 
+def test_one_coil_receives_every_scan_of_a_session(simulation: Simulation) -> None:
+    grid = simulation.scans["FLAIR"].volume.geometry
+    fields = {
+        name: np.log(scanner.bias_field(scan.bias, grid)).ravel()
+        for name, scan in simulation.scans.items()
+    }
+    assert_array_equal(fields["T2"], fields["PD"])  # two echoes of one acquisition
+    for name in ("T1", "T1SE", "DIR", "FLAIR"):
+        assert 0.6 < np.corrcoef(fields[name], fields["T2"])[0, 1] < 0.99
+
+
 def test_preparing_puts_sequences_onto_the_flair_better_than_they_were(
     simulation: Simulation,
 ) -> None:
