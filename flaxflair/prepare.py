@@ -36,6 +36,8 @@ _MARGIN = 3.0
 # A voxel is a tissue's if it is this much so; a scan shows a voxel if it shows this much of it.
 _PURE = 0.8
 _SEEN = 0.99
+# Scans that show less of the brain in common have nothing to tell of each other's bias.
+_LEAST_COMMON = 0.2
 _HERE = np.eye(4)
 # Decimals of a voxel's edge, mm, that count; of its place two fewer.
 _DIGITS = 5
@@ -304,8 +306,7 @@ def _weigh(
       how: what is chosen.
     """
     common = np.all([part > _SEEN for part in seen.values()], axis=0)
-    # Scans of different parts of a brain have nothing to tell each other.
-    if how.bias_by == "scan" or not common.any():
+    if how.bias_by == "scan" or common.mean() < _LEAST_COMMON:
         return {name: {name: 1.0} for name in fields}
     return share({name: field[common] for name, field in fields.items()})
 
