@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 from skimage.measure import label
 
-from flaxflair.itk import register
+from flaxflair.itk import fit_bias, register
 from flaxflair.resample import resample
 from flaxflair.template import read_template
 from flaxflair.volume import Array, Geometry, Volume, strides
@@ -30,6 +30,7 @@ _CORE = 10.0
 # Fat is cut to so many times the median of what is no air, lest it takes all grey levels; the head
 # is set in so many mm of air, lest what lies beyond a scan fits everything.
 _FAT, _AIR = 1.6, 40.0
+_TISSUE = 0.15  # of the 99th percentile: what is brighter is no air
 # The first guess: how far a head is pitched, degrees; how far the brain's middle is from that of
 # the scan, mm up and forward; how large it is against the template, which is a large one.
 _PITCHES = (-24, -16, -8, 0, 8, 16, 24)
@@ -86,7 +87,7 @@ def find_brain(volume: Volume) -> Array:
       bool[x, y, z].
     """
     head = _template()
-    scan = _set_in_air(_cut_fat(volume))
+    scan = _set_in_air(_cut_fat(_even_out(volume)))
     guess = _guess(scan, head)
     to_scan = register(scan, head.t1, head.near, start=guess, finest=_MATCHED)
     here = np.eye(4)
@@ -96,6 +97,21 @@ def find_brain(volume: Volume) -> Array:
     found = _trim(laid, prior).astype(np.float32)
     back = np.linalg.inv(to_scan)
     return resample(found, grid.affine, volume.geometry, back, beyond="zero") > 0.5
+
+
+def _even_out(volume: Volume) -> Volume:
+    """Returns a head about as bright everywhere.
+
+    As a coil leaves it, one of eight phantoms whose middle was a fifth darker than its rim had its
+    skull taken for the brain's edge, and a Dice of 0.77.
+    """
+    geometry = volume.geometry
+    tissue = volume.array > _TISSUE * np.percentile(volume.array, 99)
+    if not tissue.any():
+        return volume
+    log = fit_bias(volume, tissue, iterations=(50,))
+    field = resample(log.array, log.geometry.affine, geometry, np.eye(4))
+    return Volume(volume.array / np.exp(field), geometry)
 
 
 def _cut_fat(volume: Volume) -> Volume:
@@ -134,7 +150,7 @@ def _guess(scan: Volume, head: _Head) -> Array:
     small = small[tuple(slice(None, None, step) for step in steps)]
     to_world = scan.geometry.affine @ np.diag([*steps, 1.0])
     to_index = np.linalg.inv(to_world)
-    tissue = np.argwhere(small > 0.15 * np.percentile(small, 99))
+    tissue = np.argwhere(small > _TISSUE * np.percentile(small, 99))
     middle = (np.array(small.shape) - 1) / 2
     if len(tissue):
         middle[:2] = np.median(tissue, axis=0)[:2]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -153,22 +153,13 @@ def prepare_session(
     leader, mask = _find_brain(scans, kept, given, _FINDERS[how.finder])
     even = _each(lambda name: _even_out(scans[name], mask), volumes, how.workers)
     transforms, inside = _align(even, kept, leader, mask, how)
-    tissues = _find_tissues(even, transforms, inside)
-    fitted = _each(
-        lambda name: _fit_bias(name, scans[name], transforms[name], inside, tissues),
-        volumes,
-        how.workers,
-    )
+    told = _tell_bias(scans, transforms, inside, even.get(_LIKE_TEMPLATE), how)
     region = inside.array > 0.5
-    seen = {name: part[region] for name, (_, part) in fitted.items()}
-    fields = {name: field for name, (field, _) in fitted.items()}
-    weights = _weigh({name: field[region] for name, field in fields.items()}, seen, how)
 
     def correct(name: str) -> Array:
         scan = scans[name]
         image = scan.array if name == kept else _lay(scan, inside.geometry, transforms[name])
-        row = weights[name]
-        bias = np.sum([weight * fields[other] for other, weight in row.items()], axis=0)
+        bias = told.bias(name)
         # What the field is on average is not known; so it changes nothing of the brain's.
         return (image / np.exp(bias - bias[region].mean())).astype(np.float32)
 
@@ -180,8 +171,8 @@ def prepare_session(
         images,
         region,
         {name: frame @ transform @ back for name, transform in transforms.items()},
-        {name: float(part.mean()) for name, part in seen.items()},
-        weights,
+        {name: float(part.mean()) for name, part in told.seen.items()},
+        told.weights,
     )
 
 
@@ -269,6 +260,54 @@ def _align(
     return {name: transforms[name] for name in even}, inside
 
 
+class _Told(NamedTuple):
+    """What the scans of a session tell of their bias.
+
+    Attributes:
+      fields: sequence -> float32[x, y, z], logarithm of what N4 finds, on the reference's grid.
+      seen: sequence -> float32[n], how far its scan shows the n voxels of the brain, 0 to 1.
+      weights: see `bias.share`.
+    """
+
+    fields: Mapping[str, Array]
+    seen: Mapping[str, Array]
+    weights: Mapping[str, Mapping[str, float]]
+
+    def bias(self, name: str) -> Array:
+        """Returns the logarithm of a scan's bias."""
+        row = self.weights[name].items()
+        return np.sum([weight * self.fields[other] for other, weight in row], axis=0)
+
+
+def _tell_bias(
+    scans: Mapping[str, Volume],
+    transforms: Mapping[str, Array],
+    inside: Volume,
+    t1: Volume | None,
+    how: Preparation,
+) -> _Told:
+    """Returns what the scans of a session tell of their bias.
+
+    Args:
+      scans: sequence -> scan, as the scanner left it.
+      transforms: sequence -> float64[4, 4], mm of the reference to mm of the scan.
+      inside: the brain, float32 from 0 to 1, on the reference's grid.
+      t1: as even as can be, by which tissue is told; None if there is none.
+      how: what is chosen.
+    """
+    tissues = [] if t1 is None else _find_tissues(t1, transforms[_LIKE_TEMPLATE], inside)
+    region = inside.array > 0.5
+
+    def fit(name: str) -> tuple[Array, Array]:
+        return _fit_bias(name, scans[name], transforms[name], inside, tissues)
+
+    fitted = _each(fit, scans, how.workers)
+    fields = {name: field for name, (field, _) in fitted.items()}
+    seen = {name: part[region] for name, (_, part) in fitted.items()}
+    weights = _weigh({name: field[region] for name, field in fields.items()}, seen, how)
+    return _Told(fields, seen, weights)
+
+
 def _fit_bias(
     name: str, scan: Volume, transform: Array, inside: Volume, tissues: Sequence[Volume]
 ) -> tuple[Array, Array]:
@@ -328,16 +367,14 @@ def _even_out(scan: Volume, brain: Volume) -> Volume:
     return Volume(scan.array / np.exp(field), scan.geometry)
 
 
-def _find_tissues(
-    even: Mapping[str, Volume], transforms: Mapping[str, Array], brain: Volume
-) -> list[Volume]:
+def _find_tissues(scan: Volume, transform: Array, brain: Volume) -> list[Volume]:
     """Returns where grey and white matter are, float32 from 0 to 1, in the reference's space.
 
-    By the T1; without one, or where it shows no three classes, there are none.
+    Args:
+      scan: a T1; where it shows no three classes, there are none.
+      transform: float64[4, 4], mm of the reference to mm of the scan.
+      brain: float32 from 0 to 1, on the reference's grid.
     """
-    if _LIKE_TEMPLATE not in even:
-        return []
-    scan, transform = even[_LIKE_TEMPLATE], transforms[_LIKE_TEMPLATE]
     where = _lay(brain, scan.geometry, np.linalg.inv(transform)) > 0.5
     thresholds = part_tissues(scan.array, where) if where.any() else None
     if thresholds is None:
