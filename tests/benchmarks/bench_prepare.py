@@ -5,7 +5,8 @@ Writes a raw phantom, prepares it, and tells of each sequence how far registrati
 of the bias is left in white matter, and how much the image varies there. `--bias-by scan` corrects
 each scan by the field that N4 finds in it alone. `--control` prepares the same scans with no bias
 in them: the field that is found there is anatomy. `--job` trains the quick main job on what was
-prepared, and on the phantom as it is prepared exactly.
+prepared, and on the phantom as it is prepared exactly; in the true brain both, since one without
+its rim of fluid is easier to synthesise.
 """
 
 from __future__ import annotations
@@ -189,6 +190,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         result["without bias"] = score(folder / "even", folder / "control", planted=False)
     if options.job:
         write_phantom(exact, **kind, layout="prepared")
+        for mask in exact.glob("sub-*/anat/*desc-brain_mask.nii.gz"):
+            shutil.copy(mask, prepared / mask.relative_to(exact))
         result["MSE, exact"] = train(exact, folder / "run-exact")
         result["MSE, prepared"] = train(prepared, folder / "run-prepared")
     return result
