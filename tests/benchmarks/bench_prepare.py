@@ -6,7 +6,9 @@ of the bias is left in white matter, and how much the image varies there. `--bia
 each scan by the field that N4 finds in it alone. `--control` prepares the same scans with no bias
 in them: the field that is found there is anatomy. `--job` trains the quick main job on what was
 prepared, and on the phantom as it is prepared exactly; in the true brain both, since one without
-its rim of fluid is easier to synthesise.
+its rim of fluid is easier to synthesise. A bias field has no constant of its own: N4 makes its
+logarithm zero on average in the brain. So that both have the same units, the exact images are also
+multiplied by what the true field has there.
 """
 
 from __future__ import annotations
@@ -91,6 +93,17 @@ def take_bias_out(raw: Path, out: Path) -> None:
         volume = read_volume(scan.path)
         field = bias_field(scan.bias, volume.geometry)
         write_volume(scan.path, volume.array / field, volume.geometry.affine)
+
+
+def share_constants(exact: Path, raw: Path) -> None:
+    """Multiplies exact images by the geometric mean of their true fields in the brain."""
+    for scan in find_scans(raw):
+        brain, grid = read_mask(raw, scan.subject, desc="brain")
+        field = bias_field(scan.bias, Geometry(grid.shape, scan.motion @ grid.affine))
+        path = name_prepared(exact, scan)
+        volume = read_volume(path)
+        constant = np.float32(np.exp(np.log(field[brain]).mean()))
+        write_volume(path, constant * volume.array, volume.geometry.affine)
 
 
 def score(raw: Path, prepared: Path, *, planted: bool = True) -> dict[str, dict[str, list[float]]]:
@@ -193,6 +206,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         for mask in exact.glob("sub-*/anat/*desc-brain_mask.nii.gz"):
             shutil.copy(mask, prepared / mask.relative_to(exact))
         result["MSE, exact"] = train(exact, folder / "run-exact")
+        share_constants(exact, raw)
+        result["MSE, exact, constants as N4's"] = train(exact, folder / "run-shared")
         result["MSE, prepared"] = train(prepared, folder / "run-prepared")
     return result
 
