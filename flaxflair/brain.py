@@ -16,7 +16,8 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 from skimage.measure import label
 
-from flaxflair.itk import fit_bias, register
+from flaxflair.bias import even_out
+from flaxflair.itk import register
 from flaxflair.resample import resample
 from flaxflair.template import read_template
 from flaxflair.volume import Array, Geometry, Volume, strides
@@ -105,13 +106,8 @@ def _even_out(volume: Volume) -> Volume:
     As a coil leaves it, one of eight phantoms whose middle was a fifth darker than its rim had its
     skull taken for the brain's edge, and a Dice of 0.77.
     """
-    geometry = volume.geometry
     tissue = volume.array > _TISSUE * np.percentile(volume.array, 99)
-    if not tissue.any():
-        return volume
-    log = fit_bias(volume, tissue, iterations=(50,))
-    field = resample(log.array, log.geometry.affine, geometry, np.eye(4))
-    return Volume(volume.array / np.exp(field), geometry)
+    return even_out(volume, tissue) if tissue.any() else volume
 
 
 def _cut_fat(volume: Volume) -> Volume:

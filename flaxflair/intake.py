@@ -31,9 +31,9 @@ from flaxflair.volume import Array, InputError, Masks, Subject
 
 NAME = "Sequences on one grid"
 _METHOD = (
-    "N4 inhomogeneity correction (Tustison et al. 2010), its fields weighed over the scans of the "
-    "session, registration by Mattes' mutual information, and one linear interpolation from the "
-    "scanned voxels, averaged over larger ones"
+    "N4 inhomogeneity correction (Tustison et al. 2010), the fields of the session's scans mixed "
+    "by WeightsOfBiasFields, registration by Mattes' mutual information, and one linear "
+    "interpolation from the scanned voxels, averaged over larger ones"
 )
 _SOFTWARE = ("flaxflair", "SimpleITK", "scipy")
 _FOUND = {
