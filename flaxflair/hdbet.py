@@ -79,7 +79,9 @@ def _answer() -> None:
             do_tta=on_gpu,
             postprocess=True,
         )
-    np.save(sys.stdout.buffer, np.ascontiguousarray(mask.transpose(2, 1, 0)) > 0)
+    answer = io.BytesIO()  # NumPy asks a buffered file where it stands, and a pipe cannot say
+    np.save(answer, np.ascontiguousarray(mask.transpose(2, 1, 0)) > 0)
+    sys.stdout.buffer.write(answer.getvalue())
 
 
 if __name__ == "__main__":
