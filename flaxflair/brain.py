@@ -132,7 +132,7 @@ def _guess(scan: Volume, head: _Head) -> Array:
     A descent from centre upon centre ends in a wrong valley in three of four clinical sessions:
     heads are pitched, and cut off somewhere at the neck. Skull and scalp are seen from afar, but a
     brain that is a tenth too large fits them almost as well; what is inside the brain is not
-    mistaken, once it is near. By the first alone skulls were taken for the brain's edge in three of
+    mistaken, once it is near. By the first alone skulls were taken for the brain's edge in four of
     thirteen phantoms.
     """
     afar = _comparison(scan, head.t1, head.near, _AFAR)
