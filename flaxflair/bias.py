@@ -13,7 +13,6 @@ import numpy as np
 from scipy.optimize import minimize
 
 from flaxflair.itk import fit_bias
-from flaxflair.resample import resample
 from flaxflair.volume import Array, Volume
 
 # A tissue is known if it has so many voxels, and is trusted if its spread is at most so many times
@@ -21,8 +20,7 @@ from flaxflair.volume import Array, Volume
 _FEWEST_VOXELS = 1000
 _MOST_SPREAD = 2.0
 # How far N4's field is off in white matter, coefficient of variation: by anatomy, mostly, which it
-# finds where there is no bias too (`tests/benchmarks/bench_prepare.py --bias-by scan
-# --control`).
+# finds where there is no bias too (`tests/benchmarks/bench_prepare.py --bias-by scan --control`).
 ERROR: Mapping[str, float] = {
     "T1": 0.018,
     "T1SE": 0.010,
@@ -38,18 +36,6 @@ _OWN, _OWN_FACTOR = 0.012, 1.5
 _MODES = 19
 # The optimiser moves logarithms of variances, in units of 1e-4, between these.
 _UNIT, _RANGE = 1e-4, (-6.0, 6.0)
-
-
-def even_out(volume: Volume, where: Array) -> Volume:
-    """Returns an image about as bright everywhere: N4 in a region, of whatever tissues.
-
-    Args:
-      volume: not negative.
-      where: bool[x, y, z], not empty.
-    """
-    log = fit_bias(volume, where, iterations=(50,))
-    field = resample(log.array, log.geometry.affine, volume.geometry, np.eye(4))
-    return Volume(volume.array / np.exp(field), volume.geometry)
 
 
 def fit_scan(scan: Volume, brain: Array, tissues: Sequence[Array]) -> Volume:

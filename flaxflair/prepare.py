@@ -18,9 +18,9 @@ import numpy as np
 from scipy import ndimage
 
 from flaxflair import hdbet
-from flaxflair.bias import even_out, fit_scan, share
+from flaxflair.bias import fit_scan, share
 from flaxflair.brain import find_brain
-from flaxflair.itk import Freedom, register
+from flaxflair.itk import Freedom, fit_bias, register
 from flaxflair.orientation import ras_geometry, to_ras
 from flaxflair.resample import resample
 from flaxflair.sequences import TARGET
@@ -363,7 +363,8 @@ def _even_out(scan: Volume, brain: Volume) -> Volume:
     where = _lay(brain, scan.geometry, _HERE) > 0.5
     if not where.any():
         return scan
-    return even_out(scan, where)
+    field = _spread(fit_bias(scan, where, iterations=(50,)), scan.geometry, _HERE)
+    return Volume(scan.array / np.exp(field), scan.geometry)
 
 
 def _find_tissues(scan: Volume, transform: Array, brain: Volume) -> list[Volume]:
