@@ -2,7 +2,7 @@
 
 Grey and white matter are the template's probability maps, sharpened, mirrored for half of the
 subjects, scaled, tilted and bent by smooth random fields; everything outside the brain is built
-from distances. Knows nothing of lesions or of MRI.
+from distances. Independent of lesions and of MRI.
 
 Two spaces: *template* millimetres (MNI152), and *head* millimetres, whose axes are those of the
 FLAIR's slices and whose origin is the centre of its slab.
@@ -21,17 +21,10 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from flaxflair.phantom.fields import (
-    Lattice,
-    covering,
-    interpolate,
-    sample,
-    smooth_noise,
-    stream,
-)
-from flaxflair.phantom.rigid import rotation
-from flaxflair.template import read_template
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
+from flaxflair.io.template import read_template
+from flaxflair.simulation.fields import Lattice, covering, interpolate, sample, smooth_noise, stream
+from flaxflair.simulation.rigid import rotation
 
 # Head space is simulated within this box; beyond it lie air, and below it the neck.
 HEAD_LOW, HEAD_HIGH = (-94.0, -116.0, -85.0), (94.0, 116.0, 67.0)
@@ -63,7 +56,7 @@ class Ellipsoid:
         return (scaled - 1) * np.float32(min(self.radii))
 
 
-# Rough places of structures in MNI152 mm, after the atlas of Mai, Majtanik and Paxinos.
+# Approximate positions of structures in MNI152 mm, after the atlas of Mai, Majtanik and Paxinos.
 BRAINSTEM = (
     Ellipsoid((0, -28, -34), (15, 13, 22), False),
     Ellipsoid((0, -22, -12), (17, 11, 8), False),
@@ -172,7 +165,7 @@ def _head_mask(intracranial: Array, lattice: Lattice) -> Array:
 
 @functools.cache
 def load_atlas() -> Atlas:
-    """Reads nilearn's ICBM152 maps and derives what every subject shares."""
+    """Reads nilearn's ICBM152 maps and derives the fields common to all subjects."""
     grey, fine = _read_map("gm")
     white, _ = _read_map("wm")
     t1, _ = _read_map("t1")
@@ -202,7 +195,7 @@ def load_atlas() -> Atlas:
     thin = rim * (grey[box] - ndimage.grey_opening(grey[box], size=5))
     grey[box] -= thin
     white[box] += 0.75 * thin
-    # The brainstem is white with a little grey, which the maps' thresholds for the cortex miss.
+    # The brainstem is mostly white matter, unlike in the maps, whose thresholds suit the cortex.
     stem = np.max([soften(e.distance(points), 3.0) for e in BRAINSTEM], axis=0)
     moved = 0.75 * interpolate(stem, medium, fine) * grey
     cerebellum = interpolate(soften(CEREBELLUM.distance(points), 4.0), medium, fine)
@@ -244,7 +237,7 @@ def _find_ventricles(fluid: Array, brain: Array, points: Array) -> Array:
 
 @dataclass(frozen=True)
 class Person:
-    """How one head differs from the template.
+    """Differences of one head from the template.
 
     Attributes:
       matrix: float64[3, 3], head mm about the slab's centre to template mm about `CENTRE`.

@@ -1,26 +1,32 @@
-"""Data set: simulated subjects as BIDS files, raw or prepared, with their truth as a derivative.
+"""Simulated subjects as a BIDS data set, raw or prepared, with the truth as a derivative.
 
-Knows file names and sidecars; knows nothing of how images come about.
+Writes file names and sidecars. Independent of the simulation of images.
 """
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from flaxflair.bids import BIDS_VERSION, name_file, name_sequence, write_tsv
-from flaxflair.bids import sidecar as sidecar_of
-from flaxflair.files import write_bytes, write_json
-from flaxflair.nifti import write_volume
-from flaxflair.phantom import Layout, scanner
-from flaxflair.phantom.anatomy import load_atlas
-from flaxflair.phantom.relaxation import PROTOCOLS
-from flaxflair.phantom.simulate import (
+from flaxflair.core.atomic_files import write_bytes, write_json
+from flaxflair.core.locks import hold
+from flaxflair.core.records import Array, InputError
+from flaxflair.core.sequences import SEQUENCES, TARGET
+from flaxflair.io.bids import BIDS_VERSION, name_file, name_sequence, write_tsv
+from flaxflair.io.bids import sidecar as sidecar_of
+from flaxflair.io.nifti import write_volume
+from flaxflair.simulation import scanner
+from flaxflair.simulation.anatomy import load_atlas
+from flaxflair.simulation.relaxation import PROTOCOLS
+from flaxflair.simulation.subject import (
     LABELS,
     Prepared,
     Scan,
@@ -28,8 +34,8 @@ from flaxflair.phantom.simulate import (
     prepare_subject,
     simulate_subject,
 )
-from flaxflair.sequences import SEQUENCES, TARGET
-from flaxflair.volume import Array, InputError
+
+Layout = Literal["raw", "prepared"]
 
 SPACE = "FLAIR"
 SMALLEST_SCALE = 0.05
@@ -55,7 +61,7 @@ _LAYOUTS = {
 Images are as the scanner left them: each on its own grid, with its own motion, coil bias and noise.
 The sidecars hold what was planted: `PhantomMotion` is the rigid matrix (world mm) that takes tissue
 from where it lay during the FLAIR to where it lay during this sequence; `PhantomBias` holds the
-coefficients from which `flaxflair.phantom.scanner.bias_field` rebuilds the bias.""",
+coefficients from which `flaxflair.simulation.scanner.bias_field` rebuilds the bias.""",
     "prepared": """\
 Images are as a good preprocessing leaves them: bias removed but for a per cent or so, registered
 to the FLAIR to within a few tenths of a millimetre, interpolated once. The sidecars hold what was
@@ -73,11 +79,10 @@ def write_dataset(
     scale: float,
     on_subject: Callable[[int], None],
 ) -> None:
-    """Writes the data set; see `flaxflair.phantom.write_phantom`."""
+    """Writes the data set; see `flaxflair.simulation.phantom.write_phantom`."""
     _check(out, subjects, healthy, seed, layout, scale)
-    out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    # A unique name: process numbers are not unique across containers and hosts sharing a disk.
+    part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
     try:
         part.mkdir()
         _write_root(part, subjects, healthy, seed, layout, scale)
@@ -113,8 +118,33 @@ def write_dataset(
         raise
 
 
+@contextlib.contextmanager
+def alone(out: Path, *, wait: bool = False) -> Iterator[Path]:
+    """Locks the folder of a data set for this process within a block.
+
+    Incomplete data sets of killed processes, under hidden names, are removed.
+
+    Args:
+      out: folder to create; its parent is created if missing.
+      wait: whether to wait for another process that creates it.
+
+    Yields:
+      `out`, absolute.
+
+    Raises:
+      InputError: another process makes it, and `wait` is False.
+    """
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with hold(out.with_name(f".{out.name}.lock"), str(out), wait=wait) as held:
+        if held:
+            for left in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield out
+
+
 def _workers(scale: float) -> int:
-    """Threads: numpy and scipy leave the interpreter's lock while they work."""
+    """Returns the number of threads; numpy and scipy release the interpreter's lock."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # A subject at full resolution takes about 2 GB.
     return min(cores or 1, 4 if scale > 0.5 else 8)
@@ -148,7 +178,7 @@ def _generated() -> dict[str, str]:
 def _write_root(
     root: Path, subjects: int, healthy: int, seed: int, layout: Layout, scale: float
 ) -> None:
-    """Writes what describes the data set as a whole, and the truth's description."""
+    """Writes what describes the data set as a whole, and that of the truth."""
     common: dict[str, Any] = {
         "BIDSVersion": BIDS_VERSION,
         "License": "CC0",
@@ -185,7 +215,11 @@ def _write_root(
             }
         },
     )
-    truth = root / "derivatives" / "truth"
+    _write_truth_root(root / "derivatives" / "truth", common)
+
+
+def _write_truth_root(truth: Path, common: Mapping[str, Any]) -> None:
+    """Writes what describes the derivative that holds the truth."""
     truth.mkdir(parents=True)
     write_json(
         truth / "dataset_description.json",

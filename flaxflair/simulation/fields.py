@@ -1,7 +1,7 @@
 """Random fields: seeded streams, smooth noise on lattices, and linear interpolation between them.
 
-Knows nothing of anatomy or of MRI. Every field lives in head millimetres on a lattice that does not
-depend on the resolution simulated, so that a subject is the same person at every scale.
+Independent of anatomy and of MRI. Every field is in head millimetres on a lattice that does not
+depend on the simulated resolution, so that a subject is the same at every scale.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
 
-# The address of a stream is its place here: append, never reorder, or every phantom changes.
+# A purpose is identified by its index: append only, as reordering changes every phantom.
 PURPOSES = (
     "shape",
     "warp",
@@ -38,8 +38,8 @@ PURPOSES = (
 def stream(seed: int, subject: int, purpose: str, part: int = 0) -> np.random.Generator:
     """Returns the random stream of one purpose for one subject.
 
-    Streams are addresses, not a sequence: what one purpose draws changes no other, and subject 3 is
-    the same person in a data set of four and of forty.
+    Streams are independent: draws of one purpose do not affect another, and subject 3 is the same
+    in a data set of four and of forty.
     """
     return np.random.default_rng([seed, subject, PURPOSES.index(purpose), part])
 
@@ -141,7 +141,7 @@ def interpolate(array: Array, source: Lattice, target: Lattice) -> Array:
 def sample(stack: Array, lattice: Lattice, points: Array) -> Array:
     """Returns several fields of one lattice at arbitrary points, linearly interpolated, clamped.
 
-    Fields that share a lattice share the work of finding neighbours, which is most of it.
+    The indices of neighbours, most of the work, are computed once for all fields.
 
     Args:
       stack: float32[x, y, z, c], the fields.

@@ -1,8 +1,7 @@
-"""Lesions: where multiple sclerosis strikes, how large, of what shape, and how badly.
+"""Multiple-sclerosis lesions: position, size, shape and severity.
 
 Lesions are drawn as bodies in head millimetres, so that a patient has the same ones at every
-resolution, and are rendered onto a lattice. Knows nothing of MRI beyond the relaxation that each
-lesion is given.
+resolution, and are rendered onto a lattice. Independent of MRI except for each lesion's relaxation.
 
 Sources: Filippi et al., Brain 142:1858 (2019), for the places and shapes typical of multiple
 sclerosis.
@@ -16,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from flaxflair.phantom.anatomy import MEDIUM, Person, build_brain
-from flaxflair.phantom.fields import Lattice, stream
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
+from flaxflair.simulation.anatomy import MEDIUM, Person, build_brain
+from flaxflair.simulation.fields import Lattice, stream
 
-# Parts of all lesions by place; the rest are deep in the white matter.
+# Fractions of lesions by location; the rest are in deep white matter.
 PERIVENTRICULAR, JUXTACORTICAL = 0.45, 0.22
 BLACK_HOLES = 0.25
 EDGE = 1.4  # mm over which a lesion ends
@@ -94,7 +93,7 @@ def draw_lesions(seed: int, subject: int, person: Person) -> list[Lesion]:
     within = (z > -48) & (z < 52) & (white > 0.75)
     ventricle = person.fields["ventricles"]
     normal = np.stack(list(np.gradient(ventricle, MEDIUM.spacing[0])))
-    # Lesions seek the body and horns of the lateral ventricles, not the brainstem's fluid.
+    # Lesions occur around the body and horns of the lateral ventricles, not in the brainstem.
     lateral = np.exp(-np.clip(-z - 12, 0, None) / 6)
     density = {
         "periventricular": within * (ventricle > 0) * np.exp(-((ventricle / 5.0) ** 2)) * lateral,
@@ -112,33 +111,52 @@ def draw_lesions(seed: int, subject: int, person: Person) -> list[Lesion]:
         at = np.unravel_index(int(np.searchsorted(ladder, rng.random() * ladder[-1])), x.shape)
         place = np.array([x[at], y[at], z[at]], float) + rng.uniform(-1, 1, 3)
         direction = normal[(slice(None), *at)].astype(float)
-        random = rng.standard_normal(3)
-        if kind == "periventricular" and np.linalg.norm(direction) > 0.1:
-            # Dawson's fingers: along the veins, perpendicular to the ventricle.
-            first = direction / np.linalg.norm(direction) + 0.25 * random
-            ratios = np.array([rng.uniform(1.3, 2.2), 1.0, rng.uniform(0.8, 1.25)])
-        else:
-            first = random
-            ratios = np.array([rng.uniform(1.0, 1.5), 1.0, rng.uniform(0.75, 1.1)])
-        frame, _ = np.linalg.qr(np.column_stack([first, rng.standard_normal((3, 2))]))
-        radii = ratios * (3 * volume / (4 * np.pi * ratios.prod())) ** (1 / 3)
-        if kind == "periventricular":
-            place = place + 0.35 * radii[0] * direction / max(np.linalg.norm(direction), 0.1)
-        hole = rng.random() < BLACK_HOLES
-        waves = np.column_stack([rng.standard_normal((6, 3)) * 2.2, rng.uniform(0, 2 * np.pi, 6)])
-        grade = severity + rng.normal(0, 0.7)
-        lesions.append(
-            Lesion(
-                centre=place,
-                axes=frame.T,
-                radii=radii,
-                waves=waves,
-                t1=float(np.clip(1280 + 110 * grade + 600 * hole, 1050, 2300)),
-                t2=float(np.clip(112 + 12 * grade + 35 * hole, 92, 190)),
-                pd=float(np.clip(0.84 + 0.015 * grade + 0.04 * hole, 0.78, 0.95)),
-            )
-        )
+        lesions.append(_draw_lesion(rng, kind, volume, place, direction, severity))
     return lesions
+
+
+def _draw_lesion(
+    rng: np.random.Generator,
+    kind: str,
+    volume: float,
+    place: Array,
+    direction: Array,
+    severity: float,
+) -> Lesion:
+    """Draws the shape and the relaxation of one lesion.
+
+    Args:
+      rng: of the patient's lesions.
+      kind: `periventricular`, `juxtacortical` or `deep`.
+      volume: mm3.
+      place: float64[3], mm.
+      direction: float64[3], away from the ventricles.
+      severity: of the patient's lesions, about 0.
+    """
+    random = rng.standard_normal(3)
+    if kind == "periventricular" and np.linalg.norm(direction) > 0.1:
+        # Dawson's fingers: along the veins, perpendicular to the ventricle.
+        first = direction / np.linalg.norm(direction) + 0.25 * random
+        ratios = np.array([rng.uniform(1.3, 2.2), 1.0, rng.uniform(0.8, 1.25)])
+    else:
+        first = random
+        ratios = np.array([rng.uniform(1.0, 1.5), 1.0, rng.uniform(0.75, 1.1)])
+    frame, _ = np.linalg.qr(np.column_stack([first, rng.standard_normal((3, 2))]))
+    radii = ratios * (3 * volume / (4 * np.pi * ratios.prod())) ** (1 / 3)
+    if kind == "periventricular":
+        place = place + 0.35 * radii[0] * direction / max(np.linalg.norm(direction), 0.1)
+    hole = rng.random() < BLACK_HOLES
+    waves = np.column_stack([rng.standard_normal((6, 3)) * 2.2, rng.uniform(0, 2 * np.pi, 6)])
+    grade = severity + rng.normal(0, 0.7)
+    return Lesion(
+        centre=place,
+        axes=frame.T,
+        radii=radii,
+        waves=waves,
+        t1=float(np.clip(1280 + 110 * grade + 600 * hole, 1050, 2300)),
+        t2=float(np.clip(112 + 12 * grade + 35 * hole, 92, 190)),
+        pd=float(np.clip(0.84 + 0.015 * grade + 0.04 * hole, 0.78, 0.95)),
+    )
 
 
 def render_lesions(lesions: list[Lesion], lattice: Lattice) -> LesionMaps:

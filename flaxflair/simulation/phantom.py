@@ -1,24 +1,11 @@
-"""The phantom: simulated multiple-sclerosis MRI, written as a BIDS data set like any other.
-
-    anatomy     an individual head, as tissue fractions, from the ICBM152 template
-    lesions     where multiple sclerosis strikes, and how
-    relaxation  tissues at 3 T, and the signal equations
-    scanner     grids, motion, bias, averaging, noise
-    simulate    one subject, joined from these
-    dataset     files
-    fields      random fields and seeded streams
-    rigid       rotations and shifts
-
-Knows nothing of networks.
-"""
+"""The phantom: simulated multiple-sclerosis MRI, written as a BIDS data set like any other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
-Layout = Literal["raw", "prepared"]
+from flaxflair.simulation.dataset import Layout, alone, write_dataset
 
 
 def write_phantom(
@@ -48,16 +35,15 @@ def write_phantom(
       on_subject: called with the index of each subject that is written, not always in order.
 
     Raises:
-      InputError: `out` is not empty, or a number makes no sense.
+      InputError: `out` is not empty, another process makes it, or a number makes no sense.
     """
-    from flaxflair.phantom.dataset import write_dataset
-
-    write_dataset(
-        Path(out),
-        subjects=subjects,
-        healthy=healthy,
-        seed=seed,
-        layout=layout,
-        scale=scale,
-        on_subject=on_subject or (lambda index: None),
-    )
+    with alone(Path(out)) as place:
+        write_dataset(
+            place,
+            subjects=subjects,
+            healthy=healthy,
+            seed=seed,
+            layout=layout,
+            scale=scale,
+            on_subject=on_subject or (lambda index: None),
+        )

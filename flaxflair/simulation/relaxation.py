@@ -1,8 +1,8 @@
-"""Relaxation: what tissues are at 3 T, and the signal that each pulse sequence makes of them.
+"""Relaxation of tissues at 3 T, and the signal equations of the pulse sequences.
 
-Pure functions of T1, T2 and proton density. Knows nothing of anatomy, grids or noise. Signals keep
-their sign, so that tissues may cancel inside a voxel as they do in a scanner; the magnitude is
-taken after averaging.
+Pure functions of T1, T2 and proton density. Independent of anatomy, grids and noise. Signals are
+signed, so that tissues may cancel within a voxel as in a scanner; the magnitude is taken after
+averaging.
 
 Sources: Haacke et al., *Magnetic Resonance Imaging* (2014), chapters 8 and 15, for the equations;
 Stanisz et al., Magn. Reson. Med. 54:507 (2005), and Wansapura et al., J. Magn. Reson. Imaging 9:531
@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Rigid motion: rotations and shifts as matrices. Knows nothing of what is moved."""
+"""Rigid motion: rotations and translations as matrices."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
 
 
 def rotation(degrees: Array) -> Array:

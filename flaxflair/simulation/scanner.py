@@ -1,6 +1,6 @@
 """Scanner: grids, motion, coil bias, averaging over voxels, and noise.
 
-Knows how an image is taken of a signal that is known in head space; knows nothing of tissues.
+Acquires an image of a signal given in head space. Independent of tissues.
 
 Three spaces: *head* mm (axes of the FLAIR's slices, origin the centre of its slab), *world* mm (the
 scanner's, in which NIfTI affines live), and voxel indices. World follows from head by the subject's
@@ -15,8 +15,8 @@ from itertools import product
 import numpy as np
 from scipy import special
 
-from flaxflair.phantom.fields import Lattice, interpolate_axis
-from flaxflair.volume import Array, Geometry
+from flaxflair.core.records import Array, Geometry
+from flaxflair.simulation.fields import Lattice, interpolate_axis
 
 # Millimetres of the scanner's bore over which the Legendre polynomials of the bias run from 0 to 1.
 BIAS_REACH = 130.0

@@ -1,6 +1,6 @@
 """Simulation of one subject: a head with lesions, scanned by six sequences, and then prepared.
 
-Joins anatomy, lesions, relaxation and scanner. Knows nothing of files.
+Combines anatomy, lesions, relaxation and scanner. Independent of files.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flaxflair.phantom import scanner
-from flaxflair.phantom.anatomy import (
-    COARSE,
+from flaxflair.core.records import Array, Geometry, Volume
+from flaxflair.core.sequences import SEQUENCES, TARGET
+from flaxflair.imaging.resampling import resample
+from flaxflair.simulation import scanner
+from flaxflair.simulation.anatomy import (
     HEAD_HIGH,
     HEAD_LOW,
     MEDIUM,
@@ -21,13 +23,11 @@ from flaxflair.phantom.anatomy import (
     draw_person,
     soften,
 )
-from flaxflair.phantom.fields import Lattice, interpolate, smooth_noise, stream
-from flaxflair.phantom.lesions import LesionMaps, draw_lesions, render_lesions
-from flaxflair.phantom.relaxation import PROTOCOLS, TISSUES, Protocol, signal
-from flaxflair.phantom.rigid import rigid
-from flaxflair.resample import resample
-from flaxflair.sequences import SEQUENCES, TARGET
-from flaxflair.volume import Array, Geometry, Volume
+from flaxflair.simulation.fields import Lattice, interpolate, stream
+from flaxflair.simulation.lesions import LesionMaps, draw_lesions, render_lesions
+from flaxflair.simulation.relaxation import PROTOCOLS, TISSUES, signal
+from flaxflair.simulation.rigid import rigid
+from flaxflair.simulation.tissue_maps import build_maps, image_signal
 
 # For each sequence: the tissue and the image units it has, and the noise's SD in the same units.
 # The noise is that of a 3 T scan at full resolution, whatever the scale.
@@ -39,18 +39,12 @@ GAINS: Mapping[str, tuple[str, float, float]] = {
     "DIR": ("grey", 260.0, 13.0),
     "FLAIR": ("white", 350.0, 13.0),
 }
-# Tissues whose signal the off-resonance pulses of long echo trains change, and how evenly: white
-# matter is saturated throughout, so that less of it varies.
-TRANSFER: Mapping[str, float] = {"white": 0.4, "grey": 1.0, "lesion": 1.0}
-# Water lengthens T1 and T2 and is the proton density, so that where one of them is high the others
-# are: the part of their variance that they share (Gelman et al., Magn. Reson. Med. 45:71, 2001).
-WATER = 0.8
-# The bias: what the scanner's coil does to every scan of everybody, as coefficients of Legendre
-# polynomials (it sees the middle of the head less, and the top); what differs from session to
-# session; and what each acquisition has of its own; the last two as SDs of a logarithm. In four
-# clinical sessions of one scanner N4 found fields that vary by 5 % in white matter. Those of T1 and
-# T2, in which anatomy is opposite, correlated with 0.93 to 0.96; less what N4 errs by, they had 1 %
-# of their own, and each sequence's differed by 1 % to 2 % from session to session.
+# Bias field: a component of the coil common to all scans, as coefficients of Legendre polynomials
+# (lower in the middle of the head and at the top); a component of the session; and a component of
+# each acquisition; the last two as SDs of a logarithm. In four clinical sessions of one scanner, N4
+# found fields that vary by 5 % in white matter. Those of T1 and T2, whose anatomical contrasts are
+# opposite, correlated with 0.93 to 0.96; after subtraction of N4's error, they differed by 1 %, and
+# each sequence's field differed by 1 % to 2 % between sessions.
 COIL: Mapping[tuple[int, int, int], float] = {
     (0, 0, 1): -0.17,
     (2, 0, 0): 0.18,
@@ -71,7 +65,7 @@ LABELS: Mapping[int, str] = {
 
 @dataclass(frozen=True)
 class Scan:
-    """One acquired image with what was done to it.
+    """One acquired image and the parameters of its simulation.
 
     Attributes:
       volume: the magnitude image on its own grid.
@@ -90,7 +84,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Truth:
-    """What only a phantom knows, on the FLAIR's grid.
+    """Ground truth, on the FLAIR's grid.
 
     Attributes:
       lesion: bool[x, y, z]; at least half of the voxel is lesion.
@@ -161,156 +155,6 @@ def simulation_lattice(scale: float) -> Lattice:
     return Lattice((x, y, z), (sx, sy, sz), (float(origin[0]), float(origin[1]), float(origin[2])))
 
 
-@dataclass(frozen=True)
-class Maps:
-    """Relaxation and preparation where there is tissue, as flat arrays over `where`.
-
-    Attributes:
-      lattice: the lattice that `where` indexes.
-      where: int[n], flat indices of points with tissue.
-      tissues: tissue -> (rows of `where` it occurs in, fraction, T1, T2, PD), flat arrays.
-      efficiency: float32[n], of inversion pulses.
-      flow: float32[n], fluid that came in fresh since the inversion, 0 to 1.
-      transfer: float32[n], signal gained or lost by magnetisation transfer, as a part; about 0.
-      fat: float32[n], signal that fat saturation leaves.
-    """
-
-    lattice: Lattice
-    where: Array
-    tissues: Mapping[str, tuple[Array, Array, Array, Array, Array]]
-    efficiency: Array
-    flow: Array
-    transfer: Array
-    fat: Array
-
-
-def _build_maps(
-    seed: int,
-    subject: int,
-    person: Person,
-    fractions: Mapping[str, Array],
-    lesions: LesionMaps,
-    lattice: Lattice,
-) -> Maps:
-    """Gives every point its relaxation: tissue, subject, smooth variation, texture, pathology."""
-    filled = np.sum(list(fractions.values()), axis=0)
-    where = np.flatnonzero(filled > 0.01)
-
-    def pick(array: Array) -> Array:
-        return array.reshape(-1)[where]
-
-    rng = stream(seed, subject, "relaxation")
-
-    def draw() -> tuple[Array, Array]:
-        # On lattices of head space, so that every scale sees the same tissue.
-        return smooth_noise(rng, COARSE, 11.0), smooth_noise(rng, MEDIUM, 1.3)
-
-    water = draw()
-
-    def variation(smooth: float, texture: float) -> Array:
-        wide, fine = (_share(common, own) for common, own in zip(water, draw(), strict=True))
-        field = smooth * interpolate(wide, COARSE, MEDIUM) + texture * fine
-        return np.exp(pick(interpolate(field, MEDIUM, lattice)))
-
-    factor = {
-        "t1": variation(0.025, 0.02),
-        "t2": variation(0.022, 0.02),
-        "pd": variation(0.015, 0.015),
-    }
-    mottle = pick(interpolate(0.12 * smooth_noise(rng, MEDIUM, 1.8), MEDIUM, lattice))
-    spread = np.array([0.025, 0.018, 0.012])
-    own = {name: np.exp(spread * _share(rng.normal(), rng.normal(size=3))) for name in TISSUES}
-    load, halo = pick(lesions.load), pick(lesions.halo)
-    deep, iron, ventricles, pulse = (
-        pick(interpolate(person.fields[name], MEDIUM, lattice))
-        for name in ("deep", "iron", "ventricles", "flow")
-    )
-    # Around ventricles, and around lesions, white matter that looks normal is not quite.
-    caps = np.exp(-np.clip(ventricles, 0, None) / 3.0)
-    altered = np.clip(halo * rng.uniform(0.6, 1.1), 0, 1)
-    white = pick(fractions["white"])
-    parts = {name: pick(array) for name, array in fractions.items()}
-    parts["white"], parts["lesion"] = white * (1 - load), white * load
-    tissues = {}
-    for name, part in parts.items():
-        rows = np.flatnonzero(part > 0.003)
-        tissue = TISSUES[name]
-        t1, t2, pd = (
-            np.full(len(rows), value * scale, np.float32)
-            for value, scale in zip((tissue.t1, tissue.t2, tissue.pd), own[name], strict=True)
-        )
-        if name in ("white", "grey", "lesion"):
-            t1, t2, pd = (
-                values * factor[key][rows]
-                for key, values in zip(("t1", "t2", "pd"), (t1, t2, pd), strict=True)
-            )
-        if name == "white":
-            t2 *= 1 + 0.05 * caps[rows] + 0.32 * altered[rows]
-            t1 *= 1 + 0.02 * caps[rows] + 0.10 * altered[rows]
-            pd *= 1 + 0.05 * altered[rows]
-        elif name == "grey":
-            t1 *= 1 - 0.12 * deep[rows]
-            t2 *= 1 - 0.10 * deep[rows] - 0.22 * iron[rows]
-        elif name == "lesion":
-            for key, values in (("t1", t1), ("t2", t2), ("pd", pd)):
-                values *= pick(getattr(lesions, key))[rows] / getattr(tissue, key)
-        elif name in ("fat", "muscle", "skin"):
-            pd *= 1 + mottle[rows]
-        tissues[name] = (rows, part[rows], t1, t2, pd)
-
-    inversion = stream(seed, subject, "inversion")
-    weak = inversion.uniform(0.02, 0.05) + 0.02 * smooth_noise(inversion, COARSE, 22.0)
-    efficiency = np.clip(1 - pick(interpolate(weak, COARSE, lattice)), 0.85, 1.0)
-    transfer = 0.05 * smooth_noise(inversion, COARSE, 9.0)
-    transfer = interpolate(transfer, COARSE, MEDIUM) + 0.035 * smooth_noise(inversion, MEDIUM, 2.0)
-    pulsing = stream(seed, subject, "flow")
-    swirl = (
-        0.5
-        + 0.5 * smooth_noise(pulsing, MEDIUM, 2.2)
-        + 0.3 * interpolate(smooth_noise(pulsing, COARSE, 8.0), COARSE, MEDIUM)
-    )
-    strength = pulsing.uniform(0.15, 0.35)
-    swirl = pick(interpolate(np.clip(swirl, 0, 2), MEDIUM, lattice))
-    flow = np.clip(swirl * (strength * pulse + 0.05), 0, 0.5)
-    off = stream(seed, subject, "fat")
-    left = off.uniform(0.06, 0.16) * np.exp(0.7 * smooth_noise(off, COARSE, 14.0))
-    fat = np.clip(pick(interpolate(left, COARSE, lattice)), 0.02, 0.8)
-    return Maps(
-        lattice, where, tissues, efficiency, flow, pick(interpolate(transfer, MEDIUM, lattice)), fat
-    )
-
-
-def _share(common: Array | float, own: Array) -> Array:
-    """Returns what varies like `own`, `WATER` of its variance being that of `common`; both of 1."""
-    return WATER**0.5 * common + (1 - WATER) ** 0.5 * own
-
-
-def _image_signal(maps: Maps, protocol: Protocol) -> Array:
-    """Returns float32[x, y, z], the signed signal of one sequence on the lattice.
-
-    Every tissue of a mixed point has its own signal, and the signals are added.
-    """
-    prepared = len(protocol.inversions) > 0
-    total = np.zeros(len(maps.where), np.float32)
-    for name, (rows, part, t1, t2, pd) in maps.tissues.items():
-        efficiency = maps.efficiency[rows] if prepared else 1.0
-        if name == "csf" and prepared:
-            # Fluid that flowed in after the inversion was never inverted.
-            efficiency = efficiency * (1 - maps.flow[rows]) - maps.flow[rows]
-        values = part * signal(t1, t2, pd, protocol, efficiency)
-        if protocol.fat_saturated:
-            if name == "fat":
-                values *= maps.fat[rows]
-            elif name in TRANSFER:
-                values *= 1 + TRANSFER[name] * maps.transfer[rows]
-        elif name == "csf" and not prepared:
-            values *= 1 - 0.3 * maps.flow[rows]
-        total[rows] += values
-    out = np.zeros(np.prod(maps.lattice.shape), np.float32)
-    out[maps.where] = total
-    return out.reshape(maps.lattice.shape)
-
-
 def _place(seed: int, subject: int) -> Array:
     """Draws how the head lies in the scanner: float64[4, 4], head to world."""
     rng = stream(seed, subject, "pose")
@@ -365,7 +209,7 @@ def simulate_subject(seed: int, subject: int, *, patient: bool, scale: float) ->
     fractions = build_head(person, lattice)
     lesions = draw_lesions(seed, subject, person) if patient else []
     rendered = render_lesions(lesions, lattice)
-    maps = _build_maps(seed, subject, person, fractions, rendered, lattice)
+    maps = build_maps(seed, subject, person, fractions, rendered, lattice)
     placement = _place(seed, subject)
     inverse = np.linalg.inv(placement)
     scans, noisefree = {}, np.empty(0)
@@ -377,7 +221,7 @@ def simulate_subject(seed: int, subject: int, *, patient: bool, scale: float) ->
         gain *= float(np.exp(gains.normal(0, 0.015)))
         grid = scanner.acquisition_grid(sequence, scale, placement)
         motion = _move(seed, subject, sequence)
-        field = _image_signal(maps, protocol)
+        field = image_signal(maps, protocol)
         if sequence == TARGET:
             clean = scanner.block_mean(field, lattice, grid, inverse)
         else:
@@ -414,7 +258,7 @@ def _find_truth(
         interpolate(person.fields[name], MEDIUM, lattice)
         for name in ("intracranial", "ventricles", "deep")
     )
-    # The ventricles' surface errs by a voxel of the template; the fluid itself says where it ends.
+    # The ventricles' surface is accurate to a voxel of the template; fluid defines the boundary.
     ventricle = soften(ventricle - 2.0, 2.0)
     brain = mean(soften(intracranial, 1.0)) > 0.5
     lesion_part = mean(white * lesions.load)
