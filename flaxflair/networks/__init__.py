@@ -1,6 +1,7 @@
 """Networks: each a pure `forward(params, images)`, found by name.
 
 A new network is a new module with a `build` function and a line in `NETWORKS`.
+Independent of training, files and normalisation.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from flaxflair.networks.network import Convolution, Network
 
 
 class Builder(Protocol):
-    """What makes a network of a number of input sequences."""
+    """Builds a network for a number of input sequences."""
 
     def __call__(
         self, channels: int, config: NetworkConfig, convolution: Convolution = conv3d, /
     ) -> Network:
-        """Returns the network; `convolution` is what it convolves by."""
+        """Returns the network; `convolution` is its convolution function."""
         ...
 
 

@@ -31,8 +31,8 @@ def build(
       channels: input sequences, m.
       layers: hidden layers, L.
       filters: filters of each, F.
-      dtype: of the computation, a key of `network.ARITHMETIC`; parameters are float32.
-      convolution: what it convolves by.
+      dtype: arithmetic, a key of `network.ARITHMETIC`; parameters are float32.
+      convolution: convolution function.
     """
 
     def create(rngs: nnx.Rngs) -> Chain:

@@ -1,9 +1,9 @@
-"""Convolution of a volume that is cut along x over devices. Knows nothing of networks.
+"""Convolution of a volume sharded along x over devices (halo exchange). Independent of networks.
 
-Each device holds a slab, b x y z c. Before a convolution it asks its two neighbours for the one row
-that lies next to its own, so that what the slabs compute together is what one device computes of
-the whole volume. Slabs are of one size: where x does not divide, rows are added at its end, and
-these are set to zero before every convolution, which is what 'same' padding has there.
+Each device holds a slab, b x y z c. Before a convolution it receives the adjacent row of each of
+its two neighbours, so that the slabs together give the result of one device on the whole volume.
+Slabs have one size: if x is not divisible, rows are added at its end and set to zero before every
+convolution, as 'same' padding.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from flaxflair.networks.network import Convolution
 def halo_conv(axis: str, extent: int) -> Convolution:
     """Returns a 'same' convolution, for use inside `jax.shard_map(..., check_vma=False)`.
 
-    It is called as `jax.lax.conv_general_dilated`, of this device's slab, and returns the slab of
-    the result. In reverse mode the gradient of a kernel is this slab's part: sum it over `axis`.
-    Rows of the result from `extent` on mean nothing.
+    It has the signature of `jax.lax.conv_general_dilated`, and maps this device's slab to its slab
+    of the result. In reverse mode the gradient of a kernel is that of this slab: sum it over
+    `axis`. Rows of the result from `extent` on are meaningless.
 
     Args:
-      axis: of the mesh, over which x is cut into slabs of one size, in order.
-      extent: rows of x in the volume, without those added at its end.
+      axis: axis of the mesh over which x is sharded into slabs of one size, in order.
+      extent: rows of the volume along x, without those added at its end.
 
     The returned function raises:
       ValueError: it is not 3×3×3 or 1×1×1, 'same', stride 1, undilated, channels last; or the slabs
@@ -78,7 +78,7 @@ def halo_conv(axis: str, extent: int) -> Convolution:
 
 
 def _with_margins(slab: jax.Array, axis: str, extent: int) -> jax.Array:
-    """Returns the slab with one row more on each side: the neighbour's, or zero at the ends."""
+    """Returns the slab with one more row on each side: the neighbour's, or zeros at the ends."""
     slabs, rows = lax.axis_size(axis), slab.shape[1]
     if slabs * rows < extent:
         raise ValueError(
@@ -87,7 +87,7 @@ def _with_margins(slab: jax.Array, axis: str, extent: int) -> jax.Array:
     if slabs * rows > extent:
         row = lax.axis_index(axis) * rows + jnp.arange(rows)
         slab = jnp.where((row < extent)[:, None, None, None], slab, 0)
-    # Who has no neighbour receives zeros.
+    # Devices without a neighbour receive zeros.
     before = lax.ppermute(slab[:, -1:], axis, [(i, i + 1) for i in range(slabs - 1)])
     after = lax.ppermute(slab[:, :1], axis, [(i + 1, i) for i in range(slabs - 1)])
     return jnp.concatenate([before, slab, after], axis=1)

@@ -1,6 +1,6 @@
-"""The voxel-wise multilayer perceptron that Wei et al. 2019 compare with: it sees no neighbours.
+"""The voxel-wise multilayer perceptron of Wei et al. 2019, a baseline without neighbourhood.
 
-L hidden layers of F units with ReLU, then a linear unit, applied to each voxel's sequences alone.
+L hidden layers of F units with ReLU, then a linear unit, applied to the sequences of each voxel.
 With five inputs, L = 2 and F = 100 that is 10,801 parameters.
 """
 

@@ -1,20 +1,21 @@
-"""What a network is to everything above it. Knows no particular network."""
+"""Interface of networks. Independent of any particular architecture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
 
 Params = nnx.State
 
-# What products are computed in: an accelerator, left to itself, rounds those of float32.
+# Arithmetic of products: by default, accelerators round the operands of float32 products.
 ARITHMETIC: dict[str, tuple[jnp.dtype, lax.Precision]] = {
     "float32": (jnp.dtype("float32"), lax.Precision.HIGHEST),
     "tensorfloat32": (jnp.dtype("float32"), lax.Precision.DEFAULT),
@@ -24,12 +25,30 @@ Forward = Callable[[Params, jax.Array], jax.Array]
 Convolution = Callable[..., jax.Array]  # called as `jax.lax.conv_general_dilated`
 
 
+@dataclass(frozen=True)
+class Apply:
+    """A network as a function of its parameters and inputs.
+
+    Static by equality: networks built alike are equal and hash alike, so that a jitted function
+    that takes one as a static argument compiles once however often a model is loaded.
+
+    Attributes:
+      graphdef: of `flax.nnx`, all of the network but its parameters.
+    """
+
+    graphdef: nnx.GraphDef[Any]
+
+    def __call__(self, params: Params, *inputs: jax.Array) -> Any:
+        """Returns what the network computes."""
+        return nnx.merge(self.graphdef, params)(*inputs)
+
+
 class Network(NamedTuple):
     """A network as pure functions.
 
     Attributes:
       init: key -> params.
-      forward: (params, images b x y z m) -> flair b x y z, float32.
+      forward: (params, images b x y z m) -> flair b x y z, float32; an `Apply`.
       start_linear: (params, coefficients m + 1) -> params of a network that computes exactly
         `Σ_m c_m · image_m + c_(m+1)`, from which training then goes on; None if it cannot.
       radius: voxels on each side that an output depends on.
@@ -42,6 +61,23 @@ class Network(NamedTuple):
     start_linear: Callable[[Params, Array], Params] | None
     radius: int
     stride: int = 1
+
+
+class ConditionalNetwork(NamedTuple):
+    """A network conditioned on a description of its inputs, as pure functions.
+
+    Attributes:
+      init: key -> params.
+      forward: (params, images b x y z m, condition b c) -> FLAIR and lesion logit, b x y z each,
+        float32.
+      radius: voxels on each side that an output depends on, at most.
+      stride: see `Network`.
+    """
+
+    init: Callable[[jax.Array], Params]
+    forward: Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    radius: int
+    stride: int
 
 
 def count_parameters(params: Params) -> int:

@@ -1,14 +1,14 @@
-"""The 3D U-Net that Wei et al. 2019 compare with, for any width and number of inputs.
+"""The 3D U-Net of Wei et al. 2019, a baseline, for any width and number of inputs.
 
-At full resolution two 3×3×3 convolutions of F filters, at half two of 2F, at a quarter two of 4F;
-back at half two of 2F, and at full two of 2F again, each pair fed by the skip of its resolution and
-by what comes up. Down goes by max pooling of 2×2×2, up by transposed convolution of 2×2×2 with
-stride 2. 'Same' padding and ReLU with every 3×3×3 convolution, and with nothing else; a linear
-1×1×1 convolution to one channel ends it. With five inputs and F = 16 that is 375,585 parameters.
+Encoder: two 3×3×3 convolutions of F filters at full resolution, two of 2F at half and two of 4F at
+a quarter, with 2×2×2 max pooling between. Decoder: two of 2F at half and two of 2F at full
+resolution, each pair applied to the skip connection and the result of a 2×2×2 transposed
+convolution with stride 2. Every 3×3×3 convolution has 'same' padding and ReLU; the output is a
+linear 1×1×1 convolution to one channel. With five inputs and F = 16 that is 375,585 parameters.
 
-A volume whose edges are no multiples of 4 is filled up with zeros at the far ends, and the FLAIR
-cut to size. Volumes filled up otherwise, or shifted by less than 4 voxels, pool otherwise: the
-result is another, and no better or worse.
+A volume whose edges are not multiples of 4 is padded with zeros at the far ends, and the FLAIR
+cropped. With other padding, or shifted by less than 4 voxels, pooling windows and so the result
+differ.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from flaxflair.core.records import InputError
 from flaxflair.networks.conv import conv3d
 from flaxflair.networks.layers import (
     Layer,
@@ -31,18 +32,16 @@ from flaxflair.networks.layers import (
     rectify,
 )
 from flaxflair.networks.network import ARITHMETIC, Convolution, Network
-from flaxflair.volume import InputError
 
 POOLINGS = 2
 STRIDE = 2**POOLINGS
 
-# Towards lower indices, from the second voxel of a block of 4: 2 voxels at full resolution, then at
-# half, at a quarter and at half again, 2 each of theirs, then 2 at full. The furthest that any
-# voxel looks towards higher ones is as much.
+# Receptive radius towards lower indices, from the second voxel of a block of 4: 2 voxels each at
+# full, half, quarter, half and full resolution. The maximum towards higher indices is the same.
 RADIUS = 23
 
 
-class Raise(nnx.Module):
+class UpConv(nnx.Module):
     """Transposed convolution of 2×2×2 with stride 2, linear.
 
     Kernels as wide as their stride do not overlap, so that it is a matrix product: each voxel by
@@ -64,13 +63,13 @@ class Raise(nnx.Module):
 
 
 class UNet(nnx.Module):
-    """The layers; see the module."""
+    """The U-Net as a module; see the docstring of this file."""
 
     def __init__(
         self, channels: int, filters: int, dtype: str, convolution: Convolution, *, rngs: nnx.Rngs
     ):
         conv = partial(make_conv, dtype=dtype, convolution=convolution, rngs=rngs)
-        up = partial(Raise, dtype=dtype, rngs=rngs)
+        up = partial(UpConv, dtype=dtype, rngs=rngs)
 
         def pair(inputs: int, outputs: int) -> nnx.List[nnx.Conv]:
             return nnx.List([conv(inputs, outputs), conv(outputs, outputs)])
@@ -90,8 +89,8 @@ class UNet(nnx.Module):
         x, y, z = images.shape[1:4]
         margins = [(0, -size % STRIDE) for size in (x, y, z)]
         full = rectify(self.full_down, jnp.pad(images, [(0, 0), *margins, (0, 0)]))
-        half = rectify(self.half_down, _pool(full))
-        quarter = rectify(self.quarter, _pool(half))
+        half = rectify(self.half_down, max_pool(full))
+        quarter = rectify(self.quarter, max_pool(half))
         half = rectify(self.half_up, _join(half, self.quarter_to_half(quarter)))
         full = rectify(self.full_up, _join(full, self.half_to_full(half)))
         return read_out(self.readout, full)[:, :x, :y, :z]
@@ -101,7 +100,7 @@ class UNet(nnx.Module):
         return [*self.full_down, *self.full_up]
 
 
-def _pool(values: jax.Array) -> jax.Array:
+def max_pool(values: jax.Array) -> jax.Array:
     """Returns the largest of every 2×2×2 voxels, b 2x 2y 2z f -> b x y z f."""
     b, x, y, z, f = values.shape
     return values.reshape(b, x // 2, 2, y // 2, 2, z // 2, 2, f).max((2, 4, 6))
@@ -126,11 +125,11 @@ def build(
       channels: input sequences, m.
       layers: poolings; there are 2.
       filters: filters at full resolution on the way down, F.
-      dtype: of the computation, a key of `network.ARITHMETIC`; parameters are float32.
-      convolution: what it convolves by, where kernels are of 3×3×3.
+      dtype: arithmetic, a key of `network.ARITHMETIC`; parameters are float32.
+      convolution: convolution function of the 3×3×3 kernels.
 
     Raises:
-      InputError: other than 2 poolings are asked for.
+      InputError: `layers` is not 2.
     """
     if layers != POOLINGS:
         raise InputError(
