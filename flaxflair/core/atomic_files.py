@@ -11,9 +11,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+_MOST_BYTES = 200  # of a file's name, in that of its beginnings
+
 
 class WriteError(OSError):
     """A file cannot be written; the message names it and says what to do."""
+
+
+def describe_error(error: Exception) -> str:
+    """Returns an error as a sentence; one of the system names the file and what to look at."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    why = error.strerror or type(error).__name__
+    return f"{error.filename}: {why}; check the name, and its permissions"
 
 
 def expect_writable(folder: Path) -> None:
@@ -46,7 +56,9 @@ def write_bytes(path: Path, content: bytes) -> None:
       WriteError: the disk is full or the folder read-only; nothing is left behind.
     """
     # A name of its own for every call: threads, and hosts that share a disk, share process numbers.
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    # A file system takes 255 bytes, and the name itself may have as many.
+    start = os.fsencode(path.name)[:_MOST_BYTES].decode(errors="ignore")
+    part = path.with_name(f".{start}.{uuid.uuid4().hex}.part")
     try:
         with open(part, "wb") as stream:
             stream.write(content)

@@ -5,7 +5,8 @@ Knows nothing of files, of intensities or of networks.
 Axis legend, for the whole package:
 
     b        subject (or window) in a batch
-    x y z    voxel axes, in the order of the file
+    x y z    voxel axes: those of a `Subject` run closest to right, anterior, superior, whatever
+             the order in its files (`native`); a `Volume` has the axes that its affine states
     m        pulse sequence, as an input channel
     f        filters of a hidden layer
 
@@ -14,7 +15,7 @@ A comment such as `# b x y z m -> b x y z` states the axes before and after.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,6 +49,12 @@ class Geometry:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
+    @property
+    def centre(self) -> Array:
+        """The middle of the grid, world mm, float64[3]."""
+        middle = (np.array(self.shape) - 1) / 2
+        return self.affine[:3, :3] @ middle + self.affine[:3, 3]
+
     def matches(self, other: Geometry) -> bool:
         """Whether both are one grid: equal shapes, and corners within a hundredth of a voxel."""
         if self.shape != other.shape:
@@ -73,7 +80,7 @@ class Volume:
     """An image and its place in space, which never part.
 
     Attributes:
-      array: float32[x, y, z].
+      array: float32[x, y, z]; from `nifti.read_volume`, in the axis order of the file.
       geometry: its grid.
     """
 
@@ -122,6 +129,8 @@ class Subject:
         if it is the same.
       space: BIDS `space` label of the files, or None.
       sources: the files read, relative to the data set's root.
+      scanned: sequence -> mm, the edges of the voxels in which it was scanned, along x, y, z; those
+        of `geometry` where a sequence is not named.
       noisefree: float32[x, y, z], the FLAIR before noise; only a phantom has one.
       warnings: what should be looked at before what is made of it is trusted, a sentence each.
     """
@@ -137,6 +146,7 @@ class Subject:
     native: Geometry | None = None
     space: str | None = None
     sources: tuple[str, ...] = ()
+    scanned: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     noisefree: Array | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
 
@@ -144,6 +154,10 @@ class Subject:
     def name(self) -> str:
         """`sub-01`, or `sub-01_ses-1`."""
         return name_session(self.participant, self.session)
+
+    def voxel_size(self, sequence: str) -> tuple[float, float, float]:
+        """Edges in mm, along x, y, z, of the voxels in which a sequence was scanned."""
+        return self.scanned.get(sequence, self.geometry.voxel_size)
 
 
 def name_session(participant: str, session: str | None) -> str:

@@ -6,6 +6,7 @@ file name carries `acq-DIR` and the suffix `T2w`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -73,17 +74,69 @@ def parse_inputs(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in INPUTS if name in wanted)
 
 
-def identify(suffix: str, acquisition: str | None) -> str | None:
-    """Returns the name of the sequence that a file of this suffix and `acq` label holds.
+@dataclass(frozen=True)
+class NameRule:
+    """What an entity of a file name says of the sequence, whatever the suffix would say alone.
 
-    A label that a sequence claims (`acq-DIR_T2w`) goes to that sequence; every other label of the
-    suffix (`acq-highres_T2w`) goes to the sequence that owns the bare suffix. None: not one of
-    ours.
+    Attributes:
+      entity: BIDS entity (`acq`).
+      label: pattern of the whole label.
+      suffixes: those that it holds for; empty for all.
+      sequence: the sequence that it is; None if it is none of ours.
+      meaning: why it is no sequence of ours, for a message.
     """
-    same = [sequence for sequence in SEQUENCES.values() if sequence.suffix == suffix]
-    claimed = [s.name for s in same if s.acquisition is not None and s.acquisition == acquisition]
-    bare = [s.name for s in same if s.acquisition is None]
-    return next(iter(claimed or bare), None)
+
+    entity: str
+    label: re.Pattern[str]
+    suffixes: tuple[str, ...]
+    sequence: str | None
+    meaning: str = ""
+
+
+_ANY = re.compile(".+")
+_CONTRAST = re.compile(
+    r"(?i).*(gado|gadolinium|contrast|postg|post-?gd).*|.*t1c|t1ce|gd|gad|ce|post"
+)
+# THE table of what names say; the first rule that holds decides, and else the suffix alone does.
+# Labels are of any case, but a long one is a DIR only by its capitals: `3DDIR`, not `direct`.
+NAME_RULES: tuple[NameRule, ...] = (
+    NameRule("ce", _ANY, (), None, "post-contrast"),
+    NameRule("part", re.compile("(?i)phase|real|imag"), (), None, "no magnitude image"),
+    NameRule("mt", re.compile("(?i)on"), (), None, "with magnetisation transfer"),
+    NameRule("inv", _ANY, ("T1w",), None, "one of several inversions"),
+    NameRule("acq", re.compile("(?i).*mton"), ("T1w", "PDw"), None, "with magnetisation transfer"),
+    NameRule("acq", _CONTRAST, ("T1w", "T2w", "PDw", "FLAIR"), None, "post-contrast"),
+    NameRule("acq", re.compile("(?i)phase|real|imag"), (), None, "no magnitude image"),
+    NameRule("acq", re.compile("(?i:dir)|.*DIR.*"), ("T2w", "FLAIR"), "DIR"),
+    NameRule("acq", re.compile("(?i).*flair.*"), ("T2w", "FLAIR"), "FLAIR"),
+    NameRule("acq", re.compile("(?i)pdw?"), ("T2w",), "PD"),
+    NameRule("acq", re.compile("(?i)se"), ("T1w",), "T1SE"),
+)
+
+
+def identify(suffix: str, entities: Mapping[str, str]) -> str | None:
+    """Returns the name of the sequence that a file of this suffix and these entities holds.
+
+    By `NAME_RULES`: a label that a sequence claims (`acq-DIR_T2w`) goes to that sequence; one that
+    no rule knows (`acq-highres_T2w`) goes to the sequence that owns the bare suffix. None: not one
+    of ours.
+    """
+    rule = find_rule(suffix, entities)
+    if rule is not None:
+        return rule.sequence
+    bare = (s.name for s in SEQUENCES.values() if s.suffix == suffix and s.acquisition is None)
+    return next(bare, None)
+
+
+def find_rule(suffix: str, entities: Mapping[str, str]) -> NameRule | None:
+    """Returns the rule that decides over a file of a suffix of ours, or None."""
+    if suffix not in {sequence.suffix for sequence in SEQUENCES.values()}:
+        return None
+    for rule in NAME_RULES:
+        holds = not rule.suffixes or suffix in rule.suffixes
+        if holds and rule.entity in entities and rule.label.fullmatch(entities[rule.entity]):
+            return rule
+    return None
 
 
 def parse_patterns(texts: Iterable[str]) -> dict[str, str]:

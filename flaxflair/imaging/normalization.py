@@ -4,7 +4,8 @@ Knows nothing of files or networks.
 
 `normalize` and `denormalize` undo each other for one `Stats`. A `Normalization` says where the
 statistics come from: `dataset`, pooled over many images as they are (the paper), or pooled after
-each image was brought into line by anchors of its own (see `anchors`).
+each image was brought into line by anchors of its own (see `landmarks`), or by the levels of its
+tissues, which are found in all input sequences of a session together (see `tissue_levels`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from flaxflair.anchors import ANCHORS, bend
-from flaxflair.volume import Array, InputError, Subject
+from flaxflair.core.records import Array, InputError, Subject
+from flaxflair.core.sequences import TARGET
+from flaxflair.imaging import tissue_levels
+from flaxflair.imaging.landmarks import ANCHORS, bend
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,12 @@ class Stats:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not all(np.isfinite(self.mean)) or not all(s > 0 for s in self.std):
-            raise ValueError(f"unusable statistics: mean {self.mean}, SD {self.std}")
+        # As they are applied: a value may be finite, or above zero, and not so in float32.
+        with np.errstate(over="ignore", under="ignore"):
+            mean, std = _float32(self)
+        usable = np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()
+        if not usable or mean.shape != std.shape:
+            raise InputError(f"unusable statistics: mean {self.mean}, SD {self.std}")
 
 
 def pool(images: Iterable[Array]) -> Stats:
@@ -84,9 +92,9 @@ class Normalization:
     Attributes:
       images: statistics of the input sequences, in line.
       flair: statistics of the FLAIR, in line.
-      method: `dataset`, or a key of `anchors.ANCHORS`.
+      method: one of `METHODS`.
       places: where each channel's anchors belong, m + 1 rows of k; the last is the FLAIR's. Empty
-        for `dataset`.
+        for `dataset`; with `tissue`, k differs among sequences.
       gain: anchors of the FLAIR relative to the inputs' `level`, k values. Empty for `dataset`.
     """
 
@@ -102,6 +110,44 @@ class Normalization:
         return self.method != "dataset"
 
 
+def expect_consistent(normalization: Normalization, channels: int) -> None:
+    """Refuses a normalisation that cannot be applied to images of a number of sequences.
+
+    Raises:
+      InputError: the message says what does not fit.
+    """
+    images, flair = normalization.images, normalization.flair
+    if (len(images.mean), len(flair.mean)) != (channels, 1):
+        raise InputError(
+            f"normalization: statistics of {len(images.mean)} images and {len(flair.mean)} FLAIRs; "
+            f"{channels} and 1 are needed"
+        )
+    rows = [*normalization.places, normalization.gain]
+    if normalization.method == "dataset":
+        if any(rows):
+            raise InputError("normalization: 'dataset' has neither places nor a gain")
+        return
+    counts = _count_anchors(normalization.method)
+    if len(rows) != channels + 2 or any(len(row) not in counts for row in rows):
+        raise InputError(
+            f"normalization: {normalization.method!r} needs {channels + 1} places and a gain of "
+            f"{' or '.join(map(str, counts))} values each"
+        )
+    if len(rows[-1]) != len(rows[-2]):
+        raise InputError("normalization: the gain has as many values as the FLAIR's places")
+    if not all(np.isfinite(row).all() and (np.diff(row) > 0).all() for row in rows):
+        raise InputError("normalization: places and gain are finite numbers that rise")
+
+
+def _count_anchors(method: str) -> list[int]:
+    """Returns how many anchors a sequence can have."""
+    if method == "tissue":
+        return sorted({len(tissue_levels.standard_landmarks(n)) for n in tissue_levels.STANDARD})
+    return [len(ANCHORS[method](np.arange(1000.0)))]
+
+
+METHODS = ("dataset", *ANCHORS, "tissue")
+
 # Anchors of these are a scale alone; what is predicted in their units can be held to it.
 _SCALES = ("brain", "white")
 
@@ -113,13 +159,14 @@ def fit(subjects: Sequence[Subject], method: str) -> Normalization:
 
     With `dataset`, a z-score per sequence is over all voxels of all images (the paper). Else each
     image is first brought into line by its own anchors, which go where the training subjects'
-    anchors lie on average, relative to each image's mean in the brain. What a synthetic FLAIR is
-    worth in intensities is then taken from the inputs, since much of a receiver's gain is common to
-    the sequences of a session.
+    anchors lie on average, relative to each image's mean in the brain; with `tissue`, to the
+    standard levels of each sequence, whoever was trained on. What a synthetic FLAIR is worth in
+    intensities is then taken from the inputs, since much of a receiver's gain is common to the
+    sequences of a session.
 
     Args:
       subjects: of the training folds.
-      method: `dataset`, or a key of `anchors.ANCHORS`.
+      method: one of `METHODS`.
 
     Raises:
       InputError: a subject has no FLAIR, or a mean that cannot be divided by.
@@ -127,23 +174,28 @@ def fit(subjects: Sequence[Subject], method: str) -> Normalization:
     if method == "dataset":
         flairs = (_flair(subject)[..., None] for subject in subjects)
         return Normalization(pool(subject.images for subject in subjects), pool(flairs))
-    places, gains = [], []
+    anchors, places, gains = [], [], []
     for subject in subjects:
         brain, flair = subject.masks.brain, _flair(subject)[..., None]
         with _named(subject.name):
-            own = [find_anchors(method, image, brain) for image in (subject.images, flair)]
+            inputs = find_anchors(method, subject.images, brain, subject.sequences)
+            target = find_anchors(method, flair, brain, (TARGET,))
             means = [_means(image, brain) for image in (subject.images, flair)]
-            gains.append(own[1][0] / level(subject.images, brain))
-        places.append(np.concatenate(own) / np.concatenate(means)[:, None])
-    where = np.mean(places, axis=0)
-
-    def in_line(image: Array, brain: Array, where: Array) -> Array:
-        return _bend(image, find_anchors(method, image, brain), where)
-
-    inputs, target = where[:-1], where[-1:]
+            gains.append(target[0] / level(subject.images, brain))
+        anchors.append((inputs, target))
+        own = zip([*inputs, *target], np.concatenate(means), strict=True)
+        places.append([row / mean for row, mean in own])
+    if method == "tissue":
+        names = (*subjects[0].sequences, TARGET)
+        where = [tissue_levels.standard_landmarks(name) for name in names]
+    else:
+        where = [np.mean(rows, axis=0) for rows in zip(*places, strict=True)]
     return Normalization(
-        pool(in_line(s.images, s.masks.brain, inputs) for s in subjects),
-        pool(in_line(_flair(s)[..., None], s.masks.brain, target) for s in subjects),
+        pool(_bend(s.images, a[0], where[:-1]) for s, a in zip(subjects, anchors, strict=True)),
+        pool(
+            _bend(_flair(s)[..., None], a[1], where[-1:])
+            for s, a in zip(subjects, anchors, strict=True)
+        ),
         method,
         tuple(tuple(float(v) for v in row) for row in where),
         tuple(float(v) for v in np.mean(gains, axis=0)),
@@ -159,54 +211,92 @@ def level(images: Array, brain: Array) -> float:
     return float(np.exp(np.log(_means(images, brain)).mean()))
 
 
-def find_anchors(method: str, images: Array, brain: Array) -> Array:
-    """Returns the anchors of each channel, float64[m, k], rising.
+def find_anchors(
+    method: str, images: Array, brain: Array, sequences: Sequence[str] = ()
+) -> list[Array]:
+    """Returns the anchors of each channel, float64[k] each, rising.
 
     Args:
-      method: a key of `anchors.ANCHORS`.
+      method: one of `METHODS` but `dataset`.
       images: [x, y, z, m].
       brain: bool[x, y, z].
+      sequences: names of the m channels; needed by `tissue` alone.
 
     Raises:
       InputError: an image is too flat for two of its anchors to differ.
     """
+    if method == "tissue":
+        found = tissue_levels.fit_tissue_levels(images, sequences, brain)
+        return [tissue_levels.landmarks(found[name], name) for name in sequences]
     inside = images[brain]
-    own = np.stack([ANCHORS[method](inside[:, m]) for m in range(images.shape[-1])])
-    if (np.diff(own, axis=1) <= 0).any():
-        channel = int(np.argmin(np.diff(own, axis=1).min(axis=1)))
-        shown = ", ".join(f"{value:.4g}" for value in own[channel])
-        raise InputError(
-            f"an image cannot be normalised by {method!r}, whose marks in the brain, {shown}, do "
-            "not rise; give intensities as scanned"
-        )
-    return own
+    anchors = [ANCHORS[method](inside[:, m]) for m in range(images.shape[-1])]
+    for own in anchors:
+        if (np.diff(own) <= 0).any():
+            shown = ", ".join(f"{value:.4g}" for value in own)
+            raise InputError(
+                f"an image cannot be normalised by {method!r}, whose marks in the brain, {shown}, "
+                "do not rise; give intensities as scanned"
+            )
+    return anchors
 
 
-def encode_images(normalization: Normalization, images: Array, brain: Array) -> Array:
-    """Returns the z-scores of input sequences, x y z m -> x y z m; `brain` is bool[x, y, z]."""
-    return make_encoder(normalization, images, brain)(images)
+def encode_images(
+    normalization: Normalization, images: Array, brain: Array, sequences: Sequence[str] = ()
+) -> Array:
+    """Returns the z-scores of input sequences, x y z m -> x y z m; see `make_encoder`."""
+    return make_encoder(normalization, images, brain, sequences)(images)
 
 
-def make_encoder(normalization: Normalization, images: Array, brain: Array) -> Encoder:
+def make_encoder(
+    normalization: Normalization, images: Array, brain: Array, sequences: Sequence[str] = ()
+) -> Encoder:
     """Returns what makes z-scores of one session's inputs, or of any part of them.
 
     Args:
       normalization: of the model.
       images: [x, y, z, m], the whole session.
       brain: bool[x, y, z]; of no effect on `dataset`.
+      sequences: names of the m channels; needed by `tissue` alone.
 
     Raises:
       InputError: see `find_anchors`.
     """
-    places = np.array(normalization.places[:-1])
-    return _encoder(normalization.images, normalization.method, places, images, brain)
+    if normalization.method == "dataset":
+        return partial(normalize, stats=normalization.images)
+    own = find_anchors(normalization.method, images, brain, sequences)
+    return _encoder(normalization.images, own, normalization.places[:-1])
+
+
+def relative_levels(normalization: Normalization, encoded: Array) -> Array:
+    """Returns how bright each input is against those that a model was trained on.
+
+    The ratio of the root mean squares of intensities, all voxels taken together as `dataset` takes
+    them; 1 for every other method, which brings each session to the level of the training.
+
+    Args:
+      normalization: of the model.
+      encoded: [x, y, z, m], from `encode_images`, zeroed outside the brain if the model does so.
+
+    Returns:
+      float64[m].
+    """
+    if normalization.method != "dataset":
+        return np.ones(encoded.shape[-1])
+    mean, std = np.array(normalization.images.mean), np.array(normalization.images.std)
+    count = np.prod(encoded.shape[:-1])
+    first = encoded.sum(axis=(0, 1, 2), dtype=np.float64) / count
+    second = np.einsum("xyzm,xyzm->m", encoded, encoded, dtype=np.float64) / count
+    own = std**2 * second + 2 * std * mean * first + mean**2
+    return np.sqrt(np.maximum(own, 0) / (mean**2 + std**2))
 
 
 def encode_flair(normalization: Normalization, flair: Array, brain: Array) -> Array:
     """Returns the z-scores of a FLAIR, x y z -> x y z: what a network is trained towards."""
-    own, places = flair[..., None], np.array(normalization.places[-1:])
-    encode = _encoder(normalization.flair, normalization.method, places, own, brain)
-    return encode(own)[..., 0]
+    own = flair[..., None]
+    if normalization.method == "dataset":
+        return normalize(own, normalization.flair)[..., 0]
+    anchors = find_anchors(normalization.method, own, brain, (TARGET,))
+    return _encoder(normalization.flair, anchors, normalization.places[-1:])(own)[..., 0]
 
 
 def decode_flair(normalization: Normalization, flair: Array, images: Array, brain: Array) -> Array:
@@ -221,8 +311,8 @@ def decode_flair(normalization: Normalization, flair: Array, images: Array, brai
     decoded = denormalize(flair[..., None], normalization.flair)
     if normalization.method == "dataset":
         return decoded[..., 0]
-    own = np.array([normalization.gain]) * level(images, brain)
-    places = np.array(normalization.places[-1:])
+    own = [np.array(normalization.gain) * level(images, brain)]
+    places: Sequence[ArrayLike] = normalization.places[-1:]
     if normalization.method in _SCALES:
         # A network that learnt from a brain with more fluid, whose tissue lies higher above the
         # mean, is so brought back to this brain.
@@ -230,22 +320,21 @@ def decode_flair(normalization: Normalization, flair: Array, images: Array, brai
     return _bend(decoded, places, own)[..., 0]
 
 
-def _encoder(stats: Stats, method: str, places: Array, images: Array, brain: Array) -> Encoder:
-    if method == "dataset":
-        return partial(normalize, stats=stats)
-    own = find_anchors(method, images, brain)
-    if own.shape[1] > 2:
+def _encoder(stats: Stats, own: Sequence[Array], places: Sequence[ArrayLike]) -> Encoder:
+    if any(len(row) > 2 for row in own):
         return lambda part: normalize(_bend(part, own, places), stats)
     # Two anchors are a line, and a line and a z-score are one line.
-    slope = (own[:, 1] - own[:, 0]) / (places[:, 1] - places[:, 0])
-    mean = own[:, 0] + (stats.mean - places[:, 0]) * slope
+    first, where = np.array(own), np.array(places)
+    slope = (first[:, 1] - first[:, 0]) / (where[:, 1] - where[:, 0])
+    mean = first[:, 0] + (stats.mean - where[:, 0]) * slope
     return partial(normalize, stats=_stats(mean, slope * stats.std))
 
 
-def _bend(images: Array, own: Array, places: Array) -> Array:
+def _bend(images: Array, own: Sequence[ArrayLike], places: Sequence[ArrayLike]) -> Array:
     """Brings every channel into line, x y z m -> x y z m."""
-    channels = range(images.shape[-1])
-    return np.stack([bend(images[..., m], own[m], places[m]) for m in channels], axis=-1)
+    rows = enumerate(zip(own, places, strict=True))
+    bent = [bend(images[..., m], np.array(a), np.array(b)) for m, (a, b) in rows]
+    return np.stack(bent, axis=-1)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from nibabel import orientations
 
-from flaxflair.volume import Array, Geometry, Subject, Volume
+from flaxflair.core.records import Array, Geometry, GeometryError, Subject, Volume
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
@@ -43,6 +43,26 @@ def from_ras(array: Array, geometry: Geometry) -> Array:
 
 
 def to_native(array: Array, subject: Subject) -> Volume:
-    """Returns an image of a subject's, [x, y, z], in the order of voxels that its files have."""
+    """Returns an image of a subject, [x, y, z], in the axis order of its files."""
     native = subject.native or subject.geometry
     return Volume(from_ras(array, native), native)
+
+
+def from_native(volume: Volume, subject: Subject) -> Array:
+    """Undoes `to_native`: returns an image on the subject's grid, [x, y, z].
+
+    Args:
+      volume: on the grid of the subject, in any axis order.
+      subject: whose image it is.
+
+    Raises:
+      GeometryError: it lies on another grid.
+    """
+    turned = to_ras(volume)
+    if not turned.geometry.matches(subject.geometry):
+        found, wanted = ("×".join(map(str, g.shape)) for g in (turned.geometry, subject.geometry))
+        raise GeometryError(
+            f"its grid ({found} voxels) differs from that of {subject.name} ({wanted} voxels) in "
+            "shape or affine"
+        )
+    return turned.array

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from flaxflair.volume import Array, Geometry
+from flaxflair.core.records import Array, Geometry, Volume, strides
 
 
 def _box(array: Array, width: float, axis: int) -> Array:
@@ -52,3 +52,11 @@ def resample(
         array = _box(array, float(np.linalg.norm(edge)), axis)
     mode = {"border": "nearest", "zero": "constant"}[beyond]
     return ndimage.affine_transform(array, mapping, output_shape=target.shape, order=1, mode=mode)
+
+
+def subsample(volume: Volume, millimetres: float) -> Volume:
+    """Returns every so many voxels of an image, so many mm apart at most, and at least each."""
+    steps = strides(volume.geometry.voxel_size, millimetres)
+    array = volume.array[:: steps[0], :: steps[1], :: steps[2]]
+    x, y, z = array.shape
+    return Volume(array, Geometry((x, y, z), volume.geometry.affine @ np.diag([*steps, 1.0])))

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
 
 Slices = tuple[slice, slice, slice]
 

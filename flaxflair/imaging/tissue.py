@@ -9,7 +9,7 @@ import numpy as np
 from skimage.filters import threshold_multiotsu
 from skimage.measure import label
 
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
 
 
 def part_tissues(t1: Array, brain: Array) -> tuple[float, float] | None:

@@ -7,22 +7,23 @@ voxels.
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import ancpbids
-
-from flaxflair.files import write_bytes, write_json
-from flaxflair.sequences import SEQUENCES, identify
-from flaxflair.volume import InputError
+from flaxflair.core.atomic_files import write_bytes, write_json
+from flaxflair.core.json_objects import read_object
+from flaxflair.core.records import InputError
+from flaxflair.core.sequences import SEQUENCES, identify
+from flaxflair.core.text_files import read_text
+from flaxflair.io.bids_tree import Entry, Key, walk
 
 BIDS_VERSION = "1.10.0"
+# Hidden folder of a derivative: what was made of each session; see `io.receipts`.
+RECEIPTS = ".flaxflair"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Image:
       suffix: BIDS suffix (`T1w`, `mask`).
       entities: BIDS entities (`{"sub": "01", "space": "FLAIR"}`).
       sequence: name of the pulse sequence it holds, if it is one of ours and was not synthesised.
+      datatype: name of its folder (`anat`).
+      fault: why it cannot be told whose image it is, or None.
     """
 
     path: Path
@@ -42,6 +45,8 @@ class Image:
     suffix: str
     entities: Mapping[str, str]
     sequence: str | None
+    datatype: str = "anat"
+    fault: str | None = None
 
     @property
     def participant(self) -> str:
@@ -54,47 +59,124 @@ class Image:
         return f"ses-{self.entities['ses']}" if "ses" in self.entities else None
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What the subjects' folders of a data set hold.
+
+    Attributes:
+      images: by path.
+      faults: (`sub-01`, `ses-1` or None) -> why what lies there cannot be used.
+      sessions: those that cannot be used, or hold a scan, if only one that no rule takes.
+      foreign: likewise -> paths of what by their names are scans in no format that is read.
+    """
+
+    images: list[Image]
+    faults: Mapping[Key, str]
+    sessions: frozenset[Key]
+    foreign: Mapping[Key, Sequence[str]]
+
+
 def find_images(root: Path, patterns: Mapping[str, str] | None = None) -> list[Image]:
-    """Returns every NIfTI image below `root` that names a subject, `derivatives/` left out.
+    """Returns the images of `survey`."""
+    return survey(root, patterns).images
+
+
+def survey(root: Path, patterns: Mapping[str, str] | None = None) -> Survey:
+    """Finds every NIfTI image in the subjects' folders, `sub-*` directly below `root`.
+
+    What `.bidsignore` names is left out.
 
     Args:
       root: of the data set.
       patterns: sequence -> pattern of the paths below `root` that hold it (`*_ce-gd_T1w.nii.gz`),
-        where its own name does not say so. What fits none is known by suffix and `acq` label.
+        and nothing else then does. The other sequences are known by `sequences.NAME_RULES`, of
+        images in a folder `anat`.
 
     Raises:
-      InputError: `root` is missing or is not a BIDS data set.
+      InputError: `root` is missing or is not a BIDS data set, or a pattern fits no image.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the root of a prepared BIDS data set")
-    if not (root / "dataset_description.json").is_file():
-        raise InputError(f"{root}: holds no dataset_description.json, so it is no BIDS data set")
-    files: Any = ancpbids.load_dataset(str(root)).query(extension=[".nii.gz", ".nii"])
-    found = []
-    for file in files:
-        relative = Path(file.get_relative_path()).as_posix()
-        entities = {str(key): str(value) for key, value in file.entities.items()}
-        if "sub" in entities and not relative.startswith("derivatives/"):
-            sequence = _identify(relative, str(file.suffix), entities, patterns or {})
-            found.append(Image(root / relative, relative, str(file.suffix), entities, sequence))
-    return sorted(found, key=lambda image: image.relative)
+    description = root / _DESCRIPTION
+    if not description.is_file():
+        raise InputError(f"{root}: holds no {_DESCRIPTION}, so it is no BIDS data set")
+    read_object(description, "correct it")
+    tree = walk(root)
+    patterns = patterns or {}
+    for sequence, pattern in patterns.items():
+        if not any(fnmatchcase(entry.relative, pattern) for entry in tree.entries):
+            raise InputError(
+                f"{root}: no image fits the pattern {sequence}={pattern}; it is of whole paths "
+                "below the data set, such as sub-01/anat/sub-01_T1w.nii.gz"
+            )
+    faults, images, sessions = dict(tree.faults), [], set(tree.faults)
+    for entry in tree.entries:
+        sequence = _identify(entry, patterns)
+        image = Image(
+            entry.path,
+            entry.relative,
+            entry.suffix,
+            entry.entities,
+            sequence,
+            entry.datatype,
+            entry.fault,
+        )
+        images.append(image)
+        if sequence is not None or _is_scan(entry):
+            key = image.participant, image.session
+            sessions.add(key)
+            if entry.fault is not None:
+                faults.setdefault(key, entry.fault)
+    return Survey(images, faults, frozenset(sessions), tree.foreign)
 
 
-def _identify(
-    relative: str, suffix: str, entities: Mapping[str, str], patterns: Mapping[str, str]
-) -> str | None:
-    if entities.get("desc") in ("synth", "noisefree"):
+_DESCRIPTION = "dataset_description.json"
+
+
+_SUFFIXES = {sequence.suffix for sequence in SEQUENCES.values()}
+_SIMULATED = ("synth", "noisefree")
+
+
+def _is_scan(entry: Entry) -> bool:
+    scanned = entry.datatype == "anat" and entry.entities.get("desc") not in _SIMULATED
+    return scanned and entry.suffix in _SUFFIXES
+
+
+def _identify(entry: Entry, patterns: Mapping[str, str]) -> str | None:
+    if entry.entities.get("desc") in _SIMULATED:
         return None
     for sequence, pattern in patterns.items():
-        if fnmatchcase(relative, pattern):
+        if fnmatchcase(entry.relative, pattern):
             return sequence
-    return identify(suffix, entities.get("acq"))
+    named = identify(entry.suffix, entry.entities) if entry.datatype == "anat" else None
+    return None if named in patterns else named
 
 
 def find_derivatives(root: Path) -> list[Image]:
-    """Returns the images of every derivative data set that lies in `root/derivatives`."""
-    folders = sorted((root / "derivatives").glob("*/dataset_description.json"))
-    return [image for folder in folders for image in find_images(folder.parent)]
+    """Returns the images of every derivative data set that lies in `root/derivatives`.
+
+    Their paths are relative to `root`.
+    """
+    found = []
+    for description in sorted((root / "derivatives").glob(f"*/{_DESCRIPTION}")):
+        folder = description.parent
+        for image in find_images(folder):
+            relative = image.path.relative_to(root).as_posix()
+            found.append(replace(image, relative=relative))
+    return found
+
+
+def find_made_here(root: Path) -> frozenset[str]:
+    """Returns the names of the folders in `root/derivatives` that `start_derivative` made."""
+    made = set()
+    for description in (root / "derivatives").glob(f"*/{_DESCRIPTION}"):
+        said = read_object(description, "correct it")
+        by = said.get("GeneratedBy")
+        items = by if isinstance(by, list) else []
+        names = [item.get("Name") for item in items if isinstance(item, dict)]
+        if "flaxflair" in names and "DatasetLinks" in said:
+            made.add(description.parent.name)
+    return frozenset(made)
 
 
 def read_groups(root: Path) -> dict[str, str]:
@@ -111,12 +193,14 @@ def read_groups(root: Path) -> dict[str, str]:
 
 
 def _read_participants(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t", restkey="", restval=""))
+    """Returns the rows of a table, the labels of participants with their prefix."""
+    lines = read_text(path, "remove it").splitlines()
+    rows = list(csv.DictReader(lines, delimiter="\t", restkey="", restval=""))
     if rows and "participant_id" not in rows[0]:
         raise InputError(f"{path}: has no column participant_id; see the BIDS specification")
     for row in rows:
         row.pop("", None)  # what stands beyond the last column
+        row["participant_id"] = f"sub-{row['participant_id'].strip().removeprefix('sub-')}"
     return rows
 
 
@@ -158,8 +242,8 @@ def name_file(suffix: str, **entities: str | None) -> str:
 
 
 def strip_extension(name: str) -> str:
-    """Returns a file name without `.nii` or `.nii.gz`."""
-    return name.removesuffix(".gz").removesuffix(".nii")
+    """Returns a file name without `.nii`, or `.hdr` or `.img` of a pair, and without `.gz`."""
+    return re.sub(r"\.(nii|hdr|img)$", "", name.removesuffix(".gz"))
 
 
 def sidecar(image: Path) -> Path:
@@ -173,13 +257,10 @@ def is_derivative(root: Path) -> bool:
     Raises:
       InputError: its description cannot be read.
     """
-    path = root / "dataset_description.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("DatasetType") == "derivative"
-    except FileNotFoundError:
-        raise InputError(f"{root}: holds no {path.name}, so it is no BIDS data set") from None
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: is no JSON object ({error}); correct it") from None
+    path = root / _DESCRIPTION
+    if not path.is_file():
+        raise InputError(f"{root}: holds no {path.name}, so it is no BIDS data set")
+    return read_object(path, "correct it").get("DatasetType") == "derivative"
 
 
 def name_sequence(sequence: str, **entities: str | None) -> str:
@@ -218,12 +299,12 @@ def start_derivative(root: Path, name: str, source: Path, unnamed: Sequence[str]
     if root.resolve() == source.resolve():
         raise InputError(f"{root}: is the data set itself; name another folder to write to")
     links = {"source": source.resolve().as_uri()}
-    description = root / "dataset_description.json"
+    description = root / _DESCRIPTION
     if description.is_file():
         try:
-            there = json.loads(description.read_text(encoding="utf-8"))
-            own = there["Name"] == name and there["DatasetLinks"] == links
-        except (ValueError, KeyError, TypeError):
+            there = read_object(description, "")
+            own = there.get("Name") == name and there.get("DatasetLinks") == links
+        except InputError:
             own = False
         if not own:
             raise InputError(
@@ -242,4 +323,5 @@ def start_derivative(root: Path, name: str, source: Path, unnamed: Sequence[str]
             "DatasetLinks": links,
         },
     )
-    write_bytes(root / ".bidsignore", "".join(f"{pattern}\n" for pattern in unnamed).encode())
+    ignored = (*unnamed, f"{RECEIPTS}/")
+    write_bytes(root / ".bidsignore", "".join(f"{pattern}\n" for pattern in ignored).encode())

@@ -1,27 +1,30 @@
-"""The BIDS derivative that a run leaves: synthetic FLAIRs and saliency maps, and their sidecars.
+"""The BIDS derivative of a run: synthetic FLAIRs, saliency maps and their sidecars.
 
-Knows names and files; knows nothing of networks.
+Writes the images and reads them back. A subject's arrays have the axes right, anterior, superior;
+the files have those of the source images. Knows names and files; knows nothing of networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from flaxflair import bids
-from flaxflair.files import write_json
-from flaxflair.nifti import write_volume
-from flaxflair.orientation import to_native
-from flaxflair.sequences import SEQUENCES
-from flaxflair.volume import Array, Subject
+import numpy as np
+
+from flaxflair.core.atomic_files import WriteError, write_json
+from flaxflair.core.records import Array, GeometryError, Subject, Volume
+from flaxflair.core.sequences import SEQUENCES
+from flaxflair.imaging.orientation import from_native, to_native
+from flaxflair.io import bids
+from flaxflair.io.nifti import expect_image_output, read_volume, write_volume
 
 NAME = "Synthetic FLAIR and saliency"
 
 
-def page_path(root: Path, subject: Subject) -> Path:
+def page_path(root: Path, session: str) -> Path:
     """Returns where the page of a session lies in the derivative: beside the subjects' folders."""
-    return root / f"{subject.name}.html"
+    return root / f"{session}.html"
 
 
 def start(root: Path, source: Path) -> None:
@@ -44,29 +47,80 @@ def saliency_path(root: Path, subject: Subject, sequence: str) -> Path:
     return folder / bids.name_file("p3s", **entities, desc=sequence)
 
 
+class Destination(NamedTuple):
+    """Where the synthetic FLAIR of a session goes.
+
+    Attributes:
+      image: `.nii` or `.nii.gz`; its sidecar lies beside it.
+      page: HTML to look at.
+      title: of the page.
+      scheme: what precedes a source's name in the sidecar: `bids:source:`, or nothing.
+    """
+
+    image: Path
+    page: Path
+    title: str
+    scheme: str
+
+
+def in_derivative(root: Path, subject: Subject) -> Destination:
+    """Returns where the FLAIR of a subject goes in a derivative."""
+    title = f"Synthetic FLAIR of {subject.name}"
+    return Destination(
+        flair_path(root, subject), page_path(root, subject.name), title, "bids:source:"
+    )
+
+
+def at_file(path: Path, page: Path | None = None) -> Destination:
+    """Returns a single file as destination; the page is beside it unless named."""
+    beside = path.with_name(bids.strip_extension(path.name) + ".html")
+    return Destination(path, page or beside, path.name, "")
+
+
+def expect_file(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuses a single file as destination, before anything is computed.
+
+    Raises:
+      WriteError: see `expect_image_output`; or its sidecar is that of an input.
+    """
+    inputs = list(inputs)
+    expect_image_output(out, inputs)
+    beside = bids.sidecar(out).resolve()
+    for path in inputs:
+        if bids.sidecar(path).resolve() == beside:
+            raise WriteError(f"{out}: its sidecar would replace that of {path}; name another file")
+
+
 def write_flair(
-    root: Path, subject: Subject, flair: Array, *, extracted: bool, model: Mapping[str, Any]
-) -> Path:
-    """Writes `sub-01_desc-synth_FLAIR.nii.gz` and its sidecar, and returns the image's path.
+    destination: Destination,
+    subject: Subject,
+    flair: Volume,
+    *,
+    extracted: bool,
+    model: Mapping[str, Any],
+) -> Volume:
+    """Writes a synthetic FLAIR, on the grid of the subject's files, and its sidecar.
 
     Args:
-      root: of the derivative.
-      subject: whose FLAIR it is; the image gets its native grid.
-      flair: [x, y, z], in the units of the training FLAIRs.
+      destination: a file, or a place in a derivative.
+      subject: whose FLAIR it is.
+      flair: float32[x, y, z] on the subject's grid, in the units of the training FLAIRs.
       extracted: whether it is zero outside the brain.
       model: what the sidecar says of the model.
+
+    Returns:
+      What was written, in the axis order of the file.
     """
-    image = flair_path(root, subject)
-    _write(image, flair, subject)
+    written = write_image(destination.image, flair.array, subject)
     sidecar = {
         "Description": f"Synthetic FLAIR, predicted from {', '.join(subject.sequences)}",
-        "Sources": _sources(subject),
+        "Sources": [f"{destination.scheme}{path}" for path in _inputs_of(subject)],
         "SkullStripped": extracted,
         "Model": model,
         "Warnings": list(subject.warnings),
     }
-    write_json(bids.sidecar(image), sidecar)
-    return image
+    write_json(bids.sidecar(destination.image), sidecar)
+    return written
 
 
 def write_saliency(root: Path, subject: Subject, maps: Array) -> None:
@@ -79,18 +133,60 @@ def write_saliency(root: Path, subject: Subject, maps: Array) -> None:
     """
     for channel, name in enumerate(subject.sequences):
         path = saliency_path(root, subject, name)
-        _write(path, maps[..., channel], subject)
+        write_image(path, maps[..., channel], subject)
         sidecar = {
             "Description": f"Saliency of {SEQUENCES[name].title}: absolute derivative of the "
             "squared error of the synthetic FLAIR with respect to this input, both as z-scores",
-            "Sources": _sources(subject),
+            "Sources": [f"bids:source:{path}" for path in _inputs_of(subject)],
         }
         write_json(bids.sidecar(path), sidecar)
 
 
-def _write(path: Path, array: Array, subject: Subject) -> None:
+def read_flair(root: Path, subject: Subject) -> Array:
+    """Returns the image that `write_flair` wrote, float32[x, y, z]; see `read_image`."""
+    return read_image(flair_path(root, subject), subject)
+
+
+def read_saliency(root: Path, subject: Subject) -> Array | None:
+    """Returns the maps that `write_saliency` wrote, float32[x, y, z, m]; None if one is missing.
+
+    Raises:
+      InputError: see `read_image`.
+    """
+    paths = [saliency_path(root, subject, name) for name in subject.sequences]
+    if not all(path.is_file() for path in paths):
+        return None
+    return np.stack([read_image(path, subject) for path in paths], axis=-1)
+
+
+def write_image(path: Path, array: Array, subject: Subject) -> Volume:
+    """Writes an image of a subject in the axis order of the subject's files.
+
+    Args:
+      path: `.nii` or `.nii.gz`; the folder must exist.
+      array: [x, y, z], on the subject's grid.
+      subject: whose image it is.
+
+    Returns:
+      What was written, in the axis order of the file.
+    """
     volume = to_native(array, subject)
     write_volume(path, volume.array, volume.geometry.affine)
+    return volume
+
+
+def read_image(path: Path, subject: Subject) -> Array:
+    """Returns the image that `write_image` wrote, on the subject's grid, float32[x, y, z].
+
+    Raises:
+      InputError: the file is missing or cannot be used.
+      GeometryError: the file lies on a grid other than the subject's.
+    """
+    volume = read_volume(path)
+    try:
+        return from_native(volume, subject)
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error}; predict the session again") from None
 
 
 def _place(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:
@@ -100,5 +196,5 @@ def _place(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:
     return folder, {"sub": subject.participant, "ses": subject.session, "space": space}
 
 
-def _sources(subject: Subject) -> list[str]:
-    return [f"bids:source:{path}" for path in subject.sources if "FLAIR.nii" not in path]
+def _inputs_of(subject: Subject) -> list[str]:
+    return [path for path in subject.sources if "FLAIR.nii" not in path]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from flaxflair.volume import InputError
+from flaxflair.core.records import InputError
 
 
 def nilearn_file(pattern: str) -> Path:

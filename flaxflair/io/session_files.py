@@ -1,41 +1,19 @@
-"""Cohort: a prepared BIDS data set becomes subjects, all at once or one by one. The one loader.
-
-Sessions are found first, which touches no image, and read later. Knows file names and grids; knows
-nothing of folds, normalisation or networks.
-"""
+"""Sessions of a data set, found by file names alone; no image is read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from scipy import ndimage
-
-from flaxflair import bids
-from flaxflair.nifti import read_volume
-from flaxflair.normalize import zero_outside
-from flaxflair.orientation import to_ras
-from flaxflair.sequences import SEQUENCES, TARGET
-from flaxflair.tissue import white_matter
-from flaxflair.volume import (
-    Array,
-    Geometry,
-    GeometryError,
-    InputError,
-    Masks,
-    Subject,
-    Volume,
-    name_session,
-)
+from flaxflair.core.records import InputError, name_session
+from flaxflair.core.sequences import SEQUENCES, TARGET, find_rule
+from flaxflair.io import bids
+from flaxflair.io.masks import choose_masks
 
 # `ignored` is for prediction: neither the FLAIR nor a region that only scores it is read.
 FlairUse = Literal["needed", "welcome", "ignored"]
-
-# A brain fills about a fifth of its scan; images that are non-zero nearly everywhere have a head.
-MOST_BRAIN = 0.7
 
 
 @dataclass(frozen=True)
@@ -49,8 +27,11 @@ class SessionFiles:
       group: see `Subject`.
       inputs: names of the input sequences, which become channels in this order.
       flair: what the true FLAIR is for.
-      images: what the data set holds of the session.
-      derived: what the derivatives within the data set hold of it: masks, but never a sequence.
+      images: what the data set holds of the session, masks that lie over its scans among them.
+      derived: likewise of the derivatives within the data set: masks, but never a sequence.
+      patterns: see `bids.survey`.
+      fault: why the session cannot be used, or None.
+      notes: what is there and is not used, a sentence each.
     """
 
     root: Path
@@ -61,6 +42,9 @@ class SessionFiles:
     flair: FlairUse
     images: tuple[bids.Image, ...] = field(repr=False)
     derived: tuple[bids.Image, ...] = field(repr=False)
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    fault: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -77,8 +61,10 @@ class SessionFiles:
         """Returns the one image that holds a sequence, or None.
 
         Raises:
-          InputError: it is there twice.
+          InputError: it is there twice, or the session cannot be used.
         """
+        if self.fault is not None:
+            raise InputError(f"{self.root}: {self.fault}")
         own = [image for image in self.images if image.sequence == sequence]
         if len(own) > 1:
             both = " and ".join(image.relative for image in own[:2])
@@ -93,42 +79,6 @@ class SessionFiles:
         for image in self.images + self.derived:
             if image.suffix == suffix and entities.items() <= image.entities.items():
                 yield image
-
-
-def load_cohort(
-    root: Path,
-    inputs: Sequence[str],
-    *,
-    need_flair: bool = True,
-    patterns: Mapping[str, str] | None = None,
-    on_subject: Callable[[str], None] = lambda name: None,
-) -> list[Subject]:
-    """Loads every session of a prepared data set that holds the inputs asked for.
-
-    Args:
-      root: prepared BIDS data set: all images of a session on one grid.
-      inputs: names of the input sequences, which become channels in this order.
-      need_flair: whether a session without a FLAIR is refused.
-      patterns: see `bids.find_images`.
-      on_subject: told each session's name before it is read.
-
-    Returns:
-      Subjects, by participant and session.
-
-    Raises:
-      InputError: a sequence is missing or there twice, or a file cannot be used; the message names
-        it. See `nifti.read_volume` for what makes a file unusable.
-      GeometryError: the grids of a session differ.
-    """
-    flair: FlairUse = "needed" if need_flair else "welcome"
-    sessions = find_sessions(root, inputs, flair=flair, patterns=patterns)
-    for session in sessions:
-        choose_images(session)  # what is missing is said before minutes of reading
-    subjects = []
-    for session in sessions:
-        on_subject(session.name)
-        subjects.append(load_session(session))
-    return subjects
 
 
 def find_sessions(
@@ -159,32 +109,73 @@ def find_sessions(
     Raises:
       InputError: it is no data set, or holds no image of ours, or no such label.
     """
-    images = bids.find_images(root, patterns)
-    groups = bids.read_groups(root)
-    found = {(i.participant, i.session) for i in images if i.sequence is not None}
+    survey = bids.survey(root, patterns)
+    found = set(survey.sessions)
     if not found:
-        wanted = ", ".join([*inputs, TARGET] if flair == "needed" else inputs)
+        wanted = ", ".join([*inputs, TARGET] if flair == "needed" else inputs or SEQUENCES)
         raise InputError(f"{root}: holds no image of {wanted}; is it a BIDS data set?")
     kept = _keep(root, "participant", "sub", participants, {p for p, _ in found})
     found = {(p, s) for p, s in found if p in kept}
     if sessions is not None:
         kept = _keep(root, "session", "ses", sessions, {s for _, s in found if s})
         found = {(p, s) for p, s in found if s in kept}
-    raw, derived = (_by_session(i) for i in (images, bids.find_derivatives(root)))
-    files = [
-        SessionFiles(
-            root=root,
-            participant=participant,
-            session=session,
-            group=groups.get(participant, ""),
-            inputs=tuple(inputs),
-            flair=flair,
-            images=tuple(raw[participant, session]),
-            derived=tuple(derived.get((participant, session), ())),
+    groups, made_here = bids.read_groups(root), bids.find_made_here(root)
+    raw, derived = (_by_session(i) for i in (survey.images, bids.find_derivatives(root)))
+    files = []
+    for participant, session in found:
+        key = participant, session
+        own, others, notes = _leave_masks(raw.get(key, []), derived.get(key, []), made_here)
+        files.append(
+            SessionFiles(
+                root=root,
+                participant=participant,
+                session=session,
+                group=groups.get(participant, ""),
+                inputs=tuple(inputs),
+                flair=flair,
+                images=own,
+                derived=others,
+                patterns=patterns or {},
+                fault=survey.faults.get(key),
+                notes=(*notes, *_say_unused(own, survey.foreign.get(key, ()))),
+            )
         )
-        for participant, session in found
-    ]
     return sorted(files, key=lambda session: session.name)
+
+
+def _say_unused(images: Collection[bids.Image], foreign: Sequence[str]) -> Iterator[str]:
+    """Yields a sentence for each scan that is not used, where no other is of its sequence."""
+    there = {image.sequence for image in images}
+    bare = {spec.suffix: spec.name for spec in SEQUENCES.values() if spec.acquisition is None}
+    for image in images:
+        rule = find_rule(image.suffix, image.entities)
+        if rule is None or rule.sequence or image.sequence or image.datatype != "anat":
+            continue
+        if (name := bare[image.suffix]) not in there:
+            yield (
+                f"{image.relative}: is not used: by its name it is {rule.meaning}; if it is the "
+                f"{name} all the same, give --pattern '{name}=…'"
+            )
+    for relative in foreign:
+        stem = relative.rsplit("/", 1)[-1].split(".", 1)[0]
+        if bare.get(stem.rsplit("_", 1)[-1], TARGET) not in {*there, TARGET}:
+            yield f"{relative}: is not used: a data set holds .nii or .nii.gz; convert it to one"
+
+
+_MASK = "mask"
+
+
+def _leave_masks(
+    raw: list[bids.Image], derived: list[bids.Image], made_here: frozenset[str]
+) -> tuple[tuple[bids.Image, ...], tuple[bids.Image, ...], tuple[str, ...]]:
+    """Returns the images without masks from elsewhere, and a sentence for each of those."""
+    every = [image for image in (*raw, *derived) if image.suffix == _MASK]
+    masks, notes = choose_masks(every, raw, made_here)
+    own, others = (
+        tuple(image for image in images if image.suffix != _MASK or image in masks)
+        for images in (raw, derived)
+    )
+    return own, others, tuple(notes)
 
 
 def _by_session(images: list[bids.Image]) -> dict[tuple[str, str | None], list[bids.Image]]:
@@ -226,20 +217,22 @@ def name_files(
       lesions: lesion mask.
 
     Raises:
-      InputError: an input is missing.
+      InputError: an input is missing, or there is no file at all.
     """
+    if not paths:
+        raise InputError("no file of any sequence is given; name one or more")
     if missing := [name for name in inputs if name not in paths]:
         raise InputError(f"no file for {missing[0]}; {','.join(inputs)} are needed")
     images = [
-        bids.Image(path, path.name, SEQUENCES[name].suffix, {}, name)
+        bids.Image(path, str(path), SEQUENCES[name].suffix, {}, name)
         for name, path in paths.items()
     ]
     masks = [
-        bids.Image(path, path.name, "mask", entities, None)
+        bids.Image(path, str(path), "mask", entities, None)
         for path, entities in ((brain, {"desc": "brain"}), (lesions, {"label": "lesion"}))
         if path is not None
     ]
-    first = paths[inputs[0]]
+    first = paths[inputs[0]] if inputs else next(iter(paths.values()))
     return SessionFiles(
         root=first.parent,
         participant=bids.strip_extension(first.name),
@@ -252,11 +245,15 @@ def name_files(
     )
 
 
+# The suffix that BIDS had for PD and T2 in one file.
+_DUAL_ECHO = "PDT2"
+
+
 def choose_images(files: SessionFiles) -> dict[str, bids.Image]:
     """Returns sequence -> the one image that holds it.
 
     Raises:
-      InputError: a sequence is missing or there twice.
+      InputError: a sequence is missing or there twice, or the session cannot be used.
     """
     chosen: dict[str, bids.Image] = {}
     needed = [*files.inputs, TARGET] if files.flair == "needed" else files.inputs
@@ -265,146 +262,54 @@ def choose_images(files: SessionFiles) -> dict[str, bids.Image]:
         if (image := files.image_of(sequence)) is not None:
             chosen[sequence] = image
         elif sequence in needed:
-            spec = SEQUENCES[sequence]
-            label = f"acq-{spec.acquisition}_{spec.suffix}" if spec.acquisition else spec.suffix
-            way_out = "leave the sequence out of the inputs"
-            if sequence == TARGET:
-                way_out = "leave out the session"
-            elif files.flair == "ignored":
-                way_out = "take a model that does without"
-            raise InputError(
-                f"{files.root}: {files.name} has no {sequence} (a file ending in _{label}.nii.gz); "
-                f"add it, or {way_out}"
-            )
+            raise InputError(f"{files.root}: {files.name} has no {_say_missing(files, sequence)}")
     return chosen
 
 
-def load_session(files: SessionFiles) -> Subject:
-    """Reads one session, its axes turned to right, anterior, superior.
-
-    Raises:
-      InputError: a sequence is missing or there twice, or a file cannot be used.
-      GeometryError: the grids differ.
-    """
-    chosen = choose_images(files)
-    volumes = {sequence: _read(image.path) for sequence, image in chosen.items()}
-    reference = TARGET if TARGET in volumes else files.inputs[0]
-    native = volumes[reference].geometry
-    volumes = {sequence: to_ras(volume) for sequence, volume in volumes.items()}
-    geometry = volumes[reference].geometry
-    for sequence, volume in volumes.items():
-        _check_grid(chosen[sequence].path, volume.geometry, reference, geometry)
-    masks = _load_masks(files, volumes, geometry, reference)
-    noisefree = None
-    if files.flair != "ignored":
-        truths = files.find(TARGET, desc="noisefree")
-        noisefree = next((to_ras(read_volume(image.path)).array for image in truths), None)
-    return Subject(
-        participant=files.participant,
-        session=files.session,
-        group=files.group,
-        sequences=files.inputs,
-        images=np.stack([volumes[name].array for name in files.inputs], axis=-1),
-        flair=volumes[TARGET].array if TARGET in volumes else None,
-        masks=masks,
-        geometry=geometry,
-        native=native,
-        space=chosen[reference].entities.get("space"),
-        sources=tuple(image.relative for image in chosen.values()),
-        noisefree=noisefree,
-    )
+def usable_images(files: SessionFiles) -> tuple[dict[str, bids.Image], tuple[str, ...]]:
+    """Returns sequence -> image of all that can be used, and a sentence for each that cannot."""
+    images: dict[str, bids.Image] = {}
+    problems: list[str] = []
+    for sequence in files.sequences:
+        try:
+            if (image := files.image_of(sequence)) is not None:
+                images[sequence] = image
+        except InputError as error:
+            problems.append(str(error))
+    missing = [name for name in files.inputs if name not in files.sequences]
+    if not files.sequences and not missing:
+        suffixes = {image.suffix for image in files.images}
+        missing = [name for name, spec in SEQUENCES.items() if spec.suffix in suffixes][:1]
+    problems += [f"{files.root}: {files.name} has no {_say_missing(files, n)}" for n in missing]
+    if files.fault is not None:
+        problems = [f"{files.root}: {files.fault}"]
+    return images, tuple(dict.fromkeys(problems))
 
 
-def _read(path: Path) -> Volume:
-    volume = read_volume(path)
-    if volume.array.min() == volume.array.max():
-        value = volume.array.flat[0]
-        raise InputError(
-            f"{path}: every voxel is {value:g}, so it holds nothing to learn; replace the image"
+def _say_missing(files: SessionFiles, sequence: str) -> str:
+    """Returns what is missing, what it may be mistaken for, and what to do."""
+    spec = SEQUENCES[sequence]
+    both = next(files.find(_DUAL_ECHO), None)
+    if both is not None and sequence in ("PD", "T2"):
+        return (
+            f"{sequence} of its own; split {both.relative} (fslsplit): the shorter EchoTime of its "
+            "sidecar is the PDw, the longer the T2w"
         )
-    return volume
-
-
-def _check_grid(path: Path, own: Geometry, reference: str, geometry: Geometry) -> None:
-    if own.shape != geometry.shape:
-        found = " against ".join("×".join(map(str, g.shape)) for g in (own, geometry))
-        raise GeometryError(
-            f"{path}: its grid differs from the {reference}'s, {found} voxels; "
-            "bring every sequence onto one grid first"
-        )
-    if not own.matches(geometry):
-        shift = np.abs(own.affine - geometry.affine).max()
-        raise GeometryError(
-            f"{path}: its affine differs from the {reference}'s by up to {shift:.3g} mm; "
-            "bring every sequence onto one grid first"
-        )
-
-
-def _load_masks(
-    files: SessionFiles, volumes: Mapping[str, Volume], geometry: Geometry, reference: str
-) -> Masks:
-    """Reads what masks there are, and derives brain and white matter where a mask is missing."""
-
-    def find(**entities: str) -> Array | None:
-        for image in files.find("mask", **entities):
-            volume = to_ras(read_volume(image.path))
-            _check_grid(image.path, volume.geometry, reference, geometry)
-            return volume.array > 0.5
-        return None
-
-    brain = find(desc="brain")
-    if brain is None:
-        brain = brain_of_stripped({name: volume.array for name, volume in volumes.items()})
-    if brain is None:
-        raise InputError(
-            f"{files.root}: {files.name} has no brain mask and its images are not "
-            f"brain-extracted; give one (in a data set, {files.name}_desc-brain_mask.nii.gz)"
-        )
-    for sequence, volume in volumes.items():
-        inside = volume.array[brain]
-        if inside.size == 0 or inside.min() == inside.max():
-            raise InputError(
-                f"{files.root}: the {sequence} of {files.name} holds one value or none within "
-                "the brain; correct the brain mask or the image"
+    if sequence in files.patterns:
+        return f"{sequence} (a path that fits {files.patterns[sequence]}); correct the pattern"
+    label = f"acq-{spec.acquisition}_{spec.suffix}" if spec.acquisition else spec.suffix
+    missing = f"{sequence} (a file ending in _{label}.nii.gz)"
+    for image in files.images:
+        rule = find_rule(image.suffix, image.entities)
+        if image.suffix == spec.suffix and rule is not None and rule.sequence != sequence:
+            what = rule.meaning or f"a {rule.sequence}"
+            return (
+                f"{missing}: by its name, {image.relative} is {what}; if it is meant all the same, "
+                f"give --pattern '{sequence}=…'"
             )
-    if files.flair == "ignored":
-        return Masks(brain)
-    lesion = find(label="lesion")
-    white, nawm = None, find(label="NAWM")
-    if nawm is not None:
-        white = nawm if lesion is None else nawm | lesion
-    elif "T1" in volumes:
-        white = white_matter(volumes["T1"].array, brain, lesion)
-    return Masks(brain, lesion, white, find(label="ventricles"))
-
-
-def brain_of_stripped(images: Mapping[str, Array]) -> Array | None:
-    """Returns the brain of images already extracted: what is zero in no sequence, holes filled.
-
-    None if they are not extracted.
-
-    Args:
-      images: sequence -> [x, y, z].
-    """
-    inside = np.all([image != 0 for image in images.values()], axis=0)
-    if inside.mean() > MOST_BRAIN:
-        return None
-    return np.asarray(ndimage.binary_fill_holes(inside), bool)
-
-
-def extract_brain(subject: Subject) -> Subject:
-    """Returns the subject with everything outside its brain mask zero: images, FLAIR and truth."""
-    brain = subject.masks.brain
-    flair, noisefree = (
-        None if image is None else zero_outside(brain, image)
-        for image in (subject.flair, subject.noisefree)
-    )
-    images = zero_outside(brain, subject.images)
-    return replace(subject, images=images, flair=flair, noisefree=noisefree)
-
-
-def by_grid(subjects: Sequence[Subject]) -> Iterator[list[Subject]]:
-    """Yields subjects in groups of one grid shape, so that a group can be stacked."""
-    shapes = dict.fromkeys(subject.geometry.shape for subject in subjects)
-    for shape in shapes:
-        yield [subject for subject in subjects if subject.geometry.shape == shape]
+    way_out = "leave the sequence out of the inputs"
+    if sequence == TARGET:
+        way_out = "leave out the session"
+    elif files.flair == "ignored":
+        way_out = "take a model that does without"
+    return f"{missing}; add it, or {way_out}"

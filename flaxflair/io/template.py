@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from flaxflair.nifti import read_volume
-from flaxflair.shipped import nilearn_file
-from flaxflair.volume import Volume
+from flaxflair.core.records import Volume
+from flaxflair.io.nifti import read_volume
+from flaxflair.io.resources import nilearn_file
 
 
 def read_template(name: Literal["t1", "gm", "wm"]) -> Volume:

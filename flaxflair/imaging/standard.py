@@ -1,0 +1,169 @@
+"""Standard form of a session: what a universal network reads, of any scanner, and the way back.
+
+Every sequence at standard levels of its tissues, on a grid of 1 mm, in one channel each; absent
+sequences are zero. Independent of files and of networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxflair.core.records import Array, Geometry, InputError, Subject
+from flaxflair.core.sequences import INPUTS
+from flaxflair.imaging.resampling import resample
+from flaxflair.imaging.tissue_levels import fit_tissue_levels, to_standard
+
+EDGE = 1.0  # mm, of the grid's voxels
+MARGIN = 8.0  # mm around the brain
+BRIGHTEST = 6.0  # in units of the standard white matter: fat and vessels are clipped here
+# Edges of the grid are multiples of it, so that sessions of similar size compile once.
+MULTIPLE = 16
+CONDITION = 4 * len(INPUTS)
+# Edges of voxels in mm that networks are trained with: the two shorter ones, and the longest.
+FINE, COARSE = (0.45, 1.3), (0.45, 7.0)
+_SAME = 0.02  # mm; a grid whose voxels differ by less from 1 mm is kept
+
+
+class Standard(NamedTuple):
+    """A session in standard form.
+
+    Attributes:
+      images: float32[x, y, z, m], the sequences of `INPUTS`; zero where absent.
+      condition: float32[c], see `describe`.
+      brain: bool[x, y, z].
+      geometry: the grid, its axes parallel to the subject's.
+    """
+
+    images: Array
+    condition: Array
+    brain: Array
+    geometry: Geometry
+
+
+def describe(resolutions: Mapping[str, tuple[float, float, float]]) -> Array:
+    """Returns what a network is told of its inputs, float32[4 m].
+
+    For each sequence of `INPUTS`: 1 if it is present, and the base-2 logarithms of its voxels'
+    edges along x, y, z in mm (0 if it is absent).
+
+    Args:
+      resolutions: sequence -> voxel edges in mm, of the sequences that are present.
+    """
+    rows = np.zeros((len(INPUTS), 4), np.float32)
+    for name, edges in resolutions.items():
+        rows[INPUTS.index(name)] = (1, *np.log2(edges))
+    return rows.ravel()
+
+
+def standardize(subject: Subject, *, brain_only: bool = True) -> Standard:
+    """Returns a session in standard form.
+
+    Args:
+      subject: with one or more of `INPUTS`, intensities as scanned, bias-corrected.
+      brain_only: whether images are zero outside the brain, and the grid ends `MARGIN` beyond it;
+        else the grid covers the whole field of view.
+
+    Raises:
+      InputError: a sequence is none of `INPUTS`, or no tissue levels can be found in the images.
+    """
+    unknown = [name for name in subject.sequences if name not in INPUTS]
+    if unknown or not subject.sequences:
+        raise InputError(f"{subject.name}: {unknown or 'nothing'} is no input of the model")
+    brain = subject.masks.brain
+    try:
+        levels = fit_tissue_levels(
+            subject.images, subject.sequences, brain, subject.geometry.voxel_size
+        )
+    except InputError as error:
+        raise InputError(f"{subject.name}: {error}") from None
+    region = brain if brain_only else np.ones_like(brain)
+    geometry = standard_grid(subject.geometry, region, MARGIN if brain_only else 0.0)
+    affine, same = subject.geometry.affine, np.eye(4)
+    images = np.zeros((*geometry.shape, len(INPUTS)), np.float32)
+    for channel, name in enumerate(subject.sequences):
+        image = to_standard(subject.images[..., channel], levels[name], name)
+        image = np.clip(image, 0, BRIGHTEST).astype(np.float32)
+        if brain_only:
+            image *= brain
+        images[..., INPUTS.index(name)] = resample(image, affine, geometry, same, beyond="zero")
+    inside = resample(brain.astype(np.float32), affine, geometry, same, beyond="zero") > 0.5
+    if brain_only:
+        images *= inside[..., None]
+    return Standard(images, describe_subject(subject), inside, geometry)
+
+
+def describe_subject(subject: Subject) -> Array:
+    """Returns `describe` of a subject's sequences, within the ranges that networks learnt.
+
+    A network extrapolates wildly beyond them: coarser voxels are described as the coarsest known.
+    """
+    edges = {}
+    for name in subject.sequences:
+        limits = [FINE] * 3
+        found = _edges(subject, name)
+        limits[int(found.argmax())] = COARSE
+        x, y, z = (float(np.clip(e, *limit)) for e, limit in zip(found, limits, strict=True))
+        edges[name] = (x, y, z)
+    return describe(edges)
+
+
+def coarse_sequences(subject: Subject) -> tuple[str, ...]:
+    """Returns the sequences whose voxels are larger than any that networks were trained with."""
+    sizes = {name: np.sort(_edges(subject, name)) for name in subject.sequences}
+    return tuple(
+        name for name, size in sizes.items() if size[1] > 1.2 * FINE[1] or size[2] > 1.2 * COARSE[1]
+    )
+
+
+def _edges(subject: Subject, sequence: str) -> Array:
+    """Returns float64[3], mm: what a sequence resolves on the subject's grid."""
+    return np.maximum(subject.voxel_size(sequence), subject.geometry.voxel_size)
+
+
+def standard_grid(geometry: Geometry, region: Array, margin: float) -> Geometry:
+    """Returns the grid of `EDGE` that covers a region, its axes parallel to those of a grid.
+
+    Edges are multiples of `MULTIPLE`. A grid of 1 mm is only cut and filled up, so that nothing is
+    interpolated.
+
+    Args:
+      geometry: the grid.
+      region: bool[x, y, z] on it, not empty.
+      margin: mm around the region.
+    """
+    size = np.array(geometry.voxel_size)
+    edges = np.where(np.abs(size - EDGE) < _SAME, size, EDGE)
+    low, high = np.zeros(3), np.zeros(3)
+    for axis in range(3):
+        others = tuple({0, 1, 2} - {axis})
+        found = np.flatnonzero(region.any(axis=others))
+        low[axis], high[axis] = found[0], found[-1]
+    ratio = edges / size  # voxels of the old grid in one of the new
+    first = np.floor((low * size - margin) / edges)
+    last = np.ceil((high * size + margin) / edges)
+    count = last - first + 1
+    filled = np.ceil(count / MULTIPLE) * MULTIPLE
+    first -= (filled - count) // 2
+    to_old = np.eye(4)
+    to_old[:3, :3] = np.diag(ratio)
+    to_old[:3, 3] = first * ratio
+    x, y, z = (int(number) for number in filled)
+    return Geometry((x, y, z), geometry.affine @ to_old)
+
+
+def back_to(subject: Subject, array: Array, geometry: Geometry) -> Array:
+    """Returns an image of the standard grid on the subject's, averaged over thick slices.
+
+    Args:
+      subject: whose grid it is.
+      array: [x, y, z], on `geometry`.
+      geometry: from `standardize`.
+
+    Returns:
+      float32[x, y, z]; zero beyond the standard grid.
+    """
+    back = resample(array, geometry.affine, subject.geometry, np.eye(4), beyond="zero")
+    return back.astype(np.float32, copy=False)

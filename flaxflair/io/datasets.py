@@ -1,0 +1,284 @@
+"""Cohort: a prepared BIDS data set becomes subjects, all at once or one by one. The one loader.
+
+Sessions are found first, which touches no image, and read later. Knows file names and grids; knows
+nothing of folds, normalisation or networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from flaxflair.core.json_objects import read_object
+from flaxflair.core.records import (
+    Array,
+    Geometry,
+    GeometryError,
+    InputError,
+    Masks,
+    Subject,
+    Volume,
+)
+from flaxflair.core.sequences import TARGET
+from flaxflair.imaging.checks import check_volumes
+from flaxflair.imaging.contrasts import check_contrasts
+from flaxflair.imaging.findings import refuse_or_warn
+from flaxflair.imaging.masks import binarize, expect_mask, judge_brain, judge_given
+from flaxflair.imaging.normalization import zero_outside
+from flaxflair.imaging.orientation import to_ras
+from flaxflair.imaging.tissue import white_matter
+from flaxflair.io import bids
+from flaxflair.io.nifti import read_volume
+from flaxflair.io.session_files import FlairUse, SessionFiles, choose_images, find_sessions
+
+# A brain fills about a fifth of its scan; images that are non-zero nearly everywhere have a head.
+MOST_BRAIN = 0.7
+# Field of a prepared image's sidecar: edges in mm of the voxels in which it was scanned, along the
+# axes of its grid that run closest to right, anterior, superior.
+VOXEL_SIZE = "ScannedVoxelSize"
+
+
+def load_cohort(
+    root: Path,
+    inputs: Sequence[str],
+    *,
+    need_flair: bool = True,
+    patterns: Mapping[str, str] | None = None,
+    on_subject: Callable[[str], None] = lambda name: None,
+) -> list[Subject]:
+    """Loads every session of a prepared data set that holds the inputs asked for.
+
+    Args:
+      root: prepared BIDS data set: all images of a session on one grid.
+      inputs: names of the input sequences, which become channels in this order.
+      need_flair: whether a session without a FLAIR is refused.
+      patterns: see `bids.find_images`.
+      on_subject: told each session's name before it is read.
+
+    Returns:
+      Subjects, by participant and session.
+
+    Raises:
+      InputError: a sequence is missing or there twice, or a file cannot be used; the message names
+        it. See `nifti.read_volume` for what makes a file unusable.
+      GeometryError: the grids of a session differ.
+    """
+    flair: FlairUse = "needed" if need_flair else "welcome"
+    sessions = find_sessions(root, inputs, flair=flair, patterns=patterns)
+    for session in sessions:
+        choose_images(session)  # what is missing is said before minutes of reading
+    subjects = []
+    for session in sessions:
+        on_subject(session.name)
+        subjects.append(load_session(session))
+    return subjects
+
+
+def load_session(
+    files: SessionFiles, voxel_size: tuple[float, float, float] | None = None
+) -> Subject:
+    """Reads one prepared session, its axes turned to right, anterior, superior.
+
+    Every file is read once. What `check_volumes` warns of becomes the subject's warnings.
+
+    Args:
+      files: of the session, all on one grid.
+      voxel_size: mm, of the model's training images; None if there is no model.
+
+    Raises:
+      InputError: a sequence is missing or there twice, a file cannot be used, or an image cannot
+        be what it is said to be.
+      GeometryError: the grids differ.
+    """
+    chosen = choose_images(files)
+    reference = TARGET if TARGET in chosen else files.inputs[0]
+    first = read_volume(chosen[reference].path)
+    native, first = first.geometry, to_ras(first)
+    geometry = first.geometry
+    # One by one into place: a list of volumes and their stack would be twice the inputs' size.
+    images = np.empty((*geometry.shape, len(files.inputs)), np.float32)
+    volumes: dict[str, Volume] = {}
+    for sequence, image in chosen.items():
+        is_first = sequence == reference
+        array = first.array if is_first else read_onto(image.path, reference, geometry)
+        if sequence in files.inputs:
+            channel = files.inputs.index(sequence)
+            images[..., channel] = array
+            array = images[..., channel]
+        volumes[sequence] = Volume(array, geometry)
+    del first
+    paths = {name: image.path for name, image in chosen.items()}
+    warnings = refuse_or_warn(check_volumes(volumes, voxel_size), paths)
+    scanned, unread = _read_scanned(chosen)
+    masks, doubts = _load_masks(files, volumes, geometry, reference)
+    if not doubts:  # a wrong mask makes every contrast look wrong
+        shown = {name: volume.array for name, volume in volumes.items()}
+        doubts = refuse_or_warn(check_contrasts(shown, masks.brain, geometry.voxel_size), paths)
+    noisefree = None
+    if files.flair != "ignored":
+        truths = files.find(TARGET, desc="noisefree")
+        noisefree = next((read_onto(i.path, reference, geometry) for i in truths), None)
+    return Subject(
+        participant=files.participant,
+        session=files.session,
+        group=files.group,
+        sequences=files.inputs,
+        images=images,
+        flair=volumes[TARGET].array if TARGET in volumes else None,
+        masks=masks,
+        geometry=geometry,
+        native=native,
+        space=chosen[reference].entities.get("space"),
+        sources=tuple(image.relative for image in chosen.values()),
+        scanned=scanned,
+        noisefree=noisefree,
+        warnings=(*files.notes, *warnings, *unread, *doubts),
+    )
+
+
+def _read_scanned(
+    chosen: Mapping[str, bids.Image],
+) -> tuple[dict[str, tuple[float, float, float]], list[str]]:
+    """Returns sequence -> edges of its scanned voxels, where a sidecar has them; and warnings."""
+    scanned: dict[str, tuple[float, float, float]] = {}
+    warnings = []
+    for sequence, image in chosen.items():
+        path = bids.sidecar(image.path)
+        way_out = f"the {sequence} is taken to be scanned in the voxels of its grid"
+        try:
+            edges = read_object(path, way_out).get(VOXEL_SIZE) if path.is_file() else None
+            if edges is not None:
+                scanned[sequence] = _parse_edges(edges)
+        except InputError as error:
+            warnings.append(str(error))
+        except (TypeError, ValueError):
+            warnings.append(
+                f"{path}: {VOXEL_SIZE} holds no three edges of a voxel in mm; {way_out}"
+            )
+    return scanned, warnings
+
+
+def _parse_edges(edges: Iterable[Any]) -> tuple[float, float, float]:
+    x, y, z = (float(edge) for edge in edges)
+    if not all(0.01 <= edge <= 100 for edge in (x, y, z)):
+        raise ValueError("no edges of a voxel")
+    return x, y, z
+
+
+_ONE_GRID = "bring every sequence onto one grid first"
+
+
+def read_onto(path: Path, reference: str, geometry: Geometry, way_out: str = _ONE_GRID) -> Array:
+    """Returns an image that lies on the grid of the reference, in any axis order.
+
+    Args:
+      path: of the image.
+      reference: what has that grid, for the message.
+      geometry: the grid.
+      way_out: what to do if the image lies on another, for the message.
+
+    Raises:
+      InputError: the file cannot be used.
+      GeometryError: its grid is another.
+    """
+    volume = to_ras(read_volume(path))
+    own = volume.geometry
+    if own.shape != geometry.shape:
+        found = " against ".join("×".join(map(str, g.shape)) for g in (own, geometry))
+        raise GeometryError(
+            f"{path}: its grid differs from the {reference}'s, {found} voxels; {way_out}"
+        )
+    if not own.matches(geometry):
+        shift = np.abs(own.affine - geometry.affine).max()
+        raise GeometryError(
+            f"{path}: its affine differs from the {reference}'s by up to {shift:.3g} mm; {way_out}"
+        )
+    return volume.array
+
+
+def _load_masks(
+    files: SessionFiles, volumes: Mapping[str, Volume], geometry: Geometry, reference: str
+) -> tuple[Masks, tuple[str, ...]]:
+    """Reads what masks there are, and derives brain and white matter where a mask is missing.
+
+    Returns:
+      The masks, and what about the brain should be looked at, a sentence each.
+    """
+
+    def find(**entities: str) -> Array | None:
+        for image in files.find("mask", **entities):
+            mask = binarize(read_onto(image.path, reference, geometry))
+            if entities == _BRAIN:
+                expect_mask(mask, str(image.path))
+            return mask
+        return None
+
+    brain = find(**_BRAIN)
+    doubts = () if brain is None else judge_given(Volume(brain, geometry), volumes[reference])
+    if brain is None:
+        brain = brain_of_stripped({name: volume.array for name, volume in volumes.items()})
+    if brain is None:
+        raise InputError(
+            f"{files.root}: {files.name} has no brain mask and its images are not "
+            f"brain-extracted; give one (in a data set, {files.name}_desc-brain_mask.nii.gz)"
+        )
+    for sequence, volume in volumes.items():
+        inside = volume.array[brain]
+        if inside.size == 0 or inside.min() == inside.max():
+            raise InputError(
+                f"{files.root}: the {sequence} of {files.name} holds one value or none within "
+                "the brain; correct the brain mask or the image"
+            )
+    doubts += judge_brain(brain, geometry.voxel_size)
+    if files.flair == "ignored":
+        return Masks(brain), doubts
+    lesion = find(label="lesion")
+    white, nawm = None, find(label="NAWM")
+    if nawm is not None:
+        white = nawm if lesion is None else nawm | lesion
+    elif "T1" in volumes:
+        white = white_matter(volumes["T1"].array, brain, lesion)
+    return Masks(brain, lesion, white, find(label="ventricles")), doubts
+
+
+_BRAIN = {"desc": "brain"}
+
+
+def brain_of_stripped(images: Mapping[str, Array]) -> Array | None:
+    """Returns the brain of images already extracted: what is zero in no sequence, holes filled.
+
+    None if they are not extracted.
+
+    Args:
+      images: sequence -> [x, y, z].
+    """
+    first, *others = images.values()
+    inside = first != 0
+    for image in others:
+        inside &= image != 0
+    if inside.mean() > MOST_BRAIN:
+        return None
+    return np.asarray(ndimage.binary_fill_holes(inside), bool)
+
+
+def extract_brain(subject: Subject) -> Subject:
+    """Returns the subject with everything outside its brain mask zero: images, FLAIR and truth."""
+    brain = subject.masks.brain
+    flair, noisefree = (
+        None if image is None else zero_outside(brain, image)
+        for image in (subject.flair, subject.noisefree)
+    )
+    images = zero_outside(brain, subject.images)
+    return replace(subject, images=images, flair=flair, noisefree=noisefree)
+
+
+def by_grid(subjects: Sequence[Subject]) -> Iterator[list[Subject]]:
+    """Yields subjects in groups of one grid shape, so that a group can be stacked."""
+    shapes = dict.fromkeys(subject.geometry.shape for subject in subjects)
+    for shape in shapes:
+        yield [subject for subject in subjects if subject.geometry.shape == shape]
