@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.optimize import minimize
 
-from flaxflair.itk import fit_bias
-from flaxflair.volume import Array, Volume
+from flaxflair.core.records import Array, Volume
+from flaxflair.preprocessing.registration import fit_bias
 
 # A tissue is known if it has so many voxels, and is trusted if its spread is at most so many times
 # the other's.
@@ -55,11 +55,11 @@ def fit_scan(scan: Volume, brain: Array, tissues: Sequence[Array]) -> Volume:
       tissues: bool[x, y, z] each, where the scan is sure to show one tissue; may be empty.
 
     Returns:
-      See `itk.fit_bias`.
+      See `registration.fit_bias`.
     """
     known = [tissue for tissue in tissues if tissue.sum() > _FEWEST_VOXELS]
     quartiles = [np.percentile(scan.array[tissue], (25, 50, 75)) for tissue in known]
-    spreads = [(high - low) / max(middle, 1e-6) for low, middle, high in quartiles]
+    spreads = [(high - low) / max(middle, 1e-30) for low, middle, high in quartiles]
     flat, where = np.zeros_like(scan.array), np.zeros(scan.array.shape, bool)
     for tissue, (_, middle, _), spread in zip(known, quartiles, spreads, strict=True):
         if spread <= _MOST_SPREAD * min(spreads):

@@ -16,10 +16,12 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 from skimage.measure import label
 
-from flaxflair.itk import register
-from flaxflair.resample import resample
-from flaxflair.template import read_template
-from flaxflair.volume import Array, Geometry, Volume, strides
+from flaxflair.core.records import Array, Geometry, Volume, strides
+from flaxflair.imaging.resampling import resample
+from flaxflair.io.template import read_template
+from flaxflair.preprocessing.orientation_check import expect_orientation
+from flaxflair.preprocessing.registration import register
+from flaxflair.preprocessing.similarity import Comparison, Look
 
 # The template holds a brain alone. It gets the least of a skull, dark, so many mm thick, and above
 # its base a scalp, so many times as bright as white matter, so many mm from the brain: between
@@ -36,7 +38,6 @@ _TISSUE = 0.15  # of the 99th percentile: what is brighter is no air
 _PITCHES = (-24, -16, -8, 0, 8, 16, 24)
 _UP, _FORWARD = (-30, -20, -10, 0, 10, 20, 30), (-16, -8, 0, 8, 16)
 _SIZES = (0.82, 0.88, 0.94, 1.0)
-_BINS = 24
 # The best of every size and height is followed downhill, by steps of at first these, and no
 # further than this: pitch, up, forward, size, right, roll and yaw. Without the limit a whole head,
 # air around it, passes for a brain in its skull.
@@ -53,15 +54,7 @@ _SULCUS = 4.0  # mm: half the width of a gap that belongs to the brain
 _DARK, _BRIGHT = 0.5, 1.4
 
 
-class _Look(NamedTuple):
-    """How closely images are compared: mm between points, of smoothing, and of a scan's voxel."""
-
-    apart: int  # the template has voxels of 1 mm
-    smoothing: float
-    voxel: float
-
-
-_AFAR, _CLOSE = _Look(8, 3.0, 4.0), _Look(5, 2.0, 2.0)
+_AFAR, _CLOSE = Look(8.0, 3.0, 4.0), Look(5.0, 2.0, 2.0)
 
 
 class _Head(NamedTuple):
@@ -96,11 +89,15 @@ def find_brain(volume: Volume) -> Array:
 
     Returns:
       bool[x, y, z].
+
+    Raises:
+      InputError: the template fits the head far better with axes that the header exchanges.
     """
     head = _template()
     scan = _set_in_air(_cut_fat(volume))
     guess = _guess(scan, head)
     to_scan = register(scan, head.t1, head.brain, start=guess, finest=_MATCHED)
+    expect_orientation(Comparison(scan, head.t1, head.brain, _CLOSE), to_scan, scan)
     here = np.eye(4)
     grid = _coarse(head.t1.geometry)
     laid = resample(scan.array, scan.geometry.affine, grid, to_scan, beyond="zero")
@@ -135,8 +132,8 @@ def _guess(scan: Volume, head: _Head) -> Array:
     mistaken, once it is near. By the first alone skulls were taken for the brain's edge in four of
     thirteen phantoms.
     """
-    afar = _comparison(scan, head.t1, head.near, _AFAR)
-    close = _comparison(scan, head.t1, head.brain, _CLOSE)
+    afar = Comparison(scan, head.t1, head.near, _AFAR)
+    close = Comparison(scan, head.t1, head.brain, _CLOSE)
     affine = head.t1.geometry.affine
     middle_of_head = affine[:3, :3] @ np.argwhere(head.near).mean(axis=0) + affine[:3, 3]
     middle = _middle(scan)
@@ -150,10 +147,10 @@ def _guess(scan: Volume, head: _Head) -> Array:
         return matrix
 
     def miss_afar(guess: Sequence[float]) -> float:
-        return afar(place(guess))
+        return -afar.information(place(guess))
 
     def miss_close(guess: Sequence[float]) -> float:
-        return close(place(guess))
+        return -close.information(place(guess))
 
     upright = (0.0, 0.0, 0.0)
     starts = (
@@ -190,46 +187,6 @@ def _middle(scan: Volume) -> Array:
         middle[:2] = np.median(tissue, axis=0)[:2]
     affine = scan.geometry.affine @ np.diag([*steps, 1.0])
     return affine[:3, :3] @ middle + affine[:3, 3]
-
-
-def _comparison(scan: Volume, t1: Volume, where: Array, look: _Look) -> Callable[[Array], float]:
-    """Returns what tells how little a scan and a template have in common, the latter laid on it.
-
-    Args:
-      scan: the scan.
-      t1: the template.
-      where: bool[x, y, z], where it is compared.
-      look: how closely.
-
-    Returns:
-      float64[4, 4], mm of the template to mm of the scan -> negative mutual information, nats.
-    """
-    every = (slice(None, None, look.apart),) * 3
-    index = np.argwhere(where[every])
-    values = ndimage.gaussian_filter(t1.array, look.smoothing)[every][tuple(index.T)]
-    affine = t1.geometry.affine
-    points = look.apart * index @ affine[:3, :3].T + affine[:3, 3]
-    size = scan.geometry.voxel_size
-    steps = strides(size, look.voxel)
-    small = ndimage.gaussian_filter(scan.array, [look.smoothing / edge for edge in size])
-    small = small[tuple(slice(None, None, step) for step in steps)]
-    to_index = np.linalg.inv(scan.geometry.affine @ np.diag([*steps, 1.0]))
-
-    def miss(matrix: Array) -> float:
-        to_scan = to_index @ matrix
-        there = points @ to_scan[:3, :3].T + to_scan[:3, 3]
-        seen = ndimage.map_coordinates(small, there.T, order=1, mode="constant")
-        return -_mutual_information(values, seen)
-
-    return miss
-
-
-def _mutual_information(a: Array, b: Array) -> float:
-    """Returns what two lists of values tell of each other, nats."""
-    joint = np.histogram2d(a, b, bins=_BINS)[0] / a.size
-    apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    some = joint > 0
-    return float((joint[some] * np.log(joint[some] / apart[some])).sum())
 
 
 def _coarse(geometry: Geometry) -> Geometry:

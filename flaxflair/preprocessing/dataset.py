@@ -1,33 +1,41 @@
 """Intake: raw sessions, inspected and prepared; as subjects, or written as a BIDS derivative.
 
-What it writes is what `cohort` reads. Knows names and files; knows nothing of networks.
+What it writes is what `io.datasets` reads. Knows names and files; knows nothing of networks.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flaxflair import bids, hdbet
-from flaxflair.cohort import SessionFiles, choose_images, find_sessions
-from flaxflair.files import write_bytes, write_json
-from flaxflair.inspection import inspect_files
-from flaxflair.itk import transform_text
-from flaxflair.nifti import read_volume, write_volume
-from flaxflair.orientation import from_ras, to_ras
-from flaxflair.prepare import AS_USUAL, Preparation, Prepared, judge, prepare_session
-from flaxflair.resample import resample
-from flaxflair.sequences import SEQUENCES, TARGET
-from flaxflair.sessions import Finished, Report, expect_workers, run_sessions
-from flaxflair.stages import Stage
-from flaxflair.tissue import white_matter
-from flaxflair.volume import Array, InputError, Masks, Subject
+from flaxflair.core.atomic_files import write_bytes, write_json
+from flaxflair.core.json_objects import read_object
+from flaxflair.core.records import Array, InputError, Masks, Subject, Volume
+from flaxflair.core.sequences import SEQUENCES, TARGET
+from flaxflair.imaging.findings import refuse_or_warn
+from flaxflair.imaging.masks import binarize, expect_mask, judge_brain, judge_given
+from flaxflair.imaging.orientation import from_ras, to_ras
+from flaxflair.imaging.resampling import resample
+from flaxflair.imaging.tissue import white_matter
+from flaxflair.io import bids
+from flaxflair.io.datasets import VOXEL_SIZE, load_session
+from flaxflair.io.fingerprints import fingerprint
+from flaxflair.io.nifti import read_volume, write_volume
+from flaxflair.io.receipts import Receipts, run_unfinished
+from flaxflair.io.session_files import SessionFiles, choose_images, find_sessions
+from flaxflair.preprocessing import hdbet
+from flaxflair.preprocessing.anatomy_check import judge_anatomy
+from flaxflair.preprocessing.inspection import inspect_files
+from flaxflair.preprocessing.options import AS_USUAL, Preparation
+from flaxflair.preprocessing.registration import transform_text
+from flaxflair.preprocessing.session import Prepared, check_sequences, judge, prepare_session
+from flaxflair.runtime.sessions import Finished, Report, expect_workers
+from flaxflair.runtime.stages import Stage
 
 NAME = "Sequences on one grid"
 _METHOD = (
@@ -43,18 +51,18 @@ _FOUND = {
 VoxelSize = tuple[float, float, float]
 
 
-def load_raw(
+def load_subject(
     files: SessionFiles,
-    how: Preparation = AS_USUAL,
+    how: Preparation | None = AS_USUAL,
     voxel_size: VoxelSize | None = None,
     *,
     keep: Path | None = None,
 ) -> Subject:
-    """Reads and prepares one raw session.
+    """Reads one session, raw or prepared.
 
     Args:
       files: of the session. A FLAIR is read if it is not `ignored`, or is to be the reference.
-      how: what is chosen.
+      how: options of the preparation; None if the session is prepared already.
       voxel_size: mm, of the model's training images; None if there is no model.
       keep: a derivative of the data set to write the prepared images into; None for none.
 
@@ -63,7 +71,11 @@ def load_raw(
 
     Raises:
       InputError: a sequence is missing or there twice; or a file, or the session, cannot be used.
+      GeometryError: the grids of a prepared session differ.
     """
+    if how is None:
+        subject = load_session(files, voxel_size)
+        return replace(subject, warnings=(*subject.warnings, *_judge_prepared(subject)))
     prepared, warnings, images = _take_in(files, how, voxel_size)
     if keep is not None:
         _write(files, keep, prepared, images, how)
@@ -85,8 +97,16 @@ def load_raw(
         native=prepared.native,
         space=SEQUENCES[prepared.reference].suffix,
         sources=tuple(image.relative for image in images.values()),
+        scanned=prepared.scanned,
         warnings=warnings,
     )
+
+
+def _judge_prepared(subject: Subject) -> tuple[str, ...]:
+    images = {name: subject.images[..., n] for n, name in enumerate(subject.sequences)}
+    if subject.flair is not None:
+        images[TARGET] = subject.flair
+    return judge_anatomy(images, next(iter(images)), subject.masks.brain, subject.geometry)
 
 
 def _take_in(
@@ -97,24 +117,41 @@ def _take_in(
     if how.reference == TARGET and files.flair == "ignored":
         wanted = replace(files, flair="needed")
     images = choose_images(wanted)
-    inspection = inspect_files({name: image.path for name, image in images.items()}, voxel_size)
+    paths = {name: image.path for name, image in images.items()}
+    inspection = inspect_files(paths, voxel_size)
     volumes = inspection.volumes()
     mask = next(files.find("mask", desc="brain"), None)
-    brain = None if mask is None else read_volume(mask.path)
+    brain = None if mask is None else _read_brain(mask.path)
     try:
         prepared = prepare_session(volumes, how, brain=brain)
     except InputError as error:
         raise InputError(f"{files.root}: {files.name}: {error}") from None
-    return prepared, (*inspection.warnings(), *judge(prepared)), images
+    doubts = judge_brain(prepared.brain, prepared.geometry.voxel_size)
+    if brain is not None:
+        reference = Volume(prepared.images[prepared.reference], prepared.geometry)
+        doubts += judge_given(Volume(prepared.brain, prepared.geometry), reference)
+    if not doubts:  # a wrong mask makes every contrast look wrong
+        doubts = refuse_or_warn(check_sequences(prepared), paths)
+    warnings = (*files.notes, *inspection.warnings(), *doubts, *judge(prepared))
+    return prepared, warnings, images
+
+
+def _read_brain(path: Path) -> Volume:
+    """Returns a brain mask, 0 and 1."""
+    volume = read_volume(path)
+    mask = binarize(volume.array)
+    expect_mask(mask, str(path))
+    return Volume(mask.astype(np.float32), volume.geometry)
 
 
 def _lay_mask(image: bids.Image, prepared: Prepared) -> Array:
     """Returns a mask on the grid of a session, in whose reference's space it lies already."""
     mask = to_ras(read_volume(image.path))
+    array = binarize(mask.array)
     if mask.geometry.matches(prepared.geometry):
-        return mask.array > 0.5
-    here = np.eye(4)
-    laid = resample(mask.array, mask.geometry.affine, prepared.geometry, here, beyond="zero")
+        return array
+    here, array = np.eye(4), array.astype(np.float32)
+    laid = resample(array, mask.geometry.affine, prepared.geometry, here, beyond="zero")
     return laid > 0.5
 
 
@@ -127,21 +164,25 @@ def prepare_dataset(
     participants: Collection[str] | None = None,
     sessions: Collection[str] | None = None,
     workers: int = 1,
+    overwrite: bool = False,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Prepares every session of a raw BIDS data set and writes them as a BIDS derivative.
 
-    A session that cannot be used is reported and the others go on. A brain mask that the data set
+    A session that cannot be used is reported and the others go on. One that is done already is left
+    alone if its files, the options and this package are the same as then, and what was written is
+    whole; else it is overwritten. A brain mask that the data set
     has (`desc-brain_mask`) is kept, and so are labelled masks, which lie in the reference's space.
 
     Args:
       root: raw BIDS data set.
-      out: the derivative; made if missing. What it holds of a session is overwritten.
+      out: the derivative; made if missing.
       how: what is chosen.
       patterns: see `bids.find_images`.
       participants: labels, with or without `sub-`; None for all.
       sessions: labels, with or without `ses-`; None for all.
       workers: sessions at a time, each with the threads that `how` gives it.
+      overwrite: whether sessions that are done already are done anew.
       on_done: told how many sessions are done and how many there are: first that it is none.
 
     Raises:
@@ -161,7 +202,13 @@ def prepare_dataset(
         prepared, said, images = _take_in(every, how)
         return Finished(_write(files, out, prepared, images, how), said)
 
-    report = run_sessions(found, [Stage("prepare", prepare, workers)], on_done)
+    def request(files: SessionFiles) -> Mapping[str, Any]:
+        read = fingerprint(files, SEQUENCES, sidecars=True)
+        options = {**asdict(how), "workers": 0}
+        return {"version": version("flaxflair"), "how": options, "read": read}
+
+    stages, receipts = [Stage("prepare", prepare, workers)], Receipts(out, request)
+    report = run_unfinished(found, stages, receipts, on_done, overwrite=overwrite)
     bids.keep_participants(root, out)
     return report
 
@@ -202,6 +249,7 @@ def _write(
             "SkullStripped": False,
             "DegreesOfFreedom": 0 if own else how.freedom,
             "WorldOfReferenceToWorldOfSource": prepared.transforms[sequence].tolist(),
+            VOXEL_SIZE: [round(edge, 4) for edge in prepared.scanned[sequence]],
             "PartOfBrainScanned": round(prepared.covered[sequence], 4),
             "WeightsOfBiasFields": {n: round(w, 4) for n, w in prepared.shared[sequence].items()},
             **_protocol(images[sequence].path),
@@ -230,11 +278,9 @@ def _name_transform(files: SessionFiles, sequence: str, space: str) -> str:
 def _protocol(image: Path) -> dict[str, Any]:
     """Returns what a raw sidecar says of the scan's timing and field."""
     path = bids.sidecar(image)
-    if not path.is_file():
-        return {}
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error}); correct it") from None
+        said = read_object(path, "") if path.is_file() else {}
+    except InputError:  # of which `inspect_files` warns
+        said = {}
     fields = ("MagneticFieldStrength", "RepetitionTime", "EchoTime", "InversionTime", "FlipAngle")
     return {name: said[name] for name in fields if name in said}

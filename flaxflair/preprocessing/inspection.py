@@ -1,23 +1,29 @@
 """Inspection: the files of a session, looked at before any computing.
 
 Reads each file once, and says what would stop the session or make its FLAIR worthless. Knows files
-and `check`; knows nothing of networks.
+and `checks`; knows nothing of networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from flaxflair.check import Finding, check_volumes
-from flaxflair.nifti import Forms, read_forms, read_volume
-from flaxflair.volume import InputError, Volume
+from flaxflair.core.json_objects import read_object
+from flaxflair.core.records import InputError, Volume
+from flaxflair.imaging.checks import check_volumes
+from flaxflair.imaging.findings import Finding, refuse_or_warn
+from flaxflair.io.bids import sidecar
+from flaxflair.io.nifti import read_forms, read_volume
+from flaxflair.io.nifti_header import Forms
 
 # mm by which the two forms of a header may differ: rounding.
 _LEAST_GAP = 0.1
+# The size of a voxel by `pixdim` may differ from that by the affine this much: rounding.
+_MOST_STRETCH = 1.01
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,7 @@ class Inspection:
         Raises:
           InputError: the session cannot be used; the message is the first reason.
         """
-        for finding in self.findings:
-            if finding.severity == "stop":
-                raise InputError(self.tell(finding))
+        refuse_or_warn(self.findings, {name: look.path for name, look in self.looks.items()})
         return {n: look.volume for n, look in self.looks.items() if look.volume is not None}
 
     def warnings(self) -> tuple[str, ...]:
@@ -91,12 +95,40 @@ def inspect_files(
             findings.append(Finding("stop", name, str(error).removeprefix(f"{path}: ")))
             continue
         looks[name] = Look(path, volume, forms)
-        if forms.gap > _LEAST_GAP:
-            what = f"its qform and sform put it {forms.gap:.1f} mm apart; the sform is used"
-            findings.append(Finding("warn", name, what))
+        if forms.mirrored:
+            what = (
+                "its qform and sform are mirror images of each other, so left and right are "
+                "unknown; write its header anew, from DICOM"
+            )
+            findings.append(Finding("stop", name, what))
+        findings += [Finding("warn", name, what) for what in _compare_forms(forms)]
+        findings += [Finding("warn", name, what) for what in _read_sidecar(path)]
     readable = {name: look.volume for name, look in looks.items() if look.volume is not None}
     findings += check_volumes(readable, voxel_size)
     return Inspection(looks, tuple(sorted(findings, key=lambda f: f.severity != "stop")))
+
+
+def _read_sidecar(path: Path) -> Iterator[str]:
+    """Yields why the JSON file beside an image cannot be read, if there is one."""
+    beside = sidecar(path)
+    try:
+        if beside.is_file():
+            read_object(beside, "correct it")
+    except InputError as error:
+        yield f"what its sidecar says is not used: {error}"
+
+
+def _compare_forms(forms: Forms) -> Iterator[str]:
+    """Yields what a header says of the place in space that it contradicts elsewhere."""
+    if np.isnan(forms.gap):
+        yield "its qform cannot be read (quaternion or voxel size); the sform is used"
+    elif forms.gap > _LEAST_GAP:
+        yield f"its qform and sform put it {forms.gap:.1f} mm apart; the sform is used"
+    elif not forms.stretch < _MOST_STRETCH:
+        yield (
+            f"its pixdim and its sform differ in the size of a voxel, {forms.stretch:.3g} times; "
+            "the sform is used"
+        )
 
 
 COLUMNS = ("scan", "file", "voxels", "mm", "axes", "forms", "type", "values", "found")

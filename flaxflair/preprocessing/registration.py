@@ -13,9 +13,13 @@ import numpy as np
 import SimpleITK as sitk
 from skimage.measure import block_reduce
 
-from flaxflair.volume import Array, Geometry, Volume, strides
+from flaxflair.core.records import Array, Geometry, Volume, strides
+from flaxflair.preprocessing.similarity import Comparison, Look
+from flaxflair.preprocessing.starts import find_starts
 
 Freedom = Literal[6, 12]
+
+_LOOK = Look(5.0, 3.0, 4.0)  # to choose a start
 
 # ITK's world is left, posterior, superior.
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -101,15 +105,16 @@ def register(
 ) -> Array:
     """Returns the matrix that takes world mm of the fixed image to world mm of the moving one.
 
-    Mattes' mutual information, coarse to fine, rigid first; the same result every time. An affine
-    map is kept only where the images tell clearly more of each other by it.
+    Mattes' mutual information, coarse to fine, rigid first; the same result every time. The descent
+    starts where the images tell the most of each other: see `starts`. An affine map is kept
+    only where they tell clearly more by it.
 
     Args:
       moving: the image to be moved.
       fixed: the image it is moved onto.
       mask: bool[x, y, z] on the fixed image, where they are compared.
       freedom: 6 for rotation and shift, 12 for an affine map.
-      start: float64[4, 4], an affine map that is nearly right; None to lay centre upon centre.
+      start: float64[4, 4], an affine map that is nearly right; None to look for starts.
       finest: mm; no voxels finer than this are looked at.
 
     Returns:
@@ -123,23 +128,28 @@ def register(
         _shrink(still, move, where, level) for level in _LEVELS if level.voxel >= finest - 1e-6
     ]
     if start is not None:
-        return _matrix(_optimise(levels, _affine(start, _centre(fixed.geometry)), _STEP)[0])
-    centred = sitk.CenteredTransformInitializer(
-        still, move, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.GEOMETRY
-    )
-    found, cost = _optimise(levels, centred, _STEP)
+        return _matrix(_optimise(levels, _affine(start, fixed.geometry.centre), _STEP)[0])
+    comparison = Comparison(moving, fixed, mask, _LOOK)
+    coarse = [
+        _optimise(levels[:1], _rigid(shift, fixed.geometry.centre), _STEP)[0]
+        for shift in find_starts(moving, fixed, comparison)
+    ]
+    best = max(coarse, key=lambda found: comparison.information(_matrix(found)))
+    found, cost = _optimise(levels[1:] or levels, best, _STEP)
     if freedom == 12:
-        affine = _affine(_matrix(found), _centre(fixed.geometry))
+        affine = _affine(_matrix(found), fixed.geometry.centre)
         # Judged where the images are sharp: smooth ones once preferred a map that was 1 mm off.
         wider, cost_of_wider = _optimise(levels[1:] or levels, affine, 0.2 * _STEP)
         found = wider if cost_of_wider < (1 + _LEAST_GAIN) * cost else found
     return _matrix(found)
 
 
-def _centre(geometry: Geometry) -> Array:
-    """Returns the middle of a grid, world mm."""
-    middle = (np.array(geometry.shape) - 1) / 2
-    return geometry.affine[:3, :3] @ middle + geometry.affine[:3, 3]
+def _rigid(shift: Array, centre: Array) -> sitk.Euler3DTransform:
+    """Returns a shift, mm (RAS+), as ITK's rigid transform, which turns about `centre`."""
+    transform = sitk.Euler3DTransform()
+    transform.SetCenter((_FLIP[:3, :3] @ centre).tolist())
+    transform.SetTranslation((_FLIP[:3, :3] @ shift).tolist())
+    return transform
 
 
 def _affine(matrix: Array, centre: Array) -> sitk.AffineTransform:
