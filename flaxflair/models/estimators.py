@@ -6,23 +6,37 @@ in, z-scores of the FLAIR out. Knows no intensities, no subjects and no training
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxflair import checkpoint
 from flaxflair.baselines import BASELINES
 from flaxflair.config import NETWORK, NetworkConfig
+from flaxflair.core.arrays import Spec, expect_arrays
+from flaxflair.core.records import Array
+from flaxflair.imaging.tiling import Sliceable
+from flaxflair.models.checkpoints import name_leaves
+from flaxflair.models.inference import predict_streamed, predict_volumes
 from flaxflair.networks import NETWORKS, Network
 from flaxflair.networks.network import Params
-from flaxflair.predict import predict_streamed, predict_volumes
-from flaxflair.volume import Array, InputError
-from flaxflair.windows import Sliceable
+
+
+class Packed(NamedTuple):
+    """What was learnt, to be stored.
+
+    Attributes:
+      method: `network`, or a key of `BASELINES`.
+      network: what the network was built from; None for a baseline.
+      arrays: by name.
+    """
+
+    method: str
+    network: NetworkConfig | None
+    arrays: dict[str, Array]
 
 
 class Fitted(Protocol):
@@ -55,8 +69,8 @@ class Fitted(Protocol):
         """
         ...
 
-    def save(self, folder: Path) -> dict[str, Any]:
-        """Writes what was learnt into a folder; returns what `load_fitted` needs beside it."""
+    def pack(self) -> Packed:
+        """Returns what was learnt, for `unpack`."""
         ...
 
 
@@ -99,10 +113,9 @@ class FittedNetwork:
         batch = min(batch, len(images))
         return list(np.asarray(predict_volumes(forward, params, stacked, batch=batch)))
 
-    def save(self, folder: Path) -> dict[str, Any]:
+    def pack(self) -> Packed:
         """See `Fitted`."""
-        checkpoint.save(folder / "params", 0, self.params)
-        return {"network": asdict(self.config)}
+        return Packed(NETWORK, self.config, pack_params(self.params))
 
 
 @dataclass(frozen=True)
@@ -132,29 +145,56 @@ class FittedBaseline:
             for whole, inside in zip(images, insides, strict=True)
         ]
 
-    def save(self, folder: Path) -> dict[str, Any]:
+    def pack(self) -> Packed:
         """See `Fitted`."""
-        BASELINES[self.name].save(self.state, folder)
-        return {}
+        return Packed(self.name, None, BASELINES[self.name].pack(self.state))
 
 
-def load_fitted(folder: Path, method: str, channels: int, said: dict[str, Any]) -> Fitted:
-    """Undoes `save`.
+def unpack(packed: Packed, channels: int) -> Fitted:
+    """Undoes `pack`.
 
     Args:
-      folder: given to `save`.
-      method: `network`, or a key of `BASELINES`.
+      packed: as stored, by whomever.
       channels: input sequences, m.
-      said: what `save` returned.
 
     Raises:
-      InputError: the folder does not hold it.
+      InputError: the arrays are not those of such a method.
     """
-    if method != NETWORK:
-        return FittedBaseline(method, BASELINES[method].load(folder))
-    config = NetworkConfig(**said["network"])
-    network = NETWORKS[config.name](channels, config)
-    params = checkpoint.load(folder / "params", network.init(jax.random.key(0)))
-    if params is None:
-        raise InputError(f"{folder / 'params'}: holds no parameters; train the fold again")
-    return FittedNetwork(config, network, params)
+    if packed.network is None:
+        return FittedBaseline(
+            packed.method, BASELINES[packed.method].unpack(packed.arrays, channels)
+        )
+    network = NETWORKS[packed.network.name](channels, packed.network)
+    params = unpack_params(network.init, packed.arrays)
+    return FittedNetwork(packed.network, network, params)
+
+
+def pack_params(params: Params) -> dict[str, Array]:
+    """Returns a network's parameters by name, for `unpack_params`.
+
+    They are float16 if that loses nothing, as after loading weights that were stored so: a model
+    has one digest, whether it was loaded or is yet to be saved.
+    """
+    arrays = {name: np.asarray(leaf) for name, leaf in name_leaves(params).items()}
+    half = {name: array.astype(np.float16) for name, array in arrays.items()}
+    exact = all(np.array_equal(half[name], array) for name, array in arrays.items())
+    return half if exact else arrays
+
+
+def unpack_params(init: Callable[[jax.Array], Params], arrays: Mapping[str, Array]) -> Params:
+    """Undoes `pack_params`; float32.
+
+    Args:
+      init: of the network.
+      arrays: as stored, by whomever.
+
+    Raises:
+      InputError: the arrays are not those of such a network.
+    """
+    # Shapes alone: a stranger's widths may be those of a network that no memory holds.
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    names = name_leaves(shapes)
+    wanted = {name: Spec(leaf.shape, ("float32", "float16")) for name, leaf in names.items()}
+    expect_arrays(arrays, wanted)
+    leaves = [jnp.asarray(arrays[name], names[name].dtype) for name in names]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)

@@ -5,19 +5,24 @@ Works on normalised arrays. Knows nothing of files, subjects or intensities.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 
-from flaxflair.networks.network import Forward, Params
-from flaxflair.volume import Array
-from flaxflair.windows import Sliceable, stream
+from flaxflair.core.records import Array
+from flaxflair.imaging.tiling import Sliceable, stream
 
 
 @partial(jax.jit, static_argnames=("forward", "batch"))
 def predict_volumes(
-    forward: Forward, params: Params, images: jax.Array, *, batch: int = 1
+    forward: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
+    images: jax.Array,
+    *,
+    batch: int = 1,
 ) -> jax.Array:
     """Predicts volumes of one grid in one compiled call.
 
@@ -39,8 +44,8 @@ def predict_volumes(
 
 
 def predict_streamed(
-    forward: Forward,
-    params: Params,
+    forward: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
     images: Sliceable,
     *,
     radius: int,
@@ -50,15 +55,15 @@ def predict_streamed(
     """Predicts one volume in tiles; equal to `predict_volumes` to rounding.
 
     Args:
-      forward: of the network.
-      params: of the network.
+      forward: of the network; a hashable function (params, images) -> b x y z or b x y z f.
+      params: its first argument.
       images: [x, y, z, m], z-scores, on the host (a memory map will do).
       radius: voxels on each side that an output depends on.
       voxels: that are computed at a time; 0 for the whole volume.
       stride: of the network.
 
     Returns:
-      [x, y, z], z-scores.
+      [x, y, z] or [x, y, z, f], z-scores.
     """
 
     def predict(part: Array) -> Array:

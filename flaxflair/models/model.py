@@ -1,29 +1,41 @@
-"""Model: a fitted method and all it needs to be used; saved, loaded and applied as one.
+"""Model: a fitted method and all it needs to be used, applied as one; and runs, which made it.
 
 What a notebook, the command line and another program use. Takes intensities and gives intensities;
-knows nothing of how it was trained.
+knows nothing of how it was trained, nor of how it is stored.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from flaxflair import normalize
-from flaxflair.config import NETWORK
-from flaxflair.files import expect_output, write_json
-from flaxflair.methods import Fitted, FittedBaseline, FittedNetwork, load_fitted
-from flaxflair.nifti import read_volume, write_volume
-from flaxflair.normalize import Normalization, Stats
-from flaxflair.orientation import from_ras, to_ras
-from flaxflair.saliency import p3s_streamed
-from flaxflair.volume import Array, GeometryError, InputError, Subject, Volume
-from flaxflair.windows import Sliceable
+from flaxflair.core.json_objects import read_object
+from flaxflair.core.records import Array, InputError, Subject, Volume
+from flaxflair.imaging.normalization import (
+    Normalization,
+    decode_flair,
+    encode_flair,
+    make_encoder,
+    relative_levels,
+    zero_outside,
+)
+from flaxflair.io.fingerprints import say_changes
+from flaxflair.io.session_files import SessionFiles
+from flaxflair.models.estimators import Fitted, FittedNetwork
+from flaxflair.models.saliency import p3s_streamed
+from flaxflair.models.universal import UniversalModel, predict_flair, resolution_warnings
+
+# A session this much brighter or darker than the training's is another problem.
+_MOST_LEVEL = 2.0
+# Voxels along an axis that tell a level well enough.
+_FINE = 128
+# Where only one thread predicts, nothing has to be held.
+_UNSHARED = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,9 @@ class Model:
     voxel_size: tuple[float, float, float] | None = None
 
 
+AnyModel: TypeAlias = Model | UniversalModel
+
+
 class Run(NamedTuple):
     """A run that has begun: where its data lie and who was held out when.
 
@@ -53,12 +68,30 @@ class Run(NamedTuple):
       source: the data set that it reads.
       heldout: participants of each fold.
       summary: what `summary.json` holds; empty while no run of it has ended.
+      read: session -> path -> digest of the files that it read.
     """
 
     folder: Path
     source: Path
     heldout: list[list[str]]
     summary: dict[str, Any]
+    read: Mapping[str, Mapping[str, str]]
+
+    def expect_unchanged(self, name: str, now: Mapping[str, str]) -> None:
+        """Refuses a session whose files are not those that the run read.
+
+        Args:
+          name: of the session.
+          now: path -> digest; see `io.fingerprints`.
+
+        Raises:
+          InputError: the message names the first file that changed.
+        """
+        if changes := say_changes({name: self.read.get(name, {})}, {name: now}):
+            raise InputError(
+                f"{self.source}: has changed since {self.folder} read it ({changes[0]}); "
+                "bring it back as it was"
+            )
 
     def fold_of(self, participant: str) -> int:
         """Returns the fold whose model never saw a participant.
@@ -86,76 +119,83 @@ def load_run(folder: str | Path) -> Run:
     for path in (config, folds):
         if not path.is_file():
             raise InputError(f"{path}: no such file; give the folder of a run (its --workdir)")
-    return Run(
-        folder,
-        Path(json.loads(config.read_text())["source"]),
-        json.loads(folds.read_text())["heldout"],
-        json.loads(summary.read_text()) if summary.is_file() else {},
-    )
+    try:
+        said = read_object(folds, _WAY_OUT)
+        return Run(
+            folder,
+            Path(read_object(config, _WAY_OUT)["source"]),
+            [list(fold) for fold in said["heldout"]],
+            read_object(summary, _WAY_OUT) if summary.is_file() else {},
+            {name: dict(own) for name, own in said["read"].items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}: is no run ({error} is not as it was); {_WAY_OUT}") from None
 
 
-def save_model(folder: Path, model: Model) -> None:
-    """Saves a model: `model.json`, written last, and what its method learnt beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    fitted = model.fitted
-    content = {
-        "method": fitted.name if isinstance(fitted, FittedBaseline) else NETWORK,
-        "sequences": model.sequences,
-        "region": model.region,
-        "voxel_size": model.voxel_size,
-        **fitted.save(folder),
-        "normalization": asdict(model.normalization),
-    }
-    write_json(folder / "model.json", content)
+_WAY_OUT = "give the folder of a run as it was left"
 
 
-def load_model(run: str | Path, fold: int = 0) -> Model:
-    """Loads the model that one fold of a finished run left.
+def predict(
+    model: AnyModel,
+    subject: Subject,
+    *,
+    voxels: int = 0,
+    device: AbstractContextManager[Any] = _UNSHARED,
+) -> Volume:
+    """Synthesises the FLAIR of one session.
 
     Args:
-      run: folder given to `--workdir`.
-      fold: which of its folds.
+      model: from `load_model`.
+      subject: with the model's sequences, or for a universal model with any of them.
+      voxels: computed at a time, for volumes that do not fit into memory, about 16 bytes each for
+        every filter; 0 for the whole volume at once. Only with tiles is the input encoded tile by
+        tile.
+      device: held while the method itself computes, so that other threads encode and decode
+        meanwhile.
+
+    Returns:
+      float32[x, y, z] on the subject's grid, in the units of the training FLAIRs; of a universal
+      model, normal-appearing white matter is at `universal.WHITE`.
 
     Raises:
-      InputError: there is no such run or fold, or it is not finished.
+      InputError: the subject has other sequences than the model, or its tissues cannot be found.
     """
-    folder = Path(run) / f"fold-{fold}"
-    path = folder / "model.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; train the fold first, or name another run or fold")
-    content = json.loads(path.read_text())
-    sequences = tuple(content["sequences"])
-    fitted = load_fitted(folder, content["method"], len(sequences), content)
-    stored = content["normalization"]
-    normalization = Normalization(
-        _stats(stored["images"]),
-        _stats(stored["flair"]),
-        stored["method"],
-        tuple(tuple(row) for row in stored["places"]),
-        tuple(stored["gain"]),
-    )
-    size = content["voxel_size"]
-    return Model(
-        sequences, fitted, normalization, content["region"], None if size is None else tuple(size)
-    )
+    if isinstance(model, UniversalModel):
+        return predict_flair(model, subject, voxels=voxels, device=device)
+    return predict_many(model, [subject], voxels=voxels, device=device)[0]
 
 
-def _stats(stored: dict[str, list[float]]) -> Stats:
-    return Stats(tuple(stored["mean"]), tuple(stored["std"]))
+def predict_many(
+    model: Model,
+    subjects: Sequence[Subject],
+    *,
+    voxels: int = 0,
+    batch: int = 1,
+    device: AbstractContextManager[Any] = _UNSHARED,
+) -> list[Volume]:
+    """Synthesises the FLAIRs of sessions that share one grid shape, in one compiled call.
+
+    See `predict` for arguments and errors; `batch` is the number of volumes side by side.
+    """
+    for subject in subjects:
+        _expect_sequences(model, subject)
+    images = [subject.images for subject in subjects]
+    brains = [subject.masks.brain for subject in subjects]
+    flairs = _synthesise(model, images, brains, voxels=voxels, batch=batch, device=device)
+    return [Volume(f, s.geometry) for f, s in zip(flairs, subjects, strict=True)]
 
 
 def predict_array(
     model: Model, images: Array, brain: Array | None = None, *, voxels: int = 0
 ) -> Array:
-    """Synthesises the FLAIR of one session.
+    """Synthesises the FLAIR of one session, given as arrays.
 
     Args:
       model: from `load_model`.
       images: [x, y, z, m], intensities of `model.sequences` in that order, on one grid whose axes
         run closest to right, anterior, superior.
       brain: bool[x, y, z]; needed if the model was trained on the brain, else of no effect.
-      voxels: computed at a time, for volumes that do not fit into memory, about 16 bytes each for
-        every filter; 0 for the whole volume at once.
+      voxels: see `predict`.
 
     Returns:
       float32[x, y, z], in the units of the training FLAIRs.
@@ -163,28 +203,37 @@ def predict_array(
     Raises:
       InputError: the number of sequences is not the model's, or the brain is needed and missing.
     """
-    return predict_many(model, [images], [brain], voxels=voxels)[0]
+    return _synthesise(model, [images], [brain], voxels=voxels)[0]
 
 
-def predict_many(
+def _synthesise(
     model: Model,
     images: Sequence[Array],
     brains: Sequence[Array | None],
     *,
     voxels: int = 0,
     batch: int = 1,
+    device: AbstractContextManager[Any] = _UNSHARED,
 ) -> list[Array]:
-    """Synthesises the FLAIRs of sessions that share one grid shape, in one compiled call.
-
-    See `predict_array` for arguments and errors; `batch` is the number of volumes side by side.
-    """
+    """Turns images into FLAIRs: encode, predict, decode. All other functions come here."""
     read = Encoded if voxels else encode
     encoded = [read(model, image, brain) for image, brain in zip(images, brains, strict=True)]
-    flairs = predict_encoded(model, encoded, brains, voxels=voxels, batch=batch)
+    # Outside the brain, a model of the brain may predict anything.
+    insides = brains if model.region == "brain" else [None] * len(brains)
+    with device:
+        flairs = model.fitted.predict(encoded, insides, voxels=voxels, batch=batch)
     return [
         decode(model, flair, image, brain)
         for flair, image, brain in zip(flairs, images, brains, strict=True)
     ]
+
+
+def _expect_sequences(model: Model, subject: Subject) -> None:
+    if subject.sequences != model.sequences:
+        raise InputError(
+            f"{subject.name}: has {','.join(subject.sequences)}; the model reads "
+            f"{','.join(model.sequences)}"
+        )
 
 
 def encode(model: Model, images: Array, brain: Array | None) -> Array:
@@ -213,7 +262,7 @@ class Encoded:
         region = _region(model, brain)
         self._images = images
         self._region = region if model.region == "brain" else None
-        self._encode = normalize.make_encoder(model.normalization, images, region)
+        self._encode = make_encoder(model.normalization, images, region, model.sequences)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -224,32 +273,8 @@ class Encoded:
         """Returns the z-scores of a tile, float32[x, y, z, m]."""
         part = self._images[at]
         if self._region is not None:
-            part = normalize.zero_outside(self._region[at], part)
+            part = zero_outside(self._region[at], part)
         return self._encode(part)
-
-
-def predict_encoded(
-    model: Model,
-    encoded: Sequence[Sliceable],
-    brains: Sequence[Array | None],
-    *,
-    voxels: int = 0,
-    batch: int = 1,
-) -> list[Array]:
-    """Applies the method alone, the one step on the device: z-scores to z-scores.
-
-    Args:
-      model: from `load_model`.
-      encoded: [x, y, z, m], from `encode` or as `Encoded`, all of one grid.
-      brains: bool[x, y, z] each; outside them, a model of the brain may predict anything.
-      voxels: see `predict_array`.
-      batch: volumes side by side.
-
-    Returns:
-      float32[x, y, z] each, for `decode`.
-    """
-    insides = brains if model.region == "brain" else [None] * len(brains)
-    return model.fitted.predict(encoded, insides, voxels=voxels, batch=batch)
 
 
 def decode(model: Model, flair: Array, images: Array, brain: Array | None) -> Array:
@@ -265,11 +290,69 @@ def decode(model: Model, flair: Array, images: Array, brain: Array | None) -> Ar
       float32[x, y, z], in the units of the training FLAIRs.
     """
     region = _region(model, brain)
-    decoded = normalize.decode_flair(model.normalization, flair, images, region)
-    return normalize.zero_outside(region, decoded) if model.region == "brain" else decoded
+    decoded = decode_flair(model.normalization, flair, images, region)
+    return zero_outside(region, decoded) if model.region == "brain" else decoded
 
 
-def saliency_maps(model: Model, subject: Subject, *, voxels: int = 0) -> Array:
+def method_name(model: AnyModel) -> str:
+    """Returns what tables and sidecars call the method."""
+    return "universal" if isinstance(model, UniversalModel) else model.fitted.name
+
+
+def wanted_inputs(model: AnyModel) -> tuple[str, ...]:
+    """Returns the sequences that every session must have: none of a universal model's."""
+    return () if isinstance(model, UniversalModel) else model.sequences
+
+
+def choose_inputs(model: AnyModel, files: SessionFiles) -> SessionFiles:
+    """Returns the files of a session with those inputs that a model reads.
+
+    A universal model reads whichever of its sequences there are.
+
+    Raises:
+      InputError: a universal model finds none of its sequences.
+    """
+    if not isinstance(model, UniversalModel):
+        return replace(files, inputs=model.sequences)
+    inputs = tuple(name for name in model.sequences if name in files.sequences)
+    if not inputs:
+        raise InputError(
+            f"{files.root}: {files.name} has none of {', '.join(model.sequences)}; "
+            "a FLAIR is synthesised from one of them or more"
+        )
+    return replace(files, inputs=inputs)
+
+
+def level_warnings(model: AnyModel, subject: Subject) -> tuple[str, ...]:
+    """Returns the warnings of a model, and one of each input unlike those it was trained on."""
+    if isinstance(model, UniversalModel):
+        return (*model.warnings, *resolution_warnings(subject))
+    encoded = Encoded(model, subject.images, subject.masks.brain)
+    x, y, z = (slice(None, None, max(1, size // _FINE)) for size in subject.geometry.shape)
+    levels = relative_levels(model.normalization, encoded[x, y, z])
+    return tuple(
+        f"the {name} is {level:.2g} times as bright as those that the model was trained on, which "
+        "this model does not even out; take a model that is normalised by session"
+        for name, level in zip(model.sequences, levels, strict=True)
+        if not 1 / _MOST_LEVEL <= level <= _MOST_LEVEL
+    )
+
+
+def expect_gradient(model: AnyModel) -> tuple[Model, FittedNetwork]:
+    """Returns a model that saliency maps can be made of, and its network.
+
+    Raises:
+      InputError: it is universal, or no network, and so has no gradient.
+    """
+    if isinstance(model, UniversalModel):
+        raise InputError("saliency is of a network that was trained on one data set; name its run")
+    fitted = model.fitted
+    if not isinstance(fitted, FittedNetwork):
+        raise InputError(f"a {fitted.name} has no gradient to make a saliency map of; name another")
+    return model, fitted
+
+
+def saliency_maps(model: AnyModel, subject: Subject, *, voxels: int = 0) -> Array:
     """Returns the P3S maps of one subject (Wei et al. 2019, eq. 3).
 
     Args:
@@ -285,87 +368,26 @@ def saliency_maps(model: Model, subject: Subject, *, voxels: int = 0) -> Array:
       InputError: the subject has no FLAIR, or other sequences than the model; or the model is no
         network, and so has no gradient.
     """
-    fitted = model.fitted
-    if not isinstance(fitted, FittedNetwork):
-        raise InputError(
-            f"a {fitted.name} has no gradient to make a saliency map of; name a network"
-        )
+    trained, fitted = expect_gradient(model)
     if subject.flair is None:
         raise InputError(f"{subject.name}: has no FLAIR, and saliency is of the error against it")
-    if subject.sequences != model.sequences:
-        raise InputError(
-            f"{subject.name}: has {','.join(subject.sequences)}; the model reads "
-            f"{','.join(model.sequences)}"
-        )
+    _expect_sequences(trained, subject)
     brain = subject.masks.brain
-    images = encode(model, subject.images, brain)
+    images = encode(trained, subject.images, brain)
     flair = subject.flair
-    if model.region == "brain":
-        flair = normalize.zero_outside(brain, flair)
-    target = normalize.encode_flair(model.normalization, flair, brain)
+    if trained.region == "brain":
+        flair = zero_outside(brain, flair)
+    target = encode_flair(trained.normalization, flair, brain)
     return p3s_streamed(
         fitted.network.forward,
         fitted.params,
         images,
         target,
-        weight=brain if model.region == "brain" else None,
+        weight=brain if trained.region == "brain" else None,
         radius=fitted.network.radius,
         voxels=voxels,
         stride=fitted.network.stride,
     )
-
-
-def predict_files(
-    model: Model,
-    inputs: Mapping[str, str | Path],
-    out: str | Path,
-    *,
-    brain: str | Path | None = None,
-    voxels: int = 0,
-) -> Volume:
-    """Synthesises a FLAIR from prepared NIfTI files and writes it on their grid.
-
-    Args:
-      model: from `load_model`.
-      inputs: sequence name -> file, at least the model's sequences, all on one grid.
-      out: `.nii` or `.nii.gz` to write; its folder must exist.
-      brain: file of the brain mask; see `predict_array`.
-      voxels: see `predict_array`.
-
-    Returns:
-      What was written.
-
-    Raises:
-      InputError: a sequence is missing or a file cannot be used; the message names it.
-      GeometryError: the grids differ.
-      WriteError: `out` is one of the inputs, or its folder is missing, read-only or full.
-    """
-    missing = [name for name in model.sequences if name not in inputs]
-    if missing:
-        raise InputError(f"no file for {missing[0]}; the model reads {','.join(model.sequences)}")
-    paths = [Path(inputs[name]) for name in model.sequences]
-    expect_output(Path(out), [*paths, *([Path(brain)] if brain else [])])
-    first = read_volume(paths[0])
-    native = first.geometry
-    first = to_ras(first)
-    geometry = first.geometry
-
-    def read(path: Path) -> Array:
-        volume = to_ras(read_volume(path))
-        if not volume.geometry.matches(geometry):
-            raise GeometryError(f"{path}: its grid differs from that of {paths[0]}")
-        return volume.array
-
-    # One by one into place: a list of volumes and their stack would be twice the inputs' size.
-    stacked = np.empty((*geometry.shape, len(paths)), np.float32)
-    stacked[..., 0] = first.array
-    del first
-    for channel, path in enumerate(paths[1:], start=1):
-        stacked[..., channel] = read(path)
-    region = None if brain is None else read(Path(brain)) > 0.5
-    flair = from_ras(predict_array(model, stacked, region, voxels=voxels), native)
-    write_volume(out, flair, native.affine)
-    return Volume(flair, native)
 
 
 def _region(model: Model, brain: Array | None) -> Array:

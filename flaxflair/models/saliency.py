@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxflair.core.records import Array
+from flaxflair.imaging.tiling import stream
 from flaxflair.networks.network import Forward, Params
-from flaxflair.volume import Array
-from flaxflair.windows import stream
 
 
 @partial(jax.jit, static_argnames="forward")

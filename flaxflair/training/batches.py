@@ -1,7 +1,7 @@
-"""Examples: subjects as a network sees them, and batches of them by step number.
+"""Normalised examples, and batches of their windows as a function of the step number.
 
-A batch is cut on the host, or on the device from examples that lie there; a draw says where, the
-same for both. Knows subjects and windows; knows nothing of networks or files.
+A batch is cut on the host, or on the device from examples stored there, at the positions of the
+same draw. Independent of networks and files.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from flaxflair.normalize import Normalization, encode_flair, encode_images
-from flaxflair.volume import Array, InputError, Subject
-from flaxflair.windows import draw_window, edges_in
+from flaxflair.core.records import Array, InputError, Subject
+from flaxflair.imaging.normalization import Normalization, encode_flair, encode_images
+from flaxflair.imaging.tiling import draw_window, edges_in
 
 
 class Example(NamedTuple):
-    """One subject, normalised.
+    """One normalised subject.
 
     Attributes:
-      images: float32[x, y, z, m].
-      flair: float32[x, y, z].
-      region: bool[x, y, z], the voxels that count.
+      images: float32[x, y, z, m], z-scores.
+      flair: float32[x, y, z], z-scores.
+      region: bool[x, y, z], the voxels of the loss.
     """
 
     images: Array
@@ -34,12 +34,12 @@ class Example(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one step sees, on the host or on a device.
+    """Input of one training step, on the host or on a device.
 
     Attributes:
       images: float32[b, x, y, z, m], z-scores.
       flair: float32[b, x, y, z], z-scores.
-      weight: float32[b, x, y, z], 1 where a voxel counts in the loss.
+      weight: float32[b, x, y, z], weight of each voxel in the loss, 0 or 1.
     """
 
     images: Array | jax.Array
@@ -48,10 +48,10 @@ class Batch(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Where a batch is cut.
+    """Positions of the windows of a batch.
 
     Attributes:
-      example: int32[b], their numbers.
+      example: int32[b], index of each window's example.
       start: int32[b, 3], first voxel of each window.
     """
 
@@ -65,7 +65,7 @@ def make_example(subject: Subject, normalization: Normalization, region: str) ->
         raise InputError(f"{subject.name}: has no FLAIR to learn from")
     brain = subject.masks.brain
     return Example(
-        encode_images(normalization, subject.images, brain),
+        encode_images(normalization, subject.images, brain, subject.sequences),
         encode_flair(normalization, subject.flair, brain),
         brain if region == "brain" else np.ones(brain.shape, bool),
     )
@@ -79,17 +79,17 @@ def make_draws(
     batch: int,
     address: Sequence[int],
 ) -> tuple[Callable[[int], Draw], int]:
-    """Returns (step -> draw, steps in an epoch).
+    """Returns (step -> draw, steps per epoch).
 
-    An epoch shows every subject once, or `windows_per_subject` windows of it, in an order drawn
-    anew. Order and windows depend on the address and the step alone, never on what came before.
+    An epoch contains every subject once, or `windows_per_subject` windows of it, in random order.
+    Order and windows depend only on the address and the step, not on earlier draws.
 
     Args:
       examples: training subjects.
       window: edge lengths; zeros for whole volumes.
-      windows_per_subject: of no effect on whole volumes.
-      batch: examples in a step; the last step of an epoch takes from its start again if need be.
-      address: of the randomness, such as (seed, fold).
+      windows_per_subject: no effect on whole volumes.
+      batch: examples per step; the last step of an epoch is filled up from its start.
+      address: seed of the random generator, such as (seed, fold).
 
     Raises:
       InputError: there is no example, or a batch would hold volumes of different shapes.
@@ -97,10 +97,10 @@ def make_draws(
     if not examples:
         raise InputError("no subject to train on")
     whole = not any(window)
-    cuts = {edges_of(example, window) for example in examples}
-    if batch > 1 and len(cuts) > 1:
+    shapes = {edges_of(example, window) for example in examples}
+    if batch > 1 and len(shapes) > 1:
         raise InputError(
-            f"a batch of {batch} needs volumes of one shape and there are {len(cuts)}; "
+            f"a batch of {batch} needs volumes of one shape and there are {len(shapes)}; "
             "set config.train.batch to 1, or a window that fits into all of them"
         )
     shown = len(examples) * (1 if whole else windows_per_subject)
@@ -126,12 +126,12 @@ def make_draws(
 
 
 def edges_of(example: Example, window: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Returns the edge lengths of an example's windows: an edge of 0, or too long, is the axis."""
+    """Returns an example's window size; an edge of 0, or beyond the axis, is the whole axis."""
     return edges_in(_shape(example), window)
 
 
 def cut_batch(examples: Sequence[Example], draw: Draw, window: tuple[int, int, int]) -> Batch:
-    """Cuts a batch on the host; see `make_draws` for what `window` means."""
+    """Cuts a batch on the host; for `window` see `make_draws`."""
     cuts = []
     for index, start in zip(draw.example, draw.start, strict=True):
         edges = edges_of(examples[index], window)
@@ -142,10 +142,10 @@ def cut_batch(examples: Sequence[Example], draw: Draw, window: tuple[int, int, i
 
 
 def stack_examples(examples: Sequence[Example]) -> Batch:
-    """Puts all examples on the device, n x y z (m), to be cut there.
+    """Copies all examples to the device, n x y z (m), for `gather_batch`.
 
     Raises:
-      InputError: they differ in grid.
+      InputError: the shapes differ.
     """
     if len(shapes := {_shape(example) for example in examples}) > 1:
         raise InputError(
@@ -157,11 +157,11 @@ def stack_examples(examples: Sequence[Example]) -> Batch:
 
 
 def gather_batch(stacked: Batch, draw: Draw, edges: tuple[int, int, int]) -> Batch:
-    """Cuts a batch on the device, within a compiled function; equal to `cut_batch`.
+    """Cuts a batch on the device, inside a compiled function; equal to `cut_batch`.
 
     Args:
       stacked: from `stack_examples`.
-      draw: of one step.
+      draw: draw of one step.
       edges: from `edges_of`.
     """
 
@@ -184,7 +184,7 @@ def _shape(example: Example) -> tuple[int, int, int]:
 
 
 def by_shape(examples: Sequence[Example]) -> Iterator[list[Example]]:
-    """Yields examples in groups of one grid, so that a group can be stacked."""
+    """Yields groups of examples of the same shape, which can be stacked."""
     shapes = dict.fromkeys(example.flair.shape for example in examples)
     for shape in shapes:
         yield [example for example in examples if example.flair.shape == shape]

@@ -1,4 +1,4 @@
-"""Early stopping: Prechelt's STOP_p, as the paper uses it. Knows nothing of networks.
+"""Early stopping by Prechelt's STOP_p, as in the paper. Independent of networks.
 
 Source: Wei et al. 2019, section 2.3; Prechelt, *Early Stopping: But When?* (1998), criterion UP_s.
 """
@@ -13,16 +13,16 @@ def should_stop(errors: Sequence[float], strips: int, strip_length: int) -> bool
     """Whether STOP_p ends training after the last epoch of `errors`.
 
     STOP_1 stops after the first end-of-strip epoch t with E(t) > E(t - q); STOP_p stops after t if
-    STOP_(p-1) stops after t - q and E(t) > E(t - q). So the error must have risen over each of the
-    last p strips, compared at their ends; what happens inside a strip does not count.
+    STOP_(p-1) stops after t - q and E(t) > E(t - q). The error must therefore have risen over each
+    of the last p strips, compared at their ends; errors inside a strip are ignored.
 
     Args:
       errors: generalisation error after epochs 1, 2, …, t.
-      strips: p; 0 never stops.
+      strips: p; 0 disables early stopping.
       strip_length: q, in epochs.
 
     Returns:
-      True if t ends a strip and the error rose over p strips in a row. NaN is never a rise.
+      True if t ends a strip and the error rose over p consecutive strips. NaN is not a rise.
     """
     epochs = len(errors)
     if strips < 1 or epochs % strip_length or epochs < (strips + 1) * strip_length:

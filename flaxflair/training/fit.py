@@ -1,6 +1,6 @@
-"""Fitting: one fold trained from its last checkpoint on, saved, told and interruptible.
+"""Training of one fold: resumes from the last checkpoint, saves, logs, and can be interrupted.
 
-What `train` computes meets disk and screen here. Knows nothing of subjects or scores.
+Connects the pure functions of `step` to disk and screen. Independent of subjects and scores.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from flaxflair import checkpoint
 from flaxflair.config import Config
-from flaxflair.examples import (
+from flaxflair.models import checkpoints
+from flaxflair.networks import Network
+from flaxflair.networks.network import Params
+from flaxflair.runtime.progress import EventLog, format_seconds, show_bar
+from flaxflair.runtime.signals import Interrupted
+from flaxflair.training.batches import (
     Draw,
     Example,
     cut_batch,
@@ -27,15 +31,12 @@ from flaxflair.examples import (
     make_draws,
     stack_examples,
 )
-from flaxflair.networks import Network
-from flaxflair.networks.network import Params
-from flaxflair.parallel import make_mesh, make_parallel_step
-from flaxflair.screen import Journal, say_seconds, show_bar
-from flaxflair.signals import Interrupted
-from flaxflair.train import (
+from flaxflair.training.sharding import make_mesh, make_parallel_step
+from flaxflair.training.step import (
     Advance,
     FitState,
     Plan,
+    Progress,
     TrainEpoch,
     by_epoch,
     by_step,
@@ -47,17 +48,17 @@ from flaxflair.train import (
     make_train_step,
 )
 
-# The first call compiles; three steps after it the time of one has settled.
+# Steps that are timed, after the first, which compiles.
 TIMED_STEPS = 3
 
 
 class Engine(NamedTuple):
-    """The compiled parts of a fit, made once so that all folds share one compilation.
+    """The compiled parts of a fit, shared by all folds so that they compile once.
 
     Attributes:
-      optimizer: from `train.make_optimizer`.
+      optimizer: from `step.make_optimizer`.
       whole_epochs: whether an epoch is one call.
-      drive: (examples, step -> draw) -> what drives a fit on them.
+      drive: (examples, step -> draw) -> `Advance` for a fit on these examples.
     """
 
     optimizer: optax.GradientTransformation
@@ -69,13 +70,13 @@ def make_engine(config: Config, build: Callable[..., Network], steps: int) -> En
     """Returns the engine of one network and one configuration.
 
     Args:
-      config: of the run. By `mesh`, several devices train together; by `train.call`, an epoch is
-        one call.
-      build: of the network, such as `partial(NETWORKS[name], channels, config)`.
-      steps: length of the learning rate's schedule.
+      config: configuration of the run. `mesh` sets the devices of a step; `train.call` whether an
+        epoch is one call.
+      build: builder of the network, such as `partial(NETWORKS[name], channels, config)`.
+      steps: length of the learning-rate schedule.
 
     Raises:
-      InputError: the mesh is of another number of devices than there are.
+      InputError: the mesh size differs from the number of devices.
     """
     train, mesh = config.train, config.mesh
     optimizer = make_optimizer(train.optimizer, train.learning_rate, train.schedule, steps)
@@ -104,21 +105,21 @@ def make_engine(config: Config, build: Callable[..., Network], steps: int) -> En
 
 
 class Fold(NamedTuple):
-    """What one fit reads and where it writes.
+    """Inputs and output folder of one fit.
 
     Attributes:
-      number: of the fold.
-      folder: of its checkpoints, `last/` and `best/`.
-      examples: to train on.
-      params: to start from.
-      watch: parameters -> error, or None.
+      number: number of the fold.
+      folder: folder of the checkpoints, `last/` and `best/`.
+      examples: training data.
+      params: initial parameters.
+      monitor: parameters -> monitored error, or None.
     """
 
     number: int
     folder: Path
     examples: Sequence[Example]
     params: Params
-    watch: Callable[[Params], float] | None
+    monitor: Callable[[Params], float] | None
 
 
 def fit_fold(
@@ -126,24 +127,24 @@ def fit_fold(
     fold: Fold,
     engine: Engine,
     *,
-    journal: Journal,
+    event_log: EventLog,
     console: Console,
     on_timed: Callable[[float, int], None],
     signalled: Callable[[], int | None],
 ) -> Params:
-    """Fits one fold, from its last checkpoint if there is one, and returns the weights to keep.
+    """Fits one fold, from its last checkpoint if there is one, and returns the selected weights.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
       fold: see `Fold`.
       engine: from `make_engine`.
-      journal: told of every epoch and every save.
-      console: shows the progress.
-      on_timed: told once the seconds of a step and the steps left.
-      signalled: returns the number of a signal that asks to end, or None.
+      event_log: log of epochs and saves.
+      console: output of progress.
+      on_timed: called once with the seconds per step and the number of steps left.
+      signalled: returns the number of a received signal, or None.
 
     Raises:
-      Interrupted: a signal came; everything is saved.
+      Interrupted: a signal was received; the state is saved.
     """
     draws, steps_per_epoch = make_draws(
         fold.examples,
@@ -152,7 +153,66 @@ def fit_fold(
         batch=config.train.batch,
         address=(config.folds.seed, fold.number),
     )
-    plan = Plan(
+    plan = _plan(config, steps_per_epoch, engine)
+    state = init_fit(fold.params, engine.optimizer, plan)
+    state = checkpoints.load(fold.folder / "last", state) or state
+    if first := int(state.train.step):
+        event_log.write("resumed", fold=fold.number, step=first)
+    if is_finished(state, plan):
+        return _choose(config, state)
+    advance = engine.drive(fold.examples, draws)
+    saved, timer = time.monotonic(), _StepTimer()
+    total = plan.epochs * steps_per_epoch
+    with show_bar(console, f"fold {fold.number}", total, first) as bar:
+        for progress in fit(advance, state, fold.monitor, plan):
+            state = progress.state
+            if progress.epoch_loss is not None:
+                epoch, loss, error = progress.epoch, progress.epoch_loss, progress.error
+                bar.note(epoch, loss, error)
+                event_log.write("epoch", fold=fold.number, epoch=epoch, loss=loss, error=error)
+            bar.advance(progress.step)
+            if (seconds := timer.update(progress)) is not None:
+                event_log.write("timed", fold=fold.number, seconds_a_step=seconds)
+                on_timed(seconds, total - progress.step)
+            number, due = signalled(), time.monotonic() - saved > config.save_every_seconds
+            if number or progress.finished or due:
+                _save(fold, state, event_log)
+                saved = time.monotonic()
+            if number:
+                raise Interrupted(f"saved after step {progress.step} of fold {fold.number}", number)
+    event_log.write("fitted", fold=fold.number, **_reached(state))
+    return _choose(config, state)
+
+
+class _StepTimer:
+    """Measures the seconds per step once, after the first step, which compiles."""
+
+    def __init__(self) -> None:
+        self._start: tuple[int, float] | None = None
+        self._done = False
+
+    def update(self, progress: Progress) -> float | None:
+        """Returns the seconds per step once, when `TIMED_STEPS` steps are done; else None."""
+        if self._done:
+            return None
+        if self._start is None:
+            jax.block_until_ready(progress.loss)
+            self._start = progress.step, time.monotonic()
+            return None
+        step, started = self._start
+        if progress.step < step + TIMED_STEPS:
+            return None
+        jax.block_until_ready(progress.loss)
+        self._done = True
+        return (time.monotonic() - started) / (progress.step - step)
+
+
+def _reached(state: FitState) -> dict[str, int]:
+    return {"step": int(state.train.step), "best_epoch": int(state.best_epoch)}
+
+
+def _plan(config: Config, steps_per_epoch: int, engine: Engine) -> Plan:
+    return Plan(
         config.train.epochs,
         steps_per_epoch,
         config.stop.every,
@@ -160,72 +220,25 @@ def fit_fold(
         config.stop.strip_length,
         stride=steps_per_epoch if engine.whole_epochs else 1,
     )
-    state = init_fit(fold.params, engine.optimizer, plan)
-    state = checkpoint.load(fold.folder / "last", state) or state
-    first, total = int(state.train.step), plan.epochs * steps_per_epoch
-    if first:
-        journal.write("resumed", fold=fold.number, step=first)
-    if is_finished(state, plan):
-        return _choose(config, state)
-    advance = engine.drive(fold.examples, draws)
-    saved = time.monotonic()
-    timed_from: tuple[int, float] | None = None
-    timed = False
-    with show_bar(console, f"fold {fold.number}", total, first) as bar:
-        for progress in fit(advance, state, fold.watch, plan):
-            state = progress.state
-            if progress.epoch_loss is not None:
-                bar.note(progress.epoch, progress.epoch_loss, progress.error)
-                journal.write(
-                    "epoch",
-                    fold=fold.number,
-                    epoch=progress.epoch,
-                    loss=progress.epoch_loss,
-                    error=progress.error,
-                )
-            bar.advance(progress.step)
-            if timed_from is None:
-                jax.block_until_ready(progress.loss)
-                timed_from = progress.step, time.monotonic()
-            elif not timed and progress.step >= timed_from[0] + TIMED_STEPS:
-                jax.block_until_ready(progress.loss)
-                seconds = (time.monotonic() - timed_from[1]) / (progress.step - timed_from[0])
-                journal.write("timed", fold=fold.number, seconds_a_step=seconds)
-                on_timed(seconds, total - progress.step)
-                timed = True
-            now, asked = time.monotonic(), signalled()
-            if asked or progress.finished or now - saved > config.save_every_seconds:
-                _save(fold, state, journal)
-                saved = now
-            if asked:
-                where = f"step {progress.step} of fold {fold.number}"
-                raise Interrupted(f"saved after {where}", asked)
-    journal.write(
-        "fitted",
-        fold=fold.number,
-        step=int(state.train.step),
-        best_epoch=int(state.best_epoch),
-    )
-    return _choose(config, state)
 
 
-def say_estimate(seconds: float, left: int, folds: int, steps_a_fold: int) -> str:
-    """Returns what a run will take at most, from the time of one step."""
-    everything = left + steps_a_fold * (folds - 1)
+def format_estimate(seconds: float, left: int, folds: int, steps_a_fold: int) -> str:
+    """Returns the maximum duration of a run, estimated from the time of one step."""
+    total = left + steps_a_fold * (folds - 1)
     return (
-        f"{seconds:.3g} s a step on this machine: at most {say_seconds(seconds * left)} for this "
-        f"fold and {say_seconds(seconds * everything)} for {folds}, and then predictions"
+        f"{seconds:.3g} s a step on this machine: at most {format_seconds(seconds * left)} for "
+        f"this fold and {format_seconds(seconds * total)} for {folds}, and then predictions"
     )
 
 
 def _choose(config: Config, state: FitState) -> Params:
     params = state.best if config.stop.keep == "best" else state.train.params
-    # On one device, wherever they were trained: what comes after is not a matter of the mesh.
+    # On one device, independent of the training mesh.
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params)
 
 
-def _save(fold: Fold, state: FitState, journal: Journal) -> None:
+def _save(fold: Fold, state: FitState, event_log: EventLog) -> None:
     if int(state.best_epoch):
-        checkpoint.save(fold.folder / "best", int(state.best_epoch), state.best)
-    checkpoint.save(fold.folder / "last", int(state.train.step), state)
-    journal.write("saved", fold=fold.number, step=int(state.train.step))
+        checkpoints.save(fold.folder / "best", int(state.best_epoch), state.best)
+    checkpoints.save(fold.folder / "last", int(state.train.step), state)
+    event_log.write("saved", fold=fold.number, step=int(state.train.step))

@@ -1,4 +1,4 @@
-"""Folds: who is held out when. Knows names and groups, nothing of images.
+"""Folds of a cross-validation, stratified by group. Independent of images.
 
 Source: Wei et al. 2019, section 2.3: 24 subjects in folds of 5, 5, 5, 5 and 4, with one of the four
 healthy volunteers in each of the first four.
@@ -10,22 +10,22 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flaxflair.volume import InputError
+from flaxflair.core.records import InputError
 
 
 def make_folds(groups: Mapping[str, str], count: int, seed: int) -> list[list[str]]:
-    """Cuts participants into folds, each group spread as evenly as it goes.
+    """Partitions participants into folds, with each group distributed as evenly as possible.
 
-    Every group is shuffled and dealt: its whole shares first, then what is left over to the folds
-    that hold least so far. Small groups are dealt first, so that they are what is balanced best.
+    Each group is shuffled and distributed in equal shares; the remainder goes to the folds that are
+    smallest so far. Small groups are distributed first, so that they are balanced best.
 
     Args:
       groups: participant -> group.
       count: number of folds; 0 leaves one participant out at a time.
-      seed: of the shuffle.
+      seed: seed of the shuffle.
 
     Returns:
-      `count` sorted lists of participants, which together name each of them once.
+      `count` sorted lists of participants, which together contain each of them once.
 
     Raises:
       InputError: fewer than two participants, or fewer participants than folds.
@@ -53,7 +53,7 @@ def make_folds(groups: Mapping[str, str], count: int, seed: int) -> list[list[st
 
 
 def split(folds: Sequence[Sequence[str]], fold: int) -> tuple[list[str], list[str]]:
-    """Returns (training, held out) participants of one fold.
+    """Returns the (training, held-out) participants of one fold.
 
     Raises:
       InputError: there is no such fold.

@@ -1,12 +1,12 @@
-"""Training and prediction over many devices: volumes over one axis of a mesh, x over the other.
+"""Training and prediction on several devices, sharded over the batch and along x.
 
-The mesh has the axes `data` and `space` and spans the devices of all processes. Each process gives
-the volumes that its own devices work on, whole along x, and reads no others. Every function here
-that takes a mesh is to be called by all processes, in the same order, each with as many volumes for
-each of its rows of the mesh and all of one grid.
+The mesh has the axes `data` (batch) and `space` (x) and spans the devices of all processes. Each
+process provides the volumes of its own devices, whole along x, and reads no others. Every function
+that takes a mesh must be called by all processes in the same order, with the same number of volumes
+for each row of the mesh and one grid.
 
-Results are those of `train` and `predict` on one device, to rounding. A network whose stride is not
-1 cannot be cut along x. Knows nothing of files, folds or subjects.
+Results equal those of `step` and `inference` on one device to rounding. A network whose stride is
+not 1 cannot be sharded along x. Independent of files, folds and subjects.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import optax
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from flaxflair.examples import Batch
-from flaxflair.losses import summed_squares
+from flaxflair.core.records import Array, InputError
+from flaxflair.models.inference import predict_volumes
 from flaxflair.networks.conv import conv3d
 from flaxflair.networks.halo import halo_conv
 from flaxflair.networks.network import Convolution, Network, Params
-from flaxflair.predict import predict_volumes
-from flaxflair.train import TrainState, TrainStep, descend
-from flaxflair.volume import Array, InputError
+from flaxflair.training.batches import Batch
+from flaxflair.training.losses import summed_squares
+from flaxflair.training.step import TrainState, TrainStep, apply_gradients
 
 DATA, SPACE = "data", "space"
 CUT = jax.P(DATA, SPACE)  # b x ...
@@ -40,15 +40,15 @@ Tree = TypeVar("Tree")
 
 
 def make_mesh(data: int, space: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns the mesh, `space` its fast axis: neighbours along x share a host where they can.
+    """Returns the mesh; `space` is the fast axis, so neighbours along x share a host if possible.
 
     Args:
-      data: parts that a batch is cut into.
-      space: slabs that a volume is cut into along x.
-      devices: to use, all of them; None for those of all processes.
+      data: parts of a batch.
+      space: slabs of a volume along x.
+      devices: devices of the mesh; None for those of all processes.
 
     Raises:
-      InputError: the parts are not as many as the devices.
+      InputError: `data * space` differs from the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     if min(data, space) < 1 or data * space != len(devices):
@@ -64,18 +64,18 @@ def make_mesh(data: int, space: int, devices: Sequence[Any] | None = None) -> Me
 def own_share(
     names: Sequence[str], process_index: int | None = None, process_count: int | None = None
 ) -> list[str]:
-    """Returns those of the names that this process reads; every name has exactly one reader.
+    """Returns the names that this process reads; every name is read by exactly one process.
 
-    Shares differ by one name at most. All processes have to hold the same names in the same order.
+    Shares differ by at most one name. All processes must pass the same names in the same order.
 
     Args:
-      names: of the subjects.
-      process_index: of this process; None asks JAX.
-      process_count: of all; None asks JAX. Where a volume's slabs lie with several processes, which
-        then all read it, give the number and the count of such groups instead.
+      names: names of the subjects.
+      process_index: index of this process; None for JAX's.
+      process_count: number of processes; None for JAX's. If the slabs of a volume are on several
+        processes, all of which read it, pass the index and number of these groups instead.
 
     Raises:
-      ValueError: there is no such process.
+      ValueError: the index is out of range.
     """
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count
@@ -85,9 +85,9 @@ def own_share(
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """Returns the arrays with a copy on every device; what has one already is returned as it is.
+    """Returns the arrays replicated on every device; replicated ones are returned unchanged.
 
-    All processes have to hold the same values.
+    All processes must pass the same values.
     """
     everywhere = NamedSharding(mesh, jax.P())
 
@@ -103,16 +103,16 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
     """Returns the global batch on the devices, b over `data` and x over `space`.
 
-    Where x does not divide, zeros are added at its end, of weight zero.
+    If x is not divisible, it is padded at its end with zeros of weight zero.
 
     Args:
-      batch: this process's share, on the host. The global batch has the shares in the order of the
+      batch: share of this process, on the host. The global batch has the shares in the order of the
         mesh's rows.
       mesh: from `make_mesh`.
 
     Raises:
-      InputError: the share cannot be cut into equal parts for this process's rows of the mesh.
-      ValueError: the batch lies on a device; where x was filled up, that would count as voxels.
+      InputError: the share is not divisible by this process's number of rows of the mesh.
+      ValueError: the batch is on a device, so it may be padded already.
     """
     if any(isinstance(array, jax.Array) for array in batch):
         raise ValueError("a batch is sharded from the host, once, and this one lies on a device")
@@ -127,14 +127,14 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
 def make_parallel_step(
     build: Build, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainStep:
-    """Returns the step of `train.make_train_step`, of the global batch, over a mesh.
+    """Returns the training step of `step.make_train_step` for the global batch on a mesh.
 
-    It takes this process's share of the batch, on the host, and shards it itself: volumes of any
-    extent, compiled once for each. A state that is not yet replicated over the mesh becomes so.
+    Its batch is this process's share, on the host; volumes may have any extent and are compiled
+    once for each. The state is replicated over the mesh if necessary.
 
     Args:
       build: convolution -> network, such as `partial(NETWORKS[name], channels, config)`.
-      optimizer: from `train.make_optimizer`.
+      optimizer: from `step.make_optimizer`.
       mesh: from `make_mesh`.
 
     Raises:
@@ -147,7 +147,8 @@ def make_parallel_step(
     def step_of(extent: int) -> TrainStep:
         forward = build(_convolution(mesh, extent)).forward
 
-        # Convolution's own derivative does not say over which axes a kernel's gradient varies.
+        # check_vma is off: the custom derivative of the convolution does not declare over which
+        # mesh axes a kernel's gradient varies.
         @partial(
             jax.shard_map,
             mesh=mesh,
@@ -160,7 +161,7 @@ def make_parallel_step(
             count = lax.psum(weight.sum(), mesh.axis_names)
 
             def part_of_loss(params: Params) -> jax.Array:
-                # No sum over devices in here: each takes the derivative of its own part.
+                # No sum over devices here: each differentiates its own part.
                 return summed_squares(forward(params, images), flair, weight)[0] / count
 
             return lax.psum(jax.value_and_grad(part_of_loss)(params), mesh.axis_names)
@@ -168,7 +169,7 @@ def make_parallel_step(
         @partial(jax.jit, donate_argnames="state", out_shardings=everywhere)
         def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
             loss, gradient = loss_and_gradient(state.params, batch)
-            return descend(optimizer, state, loss, gradient), loss
+            return apply_gradients(optimizer, state, loss, gradient), loss
 
         return train_step
 
@@ -181,20 +182,20 @@ def make_parallel_step(
 def predict_parallel(
     build: Build, params: Params, images: Array, mesh: Mesh, *, batch: int = 1
 ) -> Array:
-    """Predicts volumes of one grid; equal to `predict.predict_volumes` to rounding.
+    """Predicts volumes of one grid; equal to `inference.predict_volumes` to rounding.
 
-    Compiled once for each `build`, mesh and shape: give the same object `build` again.
+    Compiled once for each `build` (by identity), mesh and shape.
 
     Args:
       build: convolution -> network, such as `partial(NETWORKS[name], channels, config)`.
-      params: of the network.
-      images: [n, x, y, z, m], z-scores, on the host: those of this process. Each of its rows of the
-        mesh takes as many, so that all processes have to have as many for each row.
+      params: parameters of the network.
+      images: [n, x, y, z, m], z-scores, on the host: the volumes of this process, as many for each
+        row of the mesh as on all other processes.
       mesh: from `make_mesh`.
-      batch: volumes that a device computes side by side.
+      batch: volumes that a device computes together.
 
     Returns:
-      [n, x, y, z], z-scores: of the same volumes, whole.
+      [n, x, y, z], z-scores, of the same volumes, whole along x.
 
     Raises:
       InputError: the mesh cuts volumes along x, and the network's stride is not 1.
@@ -204,7 +205,7 @@ def predict_parallel(
     filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
     predict = _predictor(build, mesh, extent, batch)
     flair = predict(replicate(params, mesh), _put(filled, mesh))
-    # A volume lies with every device of its row of the mesh; one of them is enough.
+    # Every device of a mesh row holds the whole volume; one of them suffices.
     volumes = {shard.index[0].start or 0: shard.data for shard in flair.addressable_shards}
     return np.concatenate([np.asarray(volumes[start]) for start in sorted(volumes)])[:number]
 
@@ -231,7 +232,7 @@ def _predictor(
 
 
 def _check_cut(build: Build, mesh: Mesh) -> None:
-    """Raises InputError where the mesh cuts volumes, and the network cannot be cut."""
+    """Raises InputError if the mesh shards x and the network does not support it."""
     slabs, stride = mesh.shape[SPACE], build(conv3d).stride
     if slabs > 1 and stride != 1:
         raise InputError(
@@ -241,18 +242,18 @@ def _check_cut(build: Build, mesh: Mesh) -> None:
 
 
 def _convolution(mesh: Mesh, extent: int) -> Convolution:
-    """Returns what convolves a device's part: a slab, or whole volumes."""
+    """Returns the convolution of a device's part, a slab or whole volumes."""
     return conv3d if mesh.shape[SPACE] == 1 else halo_conv(SPACE, extent)
 
 
 def _own_rows(mesh: Mesh) -> int:
-    """Returns in how many rows of the mesh, along `data`, this process has a device."""
-    here = jax.process_index()
-    return sum(any(d.process_index == here for d in row) for row in mesh.devices)
+    """Returns the number of mesh rows, along `data`, in which this process has a device."""
+    index = jax.process_index()
+    return sum(any(d.process_index == index for d in row) for row in mesh.devices)
 
 
 def _put(array: Array, mesh: Mesh) -> jax.Array:
-    """Returns the global array of which this is the own rows' part, whole along x."""
+    """Returns the sharded global array, given the rows of this process, whole along x."""
     data, space = mesh.devices.shape
     margins = [(0, 0)] * array.ndim
     margins[1] = (0, -array.shape[1] % space)

@@ -1,7 +1,7 @@
-"""Training: a pure step, and a fit that is a generator and does no input or output.
+"""Pure training step, and the training loop as a generator without input or output.
 
-Knows nothing of files, folds or subjects: batches come from a function of the step number, so that
-a run resumed at any step sees what an undisturbed run would have seen.
+Independent of files, folds and subjects: batches are a function of the step number, so that a run
+resumed at any step is identical to an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flaxflair.examples import Batch, Draw, gather_batch
-from flaxflair.losses import mean_squared_error
 from flaxflair.networks.network import Forward, Params
-from flaxflair.stopping import should_stop
+from flaxflair.training.batches import Batch, Draw, gather_batch
+from flaxflair.training.early_stopping import should_stop
+from flaxflair.training.losses import mean_squared_error
 
 OPTIMIZERS: dict[str, Callable[[optax.ScalarOrSchedule], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -30,13 +30,13 @@ WARMUP = 0.05
 
 
 class TrainState(NamedTuple):
-    """What a step changes.
+    """State updated by a training step.
 
     Attributes:
-      params: of the network.
-      opt_state: of the optimiser.
+      params: parameters of the network.
+      opt_state: state of the optimiser.
       step: steps done, int32.
-      loss_sum: of this epoch's steps so far, float32.
+      loss_sum: sum of the losses of the current epoch, float32.
     """
 
     params: Params
@@ -46,14 +46,14 @@ class TrainState(NamedTuple):
 
 
 class FitState(NamedTuple):
-    """All of a fit: what it takes to go on, and what it found so far.
+    """Complete state of a fit, from which it can be resumed.
 
     Attributes:
-      train: the current state.
-      losses: float32[epochs], mean training loss; NaN where not yet known.
-      errors: float32[epochs], watched error; NaN where not looked at.
-      best: parameters at the lowest watched error so far.
-      best_epoch: epochs done when they were found, int32; 0 for none.
+      train: current training state.
+      losses: float32[epochs], mean training loss; NaN for future epochs.
+      errors: float32[epochs], monitored error; NaN where not evaluated.
+      best: parameters at the lowest monitored error so far.
+      best_epoch: epoch of `best`, int32; 0 for none.
     """
 
     train: TrainState
@@ -64,36 +64,36 @@ class FitState(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How long a fit goes on. See `config.TrainConfig` and `config.StopConfig`.
+    """Duration of a fit. See `config.TrainConfig` and `config.StopConfig`.
 
     Attributes:
-      epochs: at most.
-      steps_per_epoch: steps.
-      watch_every: epochs between two looks.
-      strips: p of STOP_p; 0 never stops early.
+      epochs: maximum number of epochs.
+      steps_per_epoch: steps per epoch.
+      monitor_every: epochs between evaluations of the monitored error.
+      strips: p of STOP_p; 0 disables early stopping.
       strip_length: q, in epochs.
-      stride: steps taken in one call, at most to the end of the epoch.
+      stride: steps per call, at most to the end of the epoch.
     """
 
     epochs: int
     steps_per_epoch: int
-    watch_every: int
+    monitor_every: int
     strips: int
     strip_length: int
     stride: int = 1
 
 
 class Progress(NamedTuple):
-    """One call of a fit, as a reader of it sees it.
+    """Progress of a fit after one call.
 
     Attributes:
-      state: after its steps; its buffers are reused by the next one.
+      state: state after the call; its buffers are donated to the next call.
       epoch: epochs done.
-      step: steps done in all.
-      loss: of the last step, on the device.
-      epoch_loss: mean loss of the epoch, if this ended one.
-      error: watched error, if it was looked at.
-      finished: whether the fit ends here.
+      step: steps done in total.
+      loss: loss of the last step, on the device.
+      epoch_loss: mean loss of the epoch, if the call ended one.
+      error: monitored error, if evaluated.
+      finished: whether the fit is finished.
     """
 
     state: FitState
@@ -105,13 +105,13 @@ class Progress(NamedTuple):
     finished: bool
 
 
-# (state, step, number) -> the state after that many steps, and the loss of the last. What a fit is
-# driven by: see `by_step` and `by_epoch`.
+# (state, step, number) -> the state after `number` steps, and the loss of the last. See `by_step`
+# and `by_epoch`.
 Advance = Callable[[TrainState, int, int], tuple[TrainState, jax.Array]]
 
 
 class TrainStep(Protocol):
-    """A jitted step; it takes the state's buffers over."""
+    """A jitted training step; donates the state's buffers."""
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         """Returns the next state and the loss."""
@@ -125,8 +125,8 @@ def make_optimizer(
 
     Args:
       name: a key of `OPTIMIZERS`.
-      learning_rate: constant, or the peak of the schedule.
-      schedule: `constant`, or `cosine`: up from zero in a twentieth of the steps, down to zero.
+      learning_rate: constant learning rate, or peak of the schedule.
+      schedule: `constant`, or `cosine`: linear warm-up over 5 % of the steps, then decay to zero.
       steps: length of the schedule.
 
     Raises:
@@ -143,17 +143,17 @@ def make_optimizer(
 
 
 class TrainEpoch(Protocol):
-    """Many jitted steps in one call; it takes the state's buffers over."""
+    """Several jitted training steps in one call; donates the state's buffers."""
 
     def __call__(
         self, state: TrainState, stacked: Batch, draws: Draw
     ) -> tuple[TrainState, jax.Array]:
-        """Returns the state after a step for each draw [k, b], and the loss of each step [k]."""
+        """Returns the state after one step per draw [k, b], and the losses [k]."""
         ...
 
 
 def make_train_step(forward: Forward, optimizer: optax.GradientTransformation) -> TrainStep:
-    """Returns the jitted step of one network and one optimiser. Its state is donated."""
+    """Returns the jitted training step of one network and one optimiser; donates its state."""
 
     @partial(jax.jit, donate_argnames="state")
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
@@ -165,15 +165,15 @@ def make_train_step(forward: Forward, optimizer: optax.GradientTransformation) -
 def make_train_epoch(
     forward: Forward, optimizer: optax.GradientTransformation, edges: tuple[int, int, int]
 ) -> TrainEpoch:
-    """Returns a function that takes many steps in one call, batches being cut on the device.
+    """Returns a function that takes many steps in one call and cuts batches on the device.
 
-    An accelerator then waits neither for Python nor for the host's memory. Equal to as many calls
-    of `make_train_step`'s function to rounding. Its state is donated.
+    An accelerator then waits neither for Python nor for host memory. Equal to repeated calls of
+    the function of `make_train_step` to rounding. Donates its state.
 
     Args:
-      forward: of the network.
+      forward: forward function of the network.
       optimizer: from `make_optimizer`.
-      edges: of a window, from `examples.edges_of`.
+      edges: window size, from `batches.edges_of`.
     """
 
     @partial(jax.jit, donate_argnames="state")
@@ -195,24 +195,24 @@ def _take_step(
         return mean_squared_error(forward(params, images), flair, weight)
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
-    return descend(optimizer, state, loss, gradient), loss
+    return apply_gradients(optimizer, state, loss, gradient), loss
 
 
-def descend(
+def apply_gradients(
     optimizer: optax.GradientTransformation, state: TrainState, loss: jax.Array, gradient: Params
 ) -> TrainState:
-    """Returns the state after a step, from the loss and its gradient by the parameters."""
+    """Returns the state after an optimiser update with a loss and its gradient."""
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = cast(Params, optax.apply_updates(state.params, updates))
     return TrainState(params, opt_state, state.step + 1, state.loss_sum + loss)
 
 
 def by_step(train_step: TrainStep, batches: Callable[[int], Batch]) -> Advance:
-    """Returns what drives a fit step by step.
+    """Returns an `Advance` that calls a training step per step.
 
     Args:
       train_step: from `make_train_step`.
-      batches: step number -> batch; the same number gives the same batch, always.
+      batches: step number -> batch; a pure function.
     """
 
     def advance(state: TrainState, step: int, number: int) -> tuple[TrainState, jax.Array]:
@@ -225,12 +225,12 @@ def by_step(train_step: TrainStep, batches: Callable[[int], Batch]) -> Advance:
 
 
 def by_epoch(train_epoch: TrainEpoch, stacked: Batch, draws: Callable[[int], Draw]) -> Advance:
-    """Returns what drives a fit by many steps a call.
+    """Returns an `Advance` with many steps per call.
 
     Args:
       train_epoch: from `make_train_epoch`.
       stacked: all examples, on the device.
-      draws: step number -> draw; the same number gives the same draw, always.
+      draws: step number -> draw; a pure function.
     """
 
     def advance(state: TrainState, step: int, number: int) -> tuple[TrainState, jax.Array]:
@@ -250,7 +250,7 @@ def init_fit(params: Params, optimizer: optax.GradientTransformation, plan: Plan
 
 
 def is_finished(state: FitState, plan: Plan) -> bool:
-    """Whether nothing is left to do: all epochs done, or STOP_p fired."""
+    """Whether all epochs are done or STOP_p has stopped the fit."""
     done = int(state.train.step) // plan.steps_per_epoch
     errors = np.asarray(state.errors)[:done].tolist()
     return done >= plan.epochs or should_stop(errors, plan.strips, plan.strip_length)
@@ -259,22 +259,22 @@ def is_finished(state: FitState, plan: Plan) -> bool:
 def fit(
     advance: Advance,
     state: FitState,
-    watch: Callable[[Params], float] | None,
+    monitor: Callable[[Params], float] | None,
     plan: Plan,
 ) -> Iterator[Progress]:
-    """Trains until the plan is done or STOP_p fires, `plan.stride` steps at a time.
+    """Trains until all epochs are done or STOP_p stops, `plan.stride` steps per call.
 
     Args:
       advance: from `by_step` or `by_epoch`.
-      state: from `init_fit`, or as any earlier `Progress` held it.
-      watch: parameters -> error; None watches nothing.
-      plan: when to look, when to stop.
+      state: from `init_fit`, or of an earlier `Progress`.
+      monitor: parameters -> monitored error; None for no monitoring.
+      plan: duration and early stopping.
 
     Yields:
-      After every call. Nothing, if the state is already finished.
+      The progress after every call; nothing if the state is already finished.
     """
     finished = is_finished(state, plan)
-    # Counted here, so that the next step is prepared while the device is at this one.
+    # Counted on the host: reading `state.train.step` would wait for the device.
     step = int(state.train.step)
     while not finished:
         number = min(plan.stride, plan.steps_per_epoch - step % plan.steps_per_epoch)
@@ -283,24 +283,24 @@ def fit(
         epoch, within = divmod(step, plan.steps_per_epoch)
         epoch_loss, error = None, None
         if within == 0:
-            state, epoch_loss, error = _end_epoch(state, epoch, watch, plan)
+            state, epoch_loss, error = _end_epoch(state, epoch, monitor, plan)
             finished = is_finished(state, plan)
         yield Progress(state, epoch, step, loss, epoch_loss, error, finished)
 
 
 def _end_epoch(
-    state: FitState, epoch: int, watch: Callable[[Params], float] | None, plan: Plan
+    state: FitState, epoch: int, monitor: Callable[[Params], float] | None, plan: Plan
 ) -> tuple[FitState, float, float | None]:
     mean = float(state.train.loss_sum) / plan.steps_per_epoch
     train = state.train._replace(loss_sum=jnp.float32(0))
     state = state._replace(train=train, losses=state.losses.at[epoch - 1].set(mean))
-    if watch is None or epoch % plan.watch_every:
+    if monitor is None or epoch % plan.monitor_every:
         return state, mean, None
-    error = watch(train.params)
+    error = monitor(train.params)
     lowest = np.nanmin(np.asarray(state.errors)) if int(state.best_epoch) else np.inf
     state = state._replace(errors=state.errors.at[epoch - 1].set(error))
     if error < lowest:
-        # A copy: the next step takes over the buffers of the parameters themselves.
+        # A copy: the next step donates the buffers of the parameters.
         state = state._replace(best=_copy(train.params), best_epoch=jnp.int32(epoch))
     return state, mean, error
 

@@ -1,0 +1,167 @@
+"""The description of a stored model: its schema, and the normalisation that it holds.
+
+Anything may stand in a model of a stranger. What the schema lets pass can be built and applied;
+what it does not is refused in one sentence. Knows nothing of files or arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from flaxflair.baselines import BASELINES
+from flaxflair.config import NETWORK, NetworkConfig
+from flaxflair.core.records import InputError
+from flaxflair.core.sequences import INPUTS
+from flaxflair.imaging.normalization import METHODS, Normalization, Stats, expect_consistent
+from flaxflair.networks import NETWORKS
+from flaxflair.networks.network import ARITHMETIC
+from flaxflair.universal_config import ConditionalConfig
+
+UNIVERSAL = "universal"  # the method of a universal model
+_MOST_CHARACTERS = 160  # of what a sentence shows of a stranger's text
+
+_NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "maxItems": 1000}
+_STATS: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["mean", "std"],
+    "properties": {"mean": _NUMBERS, "std": _NUMBERS},
+}
+_WIDTH: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": 4096}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["method", "sequences", "region", "voxel_size", "normalization"],
+    "properties": {
+        "method": {"enum": [NETWORK, *BASELINES]},
+        "sequences": {
+            "type": "array",
+            "items": {"enum": list(INPUTS)},
+            "minItems": 1,
+            "uniqueItems": True,
+        },
+        "region": {"enum": ["volume", "brain"]},
+        "voxel_size": {
+            "type": ["array", "null"],
+            "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},  # mm
+            "minItems": 3,
+            "maxItems": 3,
+        },
+        "network": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": list(asdict(NetworkConfig())),
+            "properties": {
+                "name": {"enum": list(NETWORKS)},
+                "layers": {"type": "integer", "minimum": 1, "maximum": 64},
+                "filters": _WIDTH,
+                "dtype": {"enum": list(ARITHMETIC)},
+                "init": {"enum": ["glorot", "least_squares"]},
+            },
+        },
+        "normalization": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["images", "flair", "method", "places", "gain"],
+            "properties": {
+                "images": _STATS,
+                "flair": _STATS,
+                "method": {"enum": list(METHODS)},
+                "places": {"type": "array", "items": _NUMBERS, "maxItems": 1000},
+                "gain": _NUMBERS,
+            },
+        },
+    },
+}
+# Of a universal model: see `models.universal`.
+UNIVERSAL_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["method", "network", "about"],
+    "properties": {
+        "method": {"const": UNIVERSAL},
+        "network": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": list(asdict(ConditionalConfig())),
+            "properties": {
+                "widths": {"type": "array", "items": _WIDTH, "minItems": 1, "maxItems": 8},
+                "convolutions": {"type": "integer", "minimum": 1, "maximum": 16},
+                "reduction": {"enum": [1, 2]},
+                "fine": {"type": "integer", "minimum": 0, "maximum": 4096},
+                "dtype": {"enum": list(ARITHMETIC)},
+            },
+        },
+        "about": {
+            "type": "object",
+            "maxProperties": 40,
+            "additionalProperties": {"type": ["string", "number", "array", "null"]},
+        },
+    },
+}
+_VALIDATOR = Draft202012Validator(SCHEMA)
+_UNIVERSAL_VALIDATOR = Draft202012Validator(UNIVERSAL_SCHEMA)
+
+
+def expect_description(found: Mapping[str, Any]) -> None:
+    """Refuses a description that no model of ours has.
+
+    Raises:
+      InputError: the message says where it departs from the schema.
+    """
+    universal = found.get("method") == UNIVERSAL
+    validator = _UNIVERSAL_VALIDATOR if universal else _VALIDATOR
+    if (error := best_match(validator.iter_errors(found))) is not None:
+        said = error.message
+        if len(said) > _MOST_CHARACTERS:
+            said = f"{said[:_MOST_CHARACTERS]}…"
+        where = error.json_path.removeprefix("$").removeprefix(".")
+        raise InputError(f"{where[:_MOST_CHARACTERS]}: {said}" if where else said)
+    if universal:
+        return
+    if (found["method"] == NETWORK) != ("network" in found):
+        raise InputError(f"method: {found['method']!r} and 'network' do not go together")
+    sequences = tuple(found["sequences"])
+    if sequences != tuple(name for name in INPUTS if name in sequences):
+        raise InputError(
+            f"sequences: {','.join(sequences)} are not in the order of {','.join(INPUTS)}"
+        )
+
+
+def parse_network(found: Mapping[str, Any]) -> NetworkConfig:
+    """Returns the network's configuration, from what `expect_description` let pass."""
+    # JSON's 3.0 is an integer to the schema, and none to Python.
+    whole = {name: int(found[name]) for name in ("layers", "filters")}
+    return NetworkConfig(**{**found, **whole})
+
+
+def parse_conditional(found: Mapping[str, Any]) -> ConditionalConfig:
+    """Returns a universal network's configuration, from what `expect_description` let pass."""
+    widths = tuple(int(width) for width in found["widths"])
+    whole = {name: int(found[name]) for name in ("convolutions", "reduction", "fine")}
+    return ConditionalConfig(widths, dtype=found["dtype"], **whole)
+
+
+def parse_normalization(found: Mapping[str, Any], channels: int) -> Normalization:
+    """Returns the normalisation, from what `expect_description` let pass.
+
+    Raises:
+      InputError: it cannot be one of so many sequences.
+    """
+    images, flair = (
+        Stats(tuple(found[part]["mean"]), tuple(found[part]["std"])) for part in ("images", "flair")
+    )
+    normalization = Normalization(
+        images,
+        flair,
+        found["method"],
+        tuple(tuple(row) for row in found["places"]),
+        tuple(found["gain"]),
+    )
+    expect_consistent(normalization, channels)
+    return normalization

@@ -1,0 +1,184 @@
+"""The universal model: a FLAIR from any subset of the sequences, of any scanner.
+
+A session is brought to standard form (`imaging.standard`), the network predicts on a grid of 1 mm,
+and the FLAIR returns to the session's grid. Independent of how the network was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxflair.core.records import Array, Subject, Volume
+from flaxflair.core.sequences import INPUTS
+from flaxflair.imaging.normalization import zero_outside
+from flaxflair.imaging.standard import (
+    CONDITION,
+    Standard,
+    back_to,
+    coarse_sequences,
+    standardize,
+)
+from flaxflair.models.inference import predict_streamed
+from flaxflair.networks.conditional import build
+from flaxflair.networks.network import ConditionalNetwork, Params
+from flaxflair.universal_config import ConditionalConfig
+
+WARNING = "Warning"  # key of `UniversalModel.about`
+WHITE = 1000.0  # intensity of normal-appearing white matter in a synthetic FLAIR
+# Range of a plausible median of the brain, relative to it; grey matter is at about 1.2.
+_PLAUSIBLE = (0.7, 1.5)
+# Voxels computed at a time, unless asked for otherwise: about 100 bytes each.
+VOXELS = 8_000_000
+
+
+@dataclass(frozen=True)
+class UniversalModel:
+    """A network for any subset of the sequences.
+
+    Attributes:
+      config: what the network was built from.
+      network: its pure functions.
+      params: its parameters.
+      about: facts of its training, for the model card; every FLAIR of it carries its `Warning`.
+    """
+
+    config: ConditionalConfig
+    network: ConditionalNetwork
+    params: Params = field(repr=False)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences that every FLAIR of the model carries."""
+        text = self.about.get(WARNING)
+        return (str(text),) if text else ()
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """Names of the sequences of which it reads whichever there are."""
+        return INPUTS
+
+    @property
+    def region(self) -> str:
+        """`brain`: the FLAIR outside it is zero."""
+        return "brain"
+
+    @property
+    def voxel_size(self) -> None:
+        """None: any will do."""
+        return None
+
+
+@dataclass(frozen=True)
+class _Conditioned:
+    """Forward function of network parameters and condition; equal for equal networks."""
+
+    apply: Callable[..., tuple[jax.Array, jax.Array]]
+
+    def __call__(self, params: tuple[Params, jax.Array], images: jax.Array) -> jax.Array:
+        """Returns FLAIR and lesion logit, b x y z 2, from b x y z m."""
+        weights, condition = params
+        conditions = jnp.broadcast_to(condition, (images.shape[0], condition.shape[0]))
+        return jnp.stack(self.apply(weights, images, conditions), axis=-1)
+
+
+def make_network(config: ConditionalConfig) -> ConditionalNetwork:
+    """Returns the network of a configuration, for the sequences of `INPUTS`."""
+    return build(
+        len(INPUTS),
+        CONDITION,
+        widths=config.widths,
+        convolutions=config.convolutions,
+        reduction=config.reduction,
+        fine=config.fine,
+        dtype=config.dtype,
+    )
+
+
+def predict_standard(
+    model: UniversalModel,
+    standard: Standard,
+    *,
+    voxels: int = 0,
+    device: AbstractContextManager[Any] | None = None,
+) -> tuple[Array, Array]:
+    """Predicts a session in standard form.
+
+    Args:
+      model: from `load_model`.
+      standard: from `standardize`.
+      voxels: computed at a time; 0 for `VOXELS`.
+      device: held while the network computes.
+
+    Returns:
+      The FLAIR, white matter about 1, and the probability that a voxel is lesion, float32[x, y, z]
+      each.
+    """
+    with device or nullcontext():
+        out = predict_streamed(
+            _Conditioned(model.network.forward),
+            (model.params, jnp.asarray(standard.condition)),
+            standard.images,
+            radius=model.network.radius,
+            voxels=voxels or VOXELS,
+            stride=model.network.stride,
+        )
+    return np.maximum(out[..., 0], 0), 1 / (1 + np.exp(-out[..., 1]))
+
+
+def predict_flair(
+    model: UniversalModel,
+    subject: Subject,
+    *,
+    brain_only: bool = True,
+    voxels: int = 0,
+    device: AbstractContextManager[Any] | None = None,
+) -> Volume:
+    """Synthesises the FLAIR of one session.
+
+    Args:
+      model: from `load_model`.
+      subject: with one or more of `INPUTS`.
+      brain_only: whether the FLAIR is zero outside the brain.
+      voxels: computed at a time; 0 for `VOXELS`.
+      device: held while the network computes.
+
+    Returns:
+      float32[x, y, z] on the subject's grid; white matter is at `WHITE`.
+
+    Raises:
+      InputError: see `standardize`.
+    """
+    standard = standardize(subject, brain_only=brain_only)
+    flair, _ = predict_standard(model, standard, voxels=voxels, device=device)
+    back = WHITE * back_to(subject, flair, standard.geometry)
+    array = zero_outside(subject.masks.brain, back) if brain_only else back
+    return Volume(array, subject.geometry)
+
+
+def resolution_warnings(subject: Subject) -> tuple[str, ...]:
+    """Returns a sentence for each input whose voxels are larger than any that were trained with."""
+    return tuple(
+        f"the {name} was scanned in voxels larger than the model was trained with; look at the "
+        "FLAIR before it is used"
+        for name in coarse_sequences(subject)
+    )
+
+
+def flair_warnings(subject: Subject, flair: Volume) -> tuple[str, ...]:
+    """Returns a sentence if a universal model's FLAIR cannot be one: its level is implausible."""
+    inside = flair.array[subject.masks.brain]
+    median = float(np.median(inside)) / WHITE if inside.size else 0.0
+    if _PLAUSIBLE[0] <= median <= _PLAUSIBLE[1]:
+        return ()
+    return (
+        f"the synthetic FLAIR's median in the brain is {median:.2f} of its white matter's level, "
+        f"where {_PLAUSIBLE[0]} to {_PLAUSIBLE[1]} are plausible; do not use it",
+    )
