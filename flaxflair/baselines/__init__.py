@@ -1,18 +1,17 @@
-"""Baselines: methods that are no network, found by name, each with the same four functions.
+"""Baselines: methods other than networks, by name, each with the same four functions.
 
-A new one is a new module with these functions, a line in `BASELINES`, and its settings in `config`.
-Knows nothing of folds, intensities or scores.
+A new baseline is a module with these functions, a line in `BASELINES`, and settings in `config`.
+Independent of folds, normalisation and scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from flaxflair.baselines import forest, least_squares, propagation
 from flaxflair.config import Config
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
 
 Examples = Iterable[tuple[Array, Array, Array]]
 
@@ -24,23 +23,23 @@ class Baseline(NamedTuple):
       fit: (examples, config, seed) -> state; examples are (images x y z m, flair x y z, region
         bool x y z) of each subject, in z-scores.
       predict: (state, images x y z m, inside bool x y z or None) -> flair x y z, float32; `inside`
-        are the voxels that are asked for, None all.
-      save: (state, folder), the folder being there.
-      load: folder -> state.
+        are the voxels to predict, None for all.
+      pack: state -> named arrays to store.
+      unpack: (arrays, sequences m) -> state; raises InputError for invalid arrays.
     """
 
     fit: Callable[[Examples, Config, int], Any]
     predict: Callable[[Any, Array, Array | None], Array]
-    save: Callable[[Any, Path], None]
-    load: Callable[[Path], Any]
+    pack: Callable[[Any], dict[str, Array]]
+    unpack: Callable[[Mapping[str, Array], int], Any]
 
 
 BASELINES: dict[str, Baseline] = {
     "least_squares": Baseline(
         lambda examples, config, seed: least_squares.fit(examples),
         lambda state, images, inside: least_squares.predict(state, images),
-        least_squares.save,
-        least_squares.load,
+        least_squares.pack,
+        least_squares.unpack,
     ),
     "forest": Baseline(
         lambda examples, config, seed: forest.fit(
@@ -53,13 +52,13 @@ BASELINES: dict[str, Baseline] = {
             seed=seed,
         ),
         forest.predict,
-        forest.save,
-        forest.load,
+        forest.pack,
+        forest.unpack,
     ),
     "propagation": Baseline(
         lambda examples, config, seed: propagation.fit(examples, search=config.propagation.search),
         propagation.predict,
-        propagation.save,
-        propagation.load,
+        propagation.pack,
+        propagation.unpack,
     ),
 }

@@ -1,6 +1,6 @@
-"""Random forest on patches: trees that read the 3×3×3 voxels around a voxel in every sequence.
+"""Random-forest regression on the 3×3×3 patches of every sequence.
 
-Knows nothing of intensities or units, nor of files but its own.
+Independent of intensities, units and files.
 
 Source: Wei et al. 2019, 60 trees on the 3×3×3 patches of every sequence, after Jog, Carass, Roy,
 Pham and Prince, Random forest regression for magnetic resonance image synthesis, Medical Image
@@ -9,27 +9,21 @@ Analysis 2017. The trees are those of Breiman 2001, from scikit-learn.
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
-import joblib
 import numpy as np
-from isal import igzip
 from sklearn.ensemble import RandomForestRegressor
-from sklearn.exceptions import InconsistentVersionWarning
 
-from flaxflair.files import write_bytes
-from flaxflair.volume import Array, InputError
+from flaxflair.baselines.trees import Trees, from_sklearn, walk
+from flaxflair.baselines.trees import pack as pack_trees
+from flaxflair.baselines.trees import unpack as unpack_trees
+from flaxflair.core.records import Array, InputError
 
-FILE = "forest.joblib"
-
-# Voxels predicted at a time by a core: 18 MB of patches with five sequences.
+# Voxels per chunk and core: 18 MB of patches with five sequences.
 _CHUNK = 1 << 15
 
 _NEIGHBOURS = tuple(itertools.product(range(3), repeat=3))
@@ -39,11 +33,11 @@ class Forest(NamedTuple):
     """A fitted forest.
 
     Attributes:
-      trees: of scikit-learn.
+      trees: over tables of patches.
       sequences: m, the channels that it reads.
     """
 
-    trees: RandomForestRegressor
+    trees: Trees
     sequences: int
 
 
@@ -59,19 +53,18 @@ def fit(
 ) -> Forest:
     """Grows the trees on all cores; the same seed and examples give the same forest.
 
-    Memory is 108 bytes a patch and sequence, and the trees.
+    Memory is 108 bytes per patch and sequence, plus the trees.
 
     Args:
       examples: (images [x, y, z, m], flair [x, y, z], region bool[x, y, z]) of each subject. Only
-        voxels of the region are learnt, but their patches reach beyond it.
+        voxels of the region are fitted, but their patches extend beyond it.
       trees: number of trees.
       leaf: fewest patches in a leaf.
       features: fraction of a patch's values that are tried at a split; Breiman's choice for
         regression is 1/3.
       patches: at most this many in all, drawn at random without replacement, as evenly over the
         subjects as they have voxels; 0 for all.
-      share: fraction of these that each tree draws for itself, with replacement; 1 is Breiman's
-        bootstrap.
+      share: fraction of these drawn for each tree, with replacement; 1 is Breiman's bootstrap.
       seed: of the draw and of the trees, zero or more.
 
     Raises:
@@ -86,7 +79,29 @@ def fit(
         found = " and ".join(map(str, sorted(sequences)))
         raise InputError(f"the training subjects have {found} sequences; give all the same")
     width = sequences.pop()
-    shares = _share(counts, patches)
+    table, target = _draw_patches(subjects, _share(counts, patches), width, seed)
+    forest = RandomForestRegressor(
+        trees,
+        min_samples_leaf=leaf,
+        max_features=float(features),
+        max_samples=float(share),
+        n_jobs=-1,
+        random_state=seed,
+    )
+    return Forest(from_sklearn(forest.fit(table, target)), width)
+
+
+def _draw_patches(
+    subjects: Sequence[tuple[Array, Array, Array]], shares: Sequence[int], width: int, seed: int
+) -> tuple[Array, Array]:
+    """Returns patches, float32[n, values], and their FLAIR, float64[n].
+
+    Args:
+      subjects: (images, flair, region) of each.
+      shares: patches of each.
+      width: number of sequences.
+      seed: of the draw.
+    """
     table = np.empty((sum(shares), width * len(_NEIGHBOURS)), np.float32)
     target = np.empty(sum(shares))
     start = 0
@@ -99,26 +114,18 @@ def fit(
         table[rows] = _read_patches(_pad(images), voxels)
         target[rows] = flair.ravel()[voxels]
         start += count
-    forest = RandomForestRegressor(
-        trees,
-        min_samples_leaf=leaf,
-        max_features=float(features),
-        max_samples=float(share),
-        n_jobs=-1,
-        random_state=seed,
-    )
-    return Forest(forest.fit(table, target), width)
+    return table, target
 
 
 def predict(model: Forest, images: Array, inside: Array | None = None) -> Array:
     """Returns the prediction, x y z m -> x y z, float32.
 
-    Outside the grid images count as 0, the mean of z-scores.
+    Outside the grid, images are 0, the mean of z-scores.
 
     Args:
       model: from `fit`.
-      images: [x, y, z, m], scaled as those that it was fitted to.
-      inside: bool[x, y, z], the voxels to compute, the others being 0; None for all.
+      images: [x, y, z, m], normalised as those that it was fitted to.
+      inside: bool[x, y, z], voxels to predict, the others are 0; None for all.
 
     Raises:
       InputError: the number of sequences is not the model's.
@@ -134,12 +141,7 @@ def predict(model: Forest, images: Array, inside: Array | None = None) -> Array:
     flair = np.zeros(int(np.prod(shape)), np.float32)
 
     def compute(chunk: Array) -> None:
-        table = _read_patches(padded, chunk)
-        # One tree after the other, not the forest's own sum, whose order depends on its threads.
-        total = np.zeros(len(chunk))
-        for tree in model.trees.estimators_:
-            total += tree.predict(table, check_input=False)
-        flair[chunk] = total / len(model.trees.estimators_)
+        flair[chunk] = walk(model.trees, _read_patches(padded, chunk))
 
     chunks = [voxels[start : start + _CHUNK] for start in range(0, len(voxels), _CHUNK)]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -147,39 +149,18 @@ def predict(model: Forest, images: Array, inside: Array | None = None) -> Array:
     return flair.reshape(shape)
 
 
-def save(model: Forest, folder: Path) -> None:
-    """Saves a forest as `forest.joblib`, whole or not at all; the folder has to be there."""
-    content = io.BytesIO()
-    with igzip.IGzipFile(fileobj=content, mode="wb", compresslevel=1, mtime=0) as stream:
-        joblib.dump(tuple(model), stream)
-    write_bytes(folder / FILE, content.getvalue())
+def pack(model: Forest) -> dict[str, Array]:
+    """Returns the arrays to store."""
+    return pack_trees(model.trees)
 
 
-def load(folder: Path) -> Forest:
-    """Loads what `save` saved. It is a pickle, which can run code: load only what you trust.
+def unpack(arrays: Mapping[str, Array], sequences: int) -> Forest:
+    """Undoes `pack`; `sequences` are the channels that it reads.
 
     Raises:
-      InputError: there is none, it is damaged, or another version of scikit-learn saved it.
+      InputError: the arrays are no forest of so many sequences.
     """
-    path = folder / FILE
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; fit the forest first, or name another folder")
-    try:
-        with warnings.catch_warnings(), igzip.open(path, "rb") as stream:
-            warnings.simplefilter("error", InconsistentVersionWarning)
-            trees, sequences = joblib.load(stream)
-            stream.read()  # to the end, where the checksum is
-    except InconsistentVersionWarning as error:
-        raise InputError(
-            f"{path}: was saved by scikit-learn {error.original_sklearn_version} and this is "
-            f"{error.current_sklearn_version}; fit the forest anew, or install that version"
-        ) from error
-    except Exception as error:  # a damaged pickle raises nearly anything; each means it is no use
-        raise InputError(
-            f"{path}: is damaged or holds no forest; remove it and fit the forest anew "
-            f"({type(error).__name__})"
-        ) from error
-    return Forest(trees, sequences)
+    return Forest(unpack_trees(arrays, sequences * len(_NEIGHBOURS)), sequences)
 
 
 def _share(counts: Sequence[int], patches: int) -> list[int]:

@@ -1,31 +1,27 @@
-"""Ordinary least squares, voxel by voxel: the trivial rival. Knows nothing of neighbours.
+"""Ordinary least squares of each voxel, without neighbours: the simplest baseline.
 
 `flair = a + Σ_m b_m · image_m`, with one set of coefficients for every voxel of every subject.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from flaxflair.files import write_json
-from flaxflair.volume import Array, InputError
-
-FILE = "least_squares.json"
+from flaxflair.core.arrays import Spec, expect_arrays
+from flaxflair.core.records import Array
 
 
 class LeastSquares(NamedTuple):
-    """Coefficients [m + 1], one a sequence and the constant last."""
+    """Coefficients [m + 1], one per sequence and the constant last."""
 
     coefficients: Array
 
 
 def fit(examples: Iterable[tuple[Array, Array, Array]]) -> LeastSquares:
-    """Solves the normal equations over all voxels that count.
+    """Solves the normal equations over all voxels of the regions.
 
     Args:
       examples: (images [x, y, z, m], flair [x, y, z], region bool[x, y, z]) of each subject, seen
@@ -47,23 +43,19 @@ def predict(model: LeastSquares, images: Array) -> Array:
     return flat.reshape(shape).astype(np.float32)
 
 
-def save(model: LeastSquares, folder: Path) -> None:
-    """Writes the coefficients into a folder."""
-    write_json(folder / FILE, {"coefficients": model.coefficients.tolist()})
+def pack(model: LeastSquares) -> dict[str, Array]:
+    """Returns the arrays to store."""
+    return model._asdict()
 
 
-def load(folder: Path) -> LeastSquares:
-    """Undoes `save`.
+def unpack(arrays: Mapping[str, Array], sequences: int) -> LeastSquares:
+    """Undoes `pack`; `sequences` are the channels that it reads.
 
     Raises:
-      InputError: the folder does not hold them.
+      InputError: the arrays are no coefficients of so many sequences.
     """
-    path = folder / FILE
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["coefficients"]
-        return LeastSquares(np.array(stored, np.float64))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: holds no coefficients; fit the fold again") from None
+    expect_arrays(arrays, {"coefficients": Spec((sequences + 1,), ("float64",))})
+    return LeastSquares(**arrays)
 
 
 def _design(voxels: Array) -> Array:

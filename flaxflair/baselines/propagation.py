@@ -1,42 +1,35 @@
 """Modality propagation: every voxel takes the FLAIR of the training subjects' most similar patch.
 
-Similar is a small sum of squared differences over 3×3×3 voxels and all sequences. Patches are
-compared within a window around the same position, so all subjects have to share one grid and lie
-roughly alike in it. The search is exact. Knows nothing of intensities or units, nor of files but
-its own.
+Similarity is the sum of squared differences over 3×3×3 voxels and all sequences. Patches are
+compared within a window around the same position, so all subjects must share one grid and be
+roughly aligned. The search is exact. Independent of intensities, units and files.
 
 Source: Ye, Zikic, Glocker, Criminisi and Konukoglu, Modality Propagation, MICCAI 2013: its search
-for the nearest patch, as Wei et al. 2019 compare with; without its later rounds, which search again
-with the estimate itself as one more image.
+for the nearest patch, as used by Wei et al. 2019; without its later iterations, which repeat the
+search with the estimate as an additional image.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import os
-import zipfile
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from flaxflair.files import write_bytes
-from flaxflair.volume import Array, InputError
-
-FILE = "atlas.npz"
+from flaxflair.core.arrays import Spec, expect_arrays
+from flaxflair.core.records import Array, InputError
 
 # Voxels of a slab: its arrays stay in a core's cache while every shift of every subject passes.
 _SLAB = 1 << 15
 
 
 class Atlas(NamedTuple):
-    """The training subjects, and how far from a voxel they are searched.
+    """The training subjects, and the search range around a voxel.
 
     Attributes:
       images: float32[b, x, y, z, m].
@@ -73,11 +66,11 @@ def fit(examples: Iterable[tuple[Array, Array, Array]], *, search: tuple[int, in
         if images.shape != first:
             raise InputError(
                 f"modality propagation needs one grid and the same sequences throughout: a "
-                f"training subject has {_say(images.shape)}, the first has {_say(first)}; "
-                "bring the images onto one grid, or leave the method out"
+                f"training subject has {_format_shape(images.shape)}, the first has "
+                f"{_format_shape(first)}; bring the images onto one grid, or leave the method out"
             )
     images, flair, region = zip(*subjects, strict=True)
-    if not any(own.any() for own in region):
+    if not any(mask.any() for mask in region):
         raise InputError("no voxel of the training subjects counts; check their regions")
     return Atlas(
         np.stack(images, dtype=np.float32),
@@ -106,7 +99,7 @@ def predict(model: Atlas, images: Array, inside: Array | None = None) -> Array:
     if images.shape != model.images.shape[1:]:
         raise InputError(
             f"modality propagation needs images on the training subjects' grid: they have "
-            f"{_say(model.images.shape[1:])}, these have {_say(images.shape)}; "
+            f"{_format_shape(model.images.shape[1:])}, these have {_format_shape(images.shape)}; "
             "bring the images onto one grid, or leave the method out"
         )
     shape = images.shape[:-1]
@@ -127,7 +120,7 @@ def _slabs(inside: Array, search: tuple[int, int, int]) -> list[tuple[slice, sli
     """Cuts the box around the voxels that are asked for into slabs along x."""
     if not inside.any():
         return []
-    x, y, z = (slice(int(own.min()), int(own.max()) + 1) for own in np.nonzero(inside))
+    x, y, z = (slice(int(n.min()), int(n.max()) + 1) for n in np.nonzero(inside))
     plane = math.prod(s.stop - s.start + 2 * n + 2 for s, n in zip((y, z), search[1:], strict=True))
     thick = max(_SLAB // plane, 2 * search[0] + 2)
     starts = range(x.start, x.stop, thick)
@@ -149,12 +142,12 @@ def _search(model: Atlas, images: Array, slab: tuple[slice, slice, slice]) -> Ar
     difference = np.empty_like(target)
     nearest = np.full(size, np.inf, np.float32)
     taken = np.full(size, np.nan, np.float32)
-    for own, flair, region in zip(model.images, model.flair, model.region, strict=True):
+    for atlas, flair, region in zip(model.images, model.flair, model.region, strict=True):
         counts = _cut(region, slab, margin).ravel()
         if not counts.any():
             continue
         barred = np.where(counts, np.float32(0), np.float32(np.inf))
-        source, values = _cut_images(own, slab, margin), _cut(flair, slab, margin).ravel()
+        source, values = _cut_images(atlas, slab, margin), _cut(flair, slab, margin).ravel()
         for shift in itertools.product(*(range(-n, n + 1) for n in model.search)):
             at = reach + int(np.dot(strides, shift))
             np.subtract(target, source[:, at - patch : at + size + patch], out=difference)
@@ -183,9 +176,9 @@ def _cut(array: Array, slab: tuple[slice, slice, slice], margin: list[int]) -> A
     """Returns a slab with a margin, zeros where that leaves the grid."""
     wanted = [(s.start - n, s.stop + n) for s, n in zip(slab, margin, strict=True)]
     sizes = array.shape[:3]
-    kept = tuple(slice(max(lo, 0), min(hi, n)) for (lo, hi), n in zip(wanted, sizes, strict=True))
+    inside = tuple(slice(max(lo, 0), min(hi, n)) for (lo, hi), n in zip(wanted, sizes, strict=True))
     beyond = [(max(-lo, 0), max(hi - n, 0)) for (lo, hi), n in zip(wanted, sizes, strict=True)]
-    return np.pad(array[kept], beyond + [(0, 0)] * (array.ndim - 3))
+    return np.pad(array[inside], beyond + [(0, 0)] * (array.ndim - 3))
 
 
 def _closest(model: Atlas) -> Array:
@@ -197,41 +190,34 @@ def _closest(model: Atlas) -> Array:
     return mean[tuple(np.asarray(at))]
 
 
-def _say(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return f"{'×'.join(map(str, shape[:-1]))} voxels of {shape[-1]} sequences"
 
 
-def save(model: Atlas, folder: Path) -> None:
-    """Saves an atlas as `atlas.npz`, whole or not at all; the folder has to be there."""
-    content = io.BytesIO()
-    np.savez_compressed(content, **model._asdict())
-    write_bytes(folder / FILE, content.getvalue())
+def pack(model: Atlas) -> dict[str, Array]:
+    """Returns the arrays to store."""
+    return {**model._asdict(), "search": np.array(model.search, np.int64)}
 
 
-def load(folder: Path) -> Atlas:
-    """Loads what `save` saved.
+def unpack(arrays: Mapping[str, Array], sequences: int) -> Atlas:
+    """Undoes `pack`; `sequences` are the channels that it reads.
 
     Raises:
-      InputError: there is none, or it is damaged.
+      InputError: the arrays are no atlas of so many sequences.
     """
-    path = folder / FILE
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; fit the method first, or name another folder")
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            images, flair, region, search = (stored[name] for name in Atlas._fields)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise InputError(
-            f"{path}: is damaged or holds no atlas; remove it and fit the method anew "
-            f"({type(error).__name__})"
-        ) from error
-    x, y, z = map(int, search)
-    return Atlas(images, flair, region, (x, y, z))
+    subjects = arrays["flair"].shape if "flair" in arrays else (None,) * 4
+    expect_arrays(
+        arrays,
+        {
+            "images": Spec((*subjects, sequences), ("float32",)),
+            "flair": Spec((None,) * 4, ("float32",)),
+            "region": Spec(subjects, ("bool",)),
+            "search": Spec((3,), ("int64",)),
+        },
+    )
+    x, y, z = map(int, arrays["search"])
+    if min(x, y, z) < 0 or max(x, y, z) > max(arrays["flair"].shape[1:]):
+        raise InputError(f"a search of {x}, {y} and {z} voxels is none within the atlas")
+    if not arrays["region"].any():
+        raise InputError("no voxel of the atlas may be taken")
+    return Atlas(arrays["images"], arrays["flair"], arrays["region"], (x, y, z))

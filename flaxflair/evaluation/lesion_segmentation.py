@@ -1,14 +1,14 @@
-"""Lesions: white-matter lesions from a FLAIR and a T1, by rule, with nothing learnt or downloaded.
+"""Rule-based segmentation of white-matter lesions from a FLAIR and a T1, without training.
 
-A true and a synthetic FLAIR are segmented alike, so that what a synthesis keeps of the lesions can
-be counted. Sees a FLAIR, a T1, a brain mask and a voxel's size; knows nothing of files, of networks
-or of where a phantom put its lesions. Lesions of the cortex, and those darker than grey matter, are
-beyond it.
+True and synthetic FLAIRs are segmented by the same rule, to measure how well a synthesis preserves
+lesions. Independent of files, networks and the phantom's truth. Cortical lesions, and lesions
+darker than grey matter, are not detected.
 
-The threshold is Souplet et al. 2008's: the mode of grey matter plus some of its spreads. One alone
-misses faint lesions or takes cortex, so each piece at each of `LEVELS` is judged by its rim: a
-lesion is set in white matter, cortex is not (compare Roura et al. 2015), and the brighter a piece,
-the less it needs. What the T1 says within a piece does not count: lesions look like grey matter.
+The threshold follows Souplet et al. 2008: the mode of grey matter plus a multiple of its spread. A
+single threshold misses faint lesions or includes cortex, so each connected component at each of
+`LEVELS` is classified by its rim: lesions are surrounded by white matter, cortex is not (compare
+Roura et al. 2015), and brighter components need less white matter. The T1 within a component is
+ignored, as lesions look like grey matter there.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from scipy import ndimage
 
-from flaxflair import metrics
-from flaxflair.tissue import part_tissues
-from flaxflair.volume import Array, InputError
+from flaxflair.core.records import Array, InputError
+from flaxflair.evaluation import metrics
+from flaxflair.imaging.tissue import part_tissues
 
-# Spreads of grey matter above its mode at which pieces are looked for.
+# Thresholds, in spreads of grey matter above its mode.
 LEVELS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0)
-# Less of the rim than this in white matter is never enough, however bright.
+# Minimum share of the rim in white matter, for any brightness.
 LEAST_WHITE = 0.2
-# A piece with more of its rim in fluid or outside the brain is choroid plexus, vessel or meninges.
+# A component with more of its rim in fluid or outside the brain is choroid plexus, vessel or
+# meninges.
 MOST_FLUID = 0.3
-# Of a piece's voxels, the share that is darker than what counts as its peak.
+# Quantile of a component's voxels that is taken as its peak.
 PEAK_SHARE = 0.95
 SMOOTHING_MM = 0.7
 RIM_MM = 2.0
-# Unlike a rim this may be no voxel at all: one of a coarse grid would double a small lesion.
+# May be less than one voxel, unlike the rim: on a coarse grid, one would double a small lesion.
 REACH_MM = 2.0
 SURROUND_MM = 15.0
-# Of grey matter's deviations, 1.4826 times the median is the SD if they are normal.
+# For normal values, the SD is 1.4826 times the median absolute deviation.
 MAD_TO_SD = 1.4826
 FWHM_TO_SD = 2 * (2 * np.log(2)) ** 0.5
 TOUCHING = np.ones((3, 3, 3), bool)
@@ -46,7 +47,7 @@ VoxelSize = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class SegmentationConfig:
-    """What counts as a lesion.
+    """Parameters of the segmentation.
 
     The defaults had the best weighted Dice of a patient with 1.3 mL of lesions (0.40), the same
     patient with 17 to 45 mL drawn in after other patients' masks (0.64), and phantoms of 3.6 mm
@@ -78,7 +79,7 @@ class SegmentationConfig:
 
 @dataclass(frozen=True)
 class Case:
-    """One scan with its lesions, to choose parameters by.
+    """One scan with its lesion mask, for the choice of parameters.
 
     Attributes:
       flair: [x, y, z], in any unit.
@@ -104,17 +105,17 @@ def segment(
     voxel_size: VoxelSize,
     config: SegmentationConfig | None = None,
 ) -> Array:
-    """Returns a lesion mask, bool[x, y, z]. A gain of the FLAIR or of the T1 does not change it.
+    """Returns a lesion mask, bool[x, y, z], invariant to the scale of the FLAIR and of the T1.
 
-    Where the T1 has no three tissue classes, or the FLAIR does not vary in grey matter, no lesion
-    can be told and none is returned.
+    The mask is empty if the T1 does not have three tissue classes, or the FLAIR does not vary in
+    grey matter.
 
     Args:
       flair: [x, y, z], in any unit, true or synthetic.
       t1: [x, y, z], in any unit, inhomogeneity-corrected.
       brain: bool[x, y, z].
       voxel_size: edge lengths in mm. Distances are in mm, but at least one voxel.
-      config: what counts as a lesion; the defaults if None.
+      config: parameters; the defaults if None.
 
     Raises:
       InputError: the shapes differ.
@@ -131,18 +132,18 @@ def tune(
     grid: Mapping[str, Sequence[float]],
     start: SegmentationConfig | None = None,
 ) -> SegmentationConfig:
-    """Chooses parameters by the weighted mean Dice of cases, of training subjects only.
+    """Chooses the parameters with the highest weighted mean Dice over training cases.
 
-    Coordinate search: one parameter after the other, in the order of the grid, takes the value that
-    is best while the others stay (the earliest of equals), until a whole round changes none.
+    Coordinate search: each parameter in turn, in the order of the grid, is set to its best value
+    while the others are fixed (the first of equals), until a whole round changes nothing.
 
     Args:
-      cases: those without a lesion in truth and segmentation alike do not count.
-      grid: name of a parameter -> values to try.
-      start: where to begin; the defaults if None.
+      cases: training cases; those without lesions in both truth and segmentation are ignored.
+      grid: parameter -> values to try.
+      start: initial parameters; the defaults if None.
 
     Raises:
-      ValueError: a name in the grid is not a parameter's.
+      ValueError: a name in the grid is not a parameter.
     """
     if unknown := sorted(set(grid) - {f.name for f in fields(SegmentationConfig)}):
         raise ValueError(f"{unknown[0]} is no parameter of a segmentation")
@@ -160,14 +161,14 @@ def tune(
         return total / weight if weight else 0.0
 
     best = start or SegmentationConfig()
-    score, known = mean_dice(best), set[SegmentationConfig]()
+    score, tried = mean_dice(best), set[SegmentationConfig]()
     while True:
         before = best
         for name, values in grid.items():
             for candidate in [replace(best, **{name: value}) for value in values]:
-                if candidate in known:
+                if candidate in tried:
                     continue
-                known.add(candidate)
+                tried.add(candidate)
                 if (found := mean_dice(candidate)) > score:
                     best, score = candidate, found
         if best == before:
@@ -176,7 +177,7 @@ def tune(
 
 @dataclass(frozen=True)
 class _Level:
-    """The pieces brighter than a level; index 0 of an array a piece is what is no piece.
+    """The connected components above a threshold; index 0 of per-component arrays is background.
 
     Attributes:
       threshold: spreads above grey matter's mode.
@@ -199,10 +200,10 @@ class _Level:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What a scan says, whatever the parameters.
+    """Candidates of a scan, independent of the parameters.
 
     Attributes:
-      box: where in the volume the arrays lie.
+      box: bounding box of the arrays in the volume.
       brightness: float[x, y, z], the FLAIR in grey matter's spreads above its mode.
       around: float[x, y, z], the same of white matter nearby.
       levels: pieces, by rising level.
@@ -217,7 +218,7 @@ class _Evidence:
 
 
 def _weigh(flair: Array, t1: Array, brain: Array, voxel_size: VoxelSize) -> _Evidence | None:
-    """Returns the evidence, or None where no lesion can be told."""
+    """Returns the evidence, or None if the scan cannot be segmented."""
     for name, image in {"T1": t1, "brain mask": brain}.items():
         if image.shape != flair.shape:
             raise InputError(f"the {name} is {image.shape} and the FLAIR {flair.shape} voxels")
@@ -251,7 +252,7 @@ def _weigh(flair: Array, t1: Array, brain: Array, voxel_size: VoxelSize) -> _Evi
 def _pieces(
     brightness: Array, white: Array, fluid: Array, threshold: float, voxel_size: VoxelSize
 ) -> _Level:
-    """Finds the pieces brighter than a threshold, and what their rims are made of."""
+    """Finds the components above a threshold, and the tissue shares of their rims."""
     labels, count = _label(brightness > threshold)
     distance, nearest = _nearest(labels == 0, voxel_size)
     rim = (distance > 0) & (distance <= max(RIM_MM, 1.001 * max(voxel_size)))
@@ -262,11 +263,11 @@ def _pieces(
         return part / np.maximum(np.bincount(owner, minlength=count + 1), 1)
 
     pieces = np.flatnonzero(labels)
-    own = labels.ravel()[pieces]
+    label_of = labels.ravel()[pieces]
     peak = np.full(count + 1, -np.inf)
-    np.maximum.at(peak, own, brightness.ravel()[pieces])
-    volume = np.bincount(own, minlength=count + 1) * np.prod(voxel_size)
-    return _Level(threshold, pieces, own, peak, volume, share(white), share(fluid))
+    np.maximum.at(peak, label_of, brightness.ravel()[pieces])
+    volume = np.bincount(label_of, minlength=count + 1) * np.prod(voxel_size)
+    return _Level(threshold, pieces, label_of, peak, volume, share(white), share(fluid))
 
 
 def _decide(evidence: _Evidence, config: SegmentationConfig) -> Array:
@@ -284,8 +285,8 @@ def _decide(evidence: _Evidence, config: SegmentationConfig) -> Array:
         accepted.flat[level.pieces[lesion[level.owner]]] = True
     if not accepted.any():
         return accepted
-    # A scan blurs a lesion's border, which so lies part of the way down to the white matter; that
-    # may be a little outside the piece, where at a lower level the lesion ran into the cortex.
+    # A scan blurs a lesion's border, which therefore is at an intensity between peak and white
+    # matter; it may be outside the component, if at a lower level the lesion merged with cortex.
     labels, count = _label(accepted)
     _, nearest = _nearest(~accepted, evidence.voxel_size)
     owner = labels[tuple(nearest)]
@@ -301,7 +302,7 @@ def _decide(evidence: _Evidence, config: SegmentationConfig) -> Array:
 
 
 def _peaks(brightness: Array, owner: Array, count: int) -> Array:
-    """Returns how bright each piece is, less its very brightest voxels; index 0 is no piece."""
+    """Returns the `PEAK_SHARE` quantile of each component's brightness; index 0 is background."""
     order = np.lexsort((brightness, owner))
     size = np.bincount(owner, minlength=count + 1)
     first = np.cumsum(size) - size
@@ -328,8 +329,8 @@ def _middle(values: Array) -> tuple[float, float]:
 def _mode(values: Array) -> tuple[float, float]:
     """Returns the mode, and the SD that normal values of the same width at half maximum have.
 
-    As in Souplet et al. 2008: what a T1 takes for grey matter is partly fluid, the more so the more
-    brain is lost, and lesions; neither moves the peak of the histogram or widens it there.
+    As in Souplet et al. 2008: the T1's grey-matter class includes lesions and, with atrophy, more
+    and more fluid; neither affects the peak of the histogram or its width there.
     """
     median, spread = _middle(values)
     if not spread > 0:

@@ -1,19 +1,19 @@
-"""Metrics between a synthetic and a true FLAIR, in NumPy. Knows nothing of files or networks.
+"""Metrics between a synthetic and a true FLAIR, in NumPy. Independent of files and networks.
 
-What is undefined is NaN, decided here alone: a lesion ratio without lesions or over a mean of zero,
-an error in an empty region, a similarity to a constant image, an overlap of two empty masks.
+Undefined values are NaN: a lesion ratio without lesions or over a mean of zero, an error in an
+empty region, a similarity to a constant image, an overlap of two empty masks.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from scipy import ndimage
 from skimage.measure import label
 from skimage.metrics import structural_similarity
 
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
 
 SURROUND_VOXELS = 5
 
@@ -25,7 +25,7 @@ def mse(prediction: Array, truth: Array, region: Array | None = None) -> float:
 
 
 def nmse(prediction: Array, truth: Array, region: Array) -> float:
-    """Squared error relative to the truth's variance in a region; 1 is what its mean would give."""
+    """Mean squared error over the truth's variance in a region; 1 for a prediction of its mean."""
     if not region.any():
         return float("nan")
     variance = float(np.var(truth[region], dtype=np.float64))
@@ -60,6 +60,64 @@ def ssim(prediction: Array, truth: Array) -> float:
     return float(similarity)
 
 
+def fit_intensity(prediction: Array, truth: Array, region: Array) -> Array:
+    """Returns the prediction with the least-squares gain and offset to the truth in a region.
+
+    The intensity scale of a FLAIR is arbitrary and differs between scanners; errors after this fit
+    are comparable across hospitals. float64, of the shape of the prediction. Unchanged if the
+    region is empty, and the truth's mean for a constant prediction.
+
+    Args:
+      prediction: [x, y, z].
+      truth: [x, y, z], in its own units.
+      region: bool[x, y, z].
+    """
+    p, t = prediction[region].astype(np.float64), truth[region].astype(np.float64)
+    if p.size == 0:
+        return prediction.astype(np.float64)
+    variance = p.var()
+    gain = float(np.mean((p - p.mean()) * (t - t.mean())) / variance) if variance > 0 else 0.0
+    return gain * (prediction - p.mean()) + t.mean()
+
+
+def nmse_fit(prediction: Array, truth: Array, region: Array) -> float:
+    """`nmse` in a region after `fit_intensity` there: 1 less the squared correlation."""
+    return nmse(fit_intensity(prediction, truth, region), truth, region)
+
+
+def ssim_fit(prediction: Array, truth: Array, region: Array) -> float:
+    """Mean structural similarity of a region's voxels after `fit_intensity` there.
+
+    Both images are zero outside the region, and the range is the truth's in it; see `ssim`.
+    """
+    if not region.any():
+        return float("nan")
+    fitted = np.where(region, fit_intensity(prediction, truth, region), 0.0)
+    inside = np.where(region, truth, 0.0).astype(np.float64)
+    window = min(7, min(truth.shape) - 1 + min(truth.shape) % 2)
+    peak = data_range(truth[region])
+    if peak == 0 or window < 3:
+        return float("nan")
+    _, similarity = cast(
+        tuple[float, Array],
+        structural_similarity(inside, fitted, data_range=peak, win_size=window, full=True),
+    )
+    return _mean(similarity, region)
+
+
+def lesion_rest(flair: Array, lesion: Array, brain: Array) -> float:
+    """Lesion contrast: mean of the lesions over the mean of the rest of the brain.
+
+    Needs no white matter, and so no T1. NaN without lesions.
+
+    Args:
+      flair: [x, y, z].
+      lesion: bool[x, y, z].
+      brain: bool[x, y, z].
+    """
+    return _ratio(_mean(flair, lesion), _mean(flair, brain & ~lesion))
+
+
 def lesion_ratios(flair: Array, lesion: Array, nawm: Array) -> tuple[float, float]:
     """Lesion contrast: Ratio 1 and Ratio 2 of Wei et al. 2019, eq. 4.
 
@@ -81,12 +139,12 @@ def lesion_ratios(flair: Array, lesion: Array, nawm: Array) -> tuple[float, floa
 
 
 class LesionScores(NamedTuple):
-    """How well lesions were found.
+    """Scores of a lesion segmentation.
 
     Attributes:
       dice: overlap of the masks, in [0, 1].
-      recall: share of the true lesions of which any voxel was found.
-      false_positives: how many segmented lesions touch no true one.
+      recall: share of the true lesions with at least one segmented voxel.
+      false_positives: number of segmented lesions that overlap no true one.
       volume_bias: segmented volume less the true one, relative to the true one.
     """
 

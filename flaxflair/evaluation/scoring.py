@@ -1,4 +1,4 @@
-"""Evaluation: one row of scores a subject, and rows to tables. Knows no model and no file."""
+"""Scores of each subject, and their summary over folds. Independent of models and files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flaxflair import metrics
-from flaxflair.volume import Array, InputError, Subject
+from flaxflair.core.records import Array, InputError, Subject
+from flaxflair.evaluation import metrics
 
 Row = dict[str, float]
 
-METRICS = ("mse", "nmse_brain", "psnr", "ssim", "ratio1", "ratio2")
+METRICS = (
+    *("mse", "nmse_brain", "nmse_fit", "psnr", "ssim", "ssim_fit"),
+    *("ratio1", "ratio2", "lesion_rest"),
+)
 
 
 def score(subject: Subject, prediction: Array) -> Row:
@@ -23,15 +26,18 @@ def score(subject: Subject, prediction: Array) -> Row:
 
     Returns:
       `mse` over the volume in squared FLAIR units, `nmse_brain` relative to the FLAIR's variance in
-      the brain, `psnr` in dB and `ssim` over the volume (both by the true FLAIR's range), and the
-      lesion contrasts `ratio1` and `ratio2`. Undefined is NaN.
+      the brain, `psnr` in dB and `ssim` over the volume (both by the true FLAIR's range),
+      `nmse_fit` and `ssim_fit` in the brain after the best gain and offset, and the lesion
+      contrasts `ratio1`, `ratio2` and `lesion_rest`. Undefined is NaN.
     """
     truth = _truth(subject)
     return {
         "mse": metrics.mse(prediction, truth),
         "nmse_brain": metrics.nmse(prediction, truth, subject.masks.brain),
+        "nmse_fit": metrics.nmse_fit(prediction, truth, subject.masks.brain),
         "psnr": metrics.psnr(prediction, truth),
         "ssim": metrics.ssim(prediction, truth),
+        "ssim_fit": metrics.ssim_fit(prediction, truth, subject.masks.brain),
         **_contrast(subject, prediction),
     }
 
@@ -45,10 +51,10 @@ def score_truth(subject: Subject) -> Row:
 
 
 def summarize(folds: Sequence[Sequence[Row]]) -> dict[str, dict[str, float | list[float]]]:
-    """Sums rows up as the paper's tables do.
+    """Summarises scores over subjects and folds, as in the paper's tables.
 
     Args:
-      folds: the rows of each fold's held-out subjects.
+      folds: scores of each fold's held-out subjects.
 
     Returns:
       metric -> `{"mean", "sd", "folds", "folds_sd"}`: the mean over subjects within each fold, and
@@ -71,7 +77,7 @@ def summarize(folds: Sequence[Sequence[Row]]) -> dict[str, dict[str, float | lis
 
 
 def regions(subject: Subject) -> Mapping[str, Array | None]:
-    """Returns the regions in which saliency is shared out; None where the data set has no mask."""
+    """Returns the regions of saliency shares; None for masks that the data set lacks."""
     return {
         "volume": np.ones(subject.geometry.shape, bool),
         "white matter": subject.masks.white_matter,
@@ -82,10 +88,12 @@ def regions(subject: Subject) -> Mapping[str, Array | None]:
 
 def _contrast(subject: Subject, flair: Array) -> Row:
     lesion, nawm = subject.masks.lesion, subject.masks.nawm
-    if lesion is None or nawm is None:
-        return {"ratio1": float("nan"), "ratio2": float("nan")}
-    first, second = metrics.lesion_ratios(flair, lesion, nawm)
-    return {"ratio1": first, "ratio2": second}
+    first = second = rest = float("nan")
+    if lesion is not None:
+        rest = metrics.lesion_rest(flair, lesion, subject.masks.brain)
+        if nawm is not None:
+            first, second = metrics.lesion_ratios(flair, lesion, nawm)
+    return {"ratio1": first, "ratio2": second, "lesion_rest": rest}
 
 
 def _truth(subject: Subject) -> Array:

@@ -1,4 +1,4 @@
-"""Significance: paired comparisons over subjects. Knows numbers only, not what they measure."""
+"""Paired significance tests over subjects, and rank agreement. Independent of the metric."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
 
 
 class Comparison(NamedTuple):
-    """How one method's scores differ from another's, subject by subject.
+    """Paired comparison of the scores of two methods.
 
     Attributes:
-      pairs: subjects in which both scores are finite.
-      median_difference: the median over pairs of ours less theirs.
-      p: two-sided Wilcoxon signed-rank test.
+      pairs: number of subjects in which both scores are finite.
+      median_difference: median over pairs of the first score minus the second.
+      p: p value of the two-sided Wilcoxon signed-rank test.
       effect: matched-pairs rank-biserial correlation, in [-1, 1]: the share of the rank sum in
-        which ours is the larger less the share in which it is the smaller.
+        which the first score is larger minus the share in which it is smaller.
     """
 
     pairs: int
@@ -29,7 +29,7 @@ class Comparison(NamedTuple):
 
 
 class RankAgreement(NamedTuple):
-    """How far two scores put the same items in the same order.
+    """Rank correlation of two scores of the same items.
 
     Attributes:
       rho: Spearman's.
@@ -42,22 +42,22 @@ class RankAgreement(NamedTuple):
     n: int
 
 
-def compare(ours: Array, theirs: Array) -> Comparison:
+def compare(scores: Array, reference: Array) -> Comparison:
     """Compares two methods on the same subjects.
 
-    Equal pairs have no rank. Of those that differ, p is exact up to 13, and up to 50 where no two
-    differences are equal in size; beyond, it is the normal approximation. An exact p of n pairs is
-    never below 2^(1 - n): fewer than six cannot reach 0.05, however clear they look.
+    Equal pairs are not ranked. p is exact for up to 13 unequal pairs, and for up to 50 if no two
+    differences have the same size; otherwise it is the normal approximation. An exact p of n pairs
+    is at least 2^(1 - n), so fewer than six pairs cannot reach 0.05.
 
     Args:
-      ours: [n], one score a subject; not finite where undefined.
-      theirs: [n], of the same subjects in the same order.
+      scores: [n], one score per subject; not finite where undefined.
+      reference: [n], scores of the other method for the same subjects in the same order.
 
     Returns:
-      The comparison. Where every pair is equal, p is 1 and the effect 0; without any pair, all but
-      the count is NaN.
+      The comparison. If all pairs are equal, p is 1 and the effect 0; without any pair, all but the
+      count is NaN.
     """
-    a, b = _finite_pairs(ours, theirs)
+    a, b = _finite_pairs(scores, reference)
     if not a.size:
         return Comparison(0, np.nan, np.nan, np.nan)
     difference = a - b
@@ -67,19 +67,19 @@ def compare(ours: Array, theirs: Array) -> Comparison:
         return Comparison(a.size, median, 1.0, 0.0)
     ranks = stats.rankdata(np.abs(known))
     effect = float(np.sum(ranks * np.sign(known)) / np.sum(ranks))
-    # SciPy would drop the equal pairs too, but then take its exact test for impossible.
+    # SciPy would drop the equal pairs too, but then not use its exact test.
     test: Any = stats.wilcoxon(known)
     return Comparison(a.size, median, float(test.pvalue), effect)
 
 
 def holm(p_values: Sequence[float] | Array) -> Array:
-    """Adjusts p values for being several (Holm 1979).
+    """Adjusts p values for multiple comparisons (Holm 1979).
 
     Args:
-      p_values: [n]; NaN ones count as no test.
+      p_values: [n]; NaN for no test.
 
     Returns:
-      float64[n]: each is below a level where Holm's procedure rejects at that level; NaN stays NaN.
+      float64[n], adjusted p values; NaN remains NaN.
 
     Raises:
       ValueError: a p value is outside [0, 1].
@@ -96,7 +96,7 @@ def holm(p_values: Sequence[float] | Array) -> Array:
 
 
 def rank_agreement(a: Array, b: Array) -> RankAgreement:
-    """Compares the order in which two scores put the same items.
+    """Returns the rank correlation of two scores of the same items.
 
     Args:
       a: [n], one score an item; not finite where undefined.

@@ -1,11 +1,10 @@
-"""The summary of a run: from each fold's scores to `summary.json` and the table on screen.
+"""The summary of a run: from each fold's scores to `summary.json` and the printed table.
 
-Knows the files that a fold leaves, and no network.
+Reads the files of finished folds. Independent of networks.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,38 +14,42 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from flaxflair import evaluate
-from flaxflair.files import with_nan, without_nan
-from flaxflair.machine import describe_machine
+from flaxflair.core.atomic_files import with_nan, without_nan
+from flaxflair.core.json_objects import read_object
+from flaxflair.evaluation import scoring
+from flaxflair.runtime.environment import describe_machine
 
 # Metric -> heading and digits.
 _COLUMNS = {
     "mse": ("MSE", 1),
     "nmse_brain": ("NMSE brain", 3),
+    "nmse_fit": ("NMSE fit", 3),
     "psnr": ("PSNR dB", 1),
     "ssim": ("SSIM", 3),
+    "ssim_fit": ("SSIM fit", 3),
     "ratio1": ("Ratio 1", 3),
     "ratio2": ("Ratio 2", 3),
+    "lesion_rest": ("Lesions / rest", 3),
 }
 
 
 def summarize(workdir: Path) -> dict[str, Any]:
-    """Returns the summary of the folds that are done, from their `scores.json`.
+    """Returns the summary of the finished folds, from their `scores.json`.
 
     Returns:
       `{"methods": {NAME: {METRIC: {"mean", "sd", "folds", "folds_sd"}}}, "truth": {METRIC: …},
       "saliency": {REGION: {SEQUENCE: share}}, "seconds": …, "folds": […], "machine": {…}}`; see
-      `evaluate.summarize` for what the numbers are. Undefined is null.
+      `scoring.summarize` for what the numbers are. Undefined is null.
     """
     paths = sorted(workdir.glob("fold-*/scores.json"), key=lambda p: int(p.parent.name[5:]))
-    done = [json.loads(path.read_text()) for path in paths]
+    done = [read_object(path, "remove it, and the fold is done anew") for path in paths]
     names = list(done[0]["methods"]) if done else []
     summary = {
         "methods": {
-            name: evaluate.summarize([[*map(with_nan, own["methods"][name])] for own in done])
+            name: scoring.summarize([[*map(with_nan, own["methods"][name])] for own in done])
             for name in names
         },
-        "truth": evaluate.summarize([[*map(with_nan, own["truth"])] for own in done]),
+        "truth": scoring.summarize([[*map(with_nan, own["truth"])] for own in done]),
         "saliency": _mean_shares([own for scores in done for own in scores["saliency"].values()]),
         "folds": [scores["fold"] for scores in done],
         "seconds": sum(scores["seconds"] for scores in done),
@@ -56,7 +59,7 @@ def summarize(workdir: Path) -> dict[str, Any]:
 
 
 def _mean_shares(tables: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, Any]:
-    """Returns region -> sequence -> mean share, over the subjects in which the region is known."""
+    """Returns region -> sequence -> mean share, over the subjects that have the region."""
     means: dict[str, dict[str, float]] = {}
     for region in tables[0] if tables else ():
         rows = np.array([list(table[region].values()) for table in tables], np.float64)
@@ -67,7 +70,7 @@ def _mean_shares(tables: Sequence[Mapping[str, Mapping[str, float | None]]]) -> 
 
 
 def tabulate(summary: Mapping[str, Any]) -> Table:
-    """Returns the table that a run ends with: every method, and the truth's lesion contrast."""
+    """Returns the table of scores: every method, and the lesion contrast of the true FLAIR."""
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"Mean (SD) over {len(summary['folds'])} folds, held-out subjects",
@@ -87,7 +90,7 @@ def tabulate(summary: Mapping[str, Any]) -> Table:
 
 
 def tabulate_saliency(summary: Mapping[str, Any]) -> Table:
-    """Returns the table of what share of the saliency each sequence has, region by region."""
+    """Returns the table of each sequence's share of the saliency, by region."""
     table = Table(box=box.SIMPLE_HEAD, title="Share of the saliency (P3S), mean over subjects")
     table.add_column("", no_wrap=True)
     regions = summary["saliency"]

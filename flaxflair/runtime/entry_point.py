@@ -1,4 +1,4 @@
-"""Programs: what every command that runs studies sets up first, and how it ends. Knows no study."""
+"""Set-up and exit codes of every command that runs studies. Independent of any study."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from contextlib import contextmanager
 from absl import logging
 from rich.console import Console
 
-from flaxflair.signals import Interrupted
-from flaxflair.volume import InputError
+from flaxflair.core.atomic_files import describe_error
+from flaxflair.core.records import InputError
+from flaxflair.runtime.devices import require_device
+from flaxflair.runtime.signals import Interrupted
+from flaxflair.runtime.terminal import open_console, prepare_streams
 
 
 def prepare() -> None:
-    """Makes a process ready for JAX: what it compiles is kept, and orbax is quiet."""
-    from flaxflair.compilation import keep_compilations  # JAX, wanted only once flags are right
+    """Enables JAX's compilation cache and silences orbax in this process."""
+    from flaxflair.runtime.compilation_cache import (
+        enable_compilation_cache,  # imports JAX: only after flags are parsed
+    )
 
-    keep_compilations()
-    logging.set_verbosity(logging.WARNING)  # orbax tells each save in a dozen lines
+    enable_compilation_cache()
+    logging.set_verbosity(logging.WARNING)  # orbax logs a dozen lines for each save
 
 
 @contextmanager
 def command() -> Iterator[Console]:
-    """Sets a command up, and ends the program in one sentence where the block fails.
+    """Sets up a command, and exits with one sentence if the block fails.
 
-    What was interrupted ends with 128 and the number of the signal, what cannot be done with 1.
+    The exit code is 128 plus the number of the signal after an interruption, and 1 after an error.
 
     Yields:
       The console to print on.
@@ -33,17 +38,19 @@ def command() -> Iterator[Console]:
     Raises:
       SystemExit: the block was interrupted, or raised `InputError` or `OSError`.
     """
+    prepare_streams()
     prepare()
-    console = Console()
+    console = open_console()
     if not console.is_terminal:
         console.width = 120
     try:
+        require_device()
         yield console
     except Interrupted as reason:
-        console.print(f"interrupted: {reason}; the same command goes on from there")
+        console.print(f"interrupted: {reason}; the same command resumes from there")
         sys.exit(128 + reason.number)
     except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from the last checkpoint")
+        console.print("interrupted; the same command resumes from the last checkpoint")
         sys.exit(130)
     except (InputError, OSError) as error:
-        sys.exit(f"flaxflair: {error}")
+        sys.exit(f"flaxflair: {describe_error(error)}")

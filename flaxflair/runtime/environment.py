@@ -1,4 +1,4 @@
-"""The machine: what a figure was measured on. Knows nothing of the run."""
+"""Description of the machine, recorded beside measured figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = ("flaxflair", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Returns processor, cores, device and versions, for the record."""
+    """Returns processor, number of cores, device and package versions."""
     return {
         "platform": platform.platform(),
         "processor": _processor(),
@@ -27,8 +27,8 @@ def describe_machine() -> dict[str, Any]:
 
 
 def peak_memory_gib() -> float:
-    """Returns the most memory that this process has held so far, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    """Returns the peak resident memory of this process so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
 
 
 def _processor() -> str:

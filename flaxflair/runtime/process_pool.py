@@ -1,7 +1,7 @@
-"""Workers: calls side by side, each in a process with cores of its own. Knows nothing of studies.
+"""Parallel calls in processes, each on its own cores. Independent of what is called.
 
-A step on a small window leaves most of a second core unused, and where a host takes one core away
-for a moment the other waits for it. Two processes of one core each get through twice as many.
+A step on a small window leaves most of a second core unused, and if the host preempts one core, the
+other waits for it. Two processes of one core each have twice the throughput.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 
-from flaxflair.signals import Interrupted, deferred
+from flaxflair.runtime.signals import Interrupted, deferred
 
-_LOOK_SECONDS = 0.5  # how often a request to end is looked for
+_POLL_SECONDS = 0.5  # interval between checks for a signal
 
 
 def split_cores(parts: int) -> list[set[int]]:
-    """Returns the cores that this process may use, dealt out evenly; parts may share a core."""
+    """Returns the available cores, distributed evenly over parts; parts may share a core."""
     cores = sorted(os.sched_getaffinity(0))
     return [set(cores[part::parts]) or {cores[part % len(cores)]} for part in range(parts)]
 
@@ -31,55 +31,55 @@ def run_side_by_side(
     jobs: int,
     on_done: Callable[[str, float], None] = lambda name, seconds: None,
 ) -> None:
-    """Calls functions of a module, with their arguments bound, each in one of a few processes.
+    """Calls picklable functions in a pool of processes.
 
     Args:
-      calls: name -> what to call; what it returns is dropped. Started in this order.
-      jobs: processes.
-      on_done: told a name and the seconds its call took, in the order in which they end.
+      calls: name -> function, whose result is discarded. Started in this order.
+      jobs: number of processes.
+      on_done: called with a name and the seconds of its call, in the order of completion.
 
     Raises:
-      Interrupted: SIGTERM or SIGINT came; every process was asked to end by SIGTERM, and did.
-      Exception: the first that a call raised; the others were asked to end, and did.
+      Interrupted: SIGTERM or SIGINT was received; every process was ended by SIGTERM.
+      Exception: the first that a call raised; the other processes were ended by SIGTERM.
     """
     context = multiprocessing.get_context("spawn")  # a fork would share XLA's threads
     cores = context.SimpleQueue()
-    for own in split_cores(jobs):
-        cores.put(own)
+    for part in split_cores(jobs):
+        cores.put(part)
     with (
         deferred() as signalled,
-        ProcessPoolExecutor(jobs, context, initializer=_settle, initargs=(cores,)) as pool,
+        ProcessPoolExecutor(jobs, context, initializer=_pin_cores, initargs=(cores,)) as pool,
     ):
         names: dict[Future[float], str] = {
-            pool.submit(_clock, call): name for name, call in calls.items()
+            pool.submit(_measure_seconds, call): name for name, call in calls.items()
         }
         try:
             while names:
-                done, _ = wait(names, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
-                if (asked := signalled()) is not None:
-                    raise Interrupted(f"{len(names)} to do", asked)
+                done, _ = wait(names, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+                if (number := signalled()) is not None:
+                    raise Interrupted(f"{len(names)} to do", number)
                 for future in done:
                     on_done(names.pop(future), future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            _end(multiprocessing.active_children())
+            _terminate(multiprocessing.active_children())
             raise
 
 
-def _end(processes: Sequence[BaseProcess]) -> None:
-    """Asks processes to end until all have: one that has saved may have begun another call."""
+def _terminate(processes: Sequence[BaseProcess]) -> None:
+    """Sends SIGTERM until all processes have ended: one that saved may have begun another call."""
     while running := [process for process in processes if process.is_alive()]:
         for process in running:
             process.terminate()
-        wait_for([process.sentinel for process in running], timeout=_LOOK_SECONDS)
+        wait_for([process.sentinel for process in running], timeout=_POLL_SECONDS)
 
 
-def _settle(cores: SimpleQueue[set[int]]) -> None:
-    """Gives a process its cores, before any library asks how many there are."""
+def _pin_cores(cores: SimpleQueue[set[int]]) -> None:
+    """Pins a process to its cores, before any library reads their number."""
     os.sched_setaffinity(0, cores.get())
 
 
-def _clock(call: Callable[[], object]) -> float:
+def _measure_seconds(call: Callable[[], object]) -> float:
     started = time.monotonic()
     call()
     return time.monotonic() - started

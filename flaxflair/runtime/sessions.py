@@ -1,6 +1,6 @@
-"""Sessions: those of a data set on their way through stages, and what became of each.
+"""Sessions of a data set passed through stages, with a report of results and failures.
 
-Knows nothing of what the stages do.
+Independent of what the stages do.
 """
 
 from __future__ import annotations
@@ -10,22 +10,31 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
-from flaxflair.cohort import SessionFiles
-from flaxflair.stages import Stage, run_stages
-from flaxflair.volume import InputError
+from flaxflair.core.atomic_files import describe_error
+from flaxflair.core.records import InputError
+from flaxflair.runtime.stages import Stage, run_stages
 
 _T = TypeVar("_T")
 
 
+class Named(Protocol):
+    """An item with a name, such as a session (`sub-01_ses-1`)."""
+
+    @property
+    def name(self) -> str:
+        """Name, unique in the data set."""
+        ...
+
+
 @dataclass(frozen=True)
 class Finished:
-    """One session, done: what the last stage returns.
+    """Result of the last stage for one session.
 
     Attributes:
-      path: what was written.
-      warnings: what should be looked at before it is trusted.
+      path: file that was written.
+      warnings: reasons to inspect the result before use.
     """
 
     path: Path
@@ -34,14 +43,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a data set.
+    """Results and failures of the sessions of a data set.
 
     Attributes:
-      written: session (`sub-01_ses-1`) -> what was written of it.
-      failures: session -> the sentence that says why there is nothing.
-      warnings: session -> what should be looked at, if there is something.
-      busy: stage -> seconds that it worked, over all sessions and workers.
-      seconds: from the first file read to the last one written.
+      written: session (`sub-01_ses-1`) -> file that was written.
+      failures: session -> reason of the failure, one sentence.
+      warnings: session -> warnings, for sessions that have any.
+      busy: stage -> working seconds, summed over sessions and workers.
+      seconds: wall time from the first file read to the last one written.
+      kept: sessions of `written` that were complete before this run.
     """
 
     written: Mapping[str, Path]
@@ -49,29 +59,33 @@ class Report:
     warnings: Mapping[str, tuple[str, ...]]
     busy: Mapping[str, float]
     seconds: float
+    kept: tuple[str, ...] = ()
 
 
 def expect_workers(workers: int) -> None:
-    """Refuses to do nothing, before anything is written.
+    """Checks the number of workers before anything is written.
 
     Raises:
-      InputError: there are no workers.
+      InputError: there is less than one worker.
     """
     if workers < 1:
-        raise InputError(f"{workers} workers do no work; give at least 1")
+        raise InputError(f"--workers is {workers}; it must be at least 1")
 
 
 def run_sessions(
-    found: Sequence[SessionFiles],
+    found: Sequence[Named],
     stages: Sequence[Stage],
     on_done: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    on_finished: Callable[[Any, Finished], None] = lambda item, made: None,
 ) -> Report:
-    """Passes sessions through stages. One that cannot be used is reported, and the others go on.
+    """Passes sessions through stages; a session that fails is reported, and the others continue.
 
     Args:
       found: the sessions.
-      stages: from `SessionFiles` to `Finished`.
-      on_done: told how many sessions are done and how many there are: first that it is none.
+      stages: from an item of `found` to `Finished`.
+      on_done: called with the number of sessions done and the total, first with zero done.
+      on_finished: called with each item and its result; an exception counts as its failure.
     """
     written: dict[str, Path] = {}
     failures: dict[str, str] = {}
@@ -82,23 +96,30 @@ def run_sessions(
     with closing(run_stages(found, stages)) as outcomes:
         for outcome in outcomes:
             name = outcome.item.name
-            if outcome.error is None:
+            error = outcome.error
+            if error is None:
+                try:
+                    on_finished(outcome.item, outcome.value)
+                except Exception as failure:
+                    error = failure
+            if error is None:
                 written[name] = outcome.value.path
                 warnings |= {name: outcome.value.warnings} if outcome.value.warnings else {}
             else:
-                # The sentence alone: a traceback would keep the session's images in memory.
-                failures[name] = _sentence(outcome.error)
+                # The message only: a traceback would keep the session's images in memory.
+                failures[name] = _message(error)
             for stage, seconds in outcome.seconds.items():
                 busy[stage] += seconds
             on_done(len(written) + len(failures), len(found))
     seconds = time.perf_counter() - started
-    return Report(_by_name(written), _by_name(failures), _by_name(warnings), busy, seconds)
+    return Report(_sort(written), _sort(failures), _sort(warnings), busy, seconds)
 
 
-def _by_name(table: Mapping[str, _T]) -> dict[str, _T]:
+def _sort(table: Mapping[str, _T]) -> dict[str, _T]:
     return dict(sorted(table.items()))
 
 
-def _sentence(error: BaseException) -> str:
-    first = (str(error).splitlines() or [""])[0]
+def _message(error: BaseException) -> str:
+    message = describe_error(error) if isinstance(error, OSError) else str(error)
+    first = (message.splitlines() or [""])[0]
     return first if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {first}"

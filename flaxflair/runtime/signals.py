@@ -1,4 +1,4 @@
-"""Signals that wait: a request to end is noted, and acted on where nothing is lost."""
+"""Deferred signals: SIGTERM and SIGINT are recorded, and handled once the state is saved."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
-    """A run was asked to end and has saved its state.
+    """A run was interrupted by a signal and has saved its state.
 
     Attributes:
-      number: of the signal.
+      number: number of the signal.
     """
 
     def __init__(self, message: str, number: int):
@@ -28,23 +28,23 @@ class Interrupted(Exception):
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], int | None]]:
-    """Holds SIGTERM and SIGINT back within a block.
+    """Defers SIGTERM and SIGINT within a block.
 
     Yields:
-      A function that returns the number of the signal that came, or None. Outside the main thread,
-      where Python lets nobody handle signals, it always returns None.
+      A function that returns the number of the first signal received, or None. Outside the main
+      thread, where Python allows no signal handlers, it always returns None.
     """
     received: list[int] = []
 
-    def note(number: int, _: FrameType | None) -> None:
+    def record(number: int, _: FrameType | None) -> None:
         received.append(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    before = {number: signal.signal(number, note) for number in ENDING}
+    previous = {number: signal.signal(number, record) for number in ENDING}
     try:
         yield lambda: received[0] if received else None
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Stages: items pass through functions that overlap in time. Knows nothing of images or models."""
+"""Pipeline of stages that overlap in time. Independent of images and models."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the way.
+    """One stage of a pipeline.
 
     Attributes:
-      name: for people, and the key of `Outcome.seconds`.
-      function: takes what the stage before it returned; the first takes the item.
-      workers: how many items it works on at once, a thread each.
+      name: name, and key of `Outcome.seconds`.
+      function: maps the result of the previous stage, or the item, to its own result.
+      workers: number of threads, each with one item at a time.
     """
 
     name: str
@@ -28,14 +28,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one item.
+    """Result of one item.
 
     Attributes:
-      index: of the item, from 0.
-      item: as it was given.
-      value: what the last stage returned; None after an error.
-      error: what a stage raised, which ends this item and no other.
-      seconds: stage -> how long it worked on this item.
+      index: index of the item, from 0.
+      item: the item.
+      value: result of the last stage; None after an error.
+      error: exception of a stage, which ends this item only.
+      seconds: stage -> its working time on this item.
     """
 
     index: int
@@ -48,22 +48,22 @@ class Outcome:
 def run_stages(
     items: Iterable[Any], stages: Sequence[Stage], *, in_flight: int | None = None
 ) -> Generator[Outcome, None, None]:
-    """Passes items through stages, all stages at work at once, each on items of its own.
+    """Passes items through stages that run concurrently, each on different items.
 
-    The rate is so that of the slowest stage. Items are drawn when there is room for them, so that
-    memory is bounded by `in_flight` of them however many come. Threads pay where functions leave
-    the interpreter's lock: files, gzip, numpy, devices.
+    Throughput is that of the slowest stage. Items are drawn on demand, so memory is bounded by
+    `in_flight` items. Threads help where functions release the interpreter's lock: files, gzip,
+    numpy, devices.
 
     Args:
-      items: any number, even without end.
-      stages: in their order.
-      in_flight: how many items may be under way, those not yet yielded included; by default one
-        more than there are workers, so that none starves.
+      items: any number, possibly infinite.
+      stages: in order.
+      in_flight: maximum number of items in progress, including those not yet yielded; by default
+        one more than there are workers, so that no worker idles.
 
     Yields:
-      Outcomes as items finish; `index` tells their order. Closing the generator, or Ctrl-C, ends
-      the threads after what they are at. Wrap it in `contextlib.closing`: a loop that raises would
-      leave it open.
+      Outcomes in order of completion, with their `index`. Closing the generator, or Ctrl-C, ends
+      the threads after their current item. Wrap it in `contextlib.closing`: an exception in the
+      loop would leave it open.
     """
     limit = in_flight or sum(stage.workers for stage in stages) + 1
     finished: SimpleQueue[Outcome] = SimpleQueue()
@@ -75,7 +75,7 @@ def run_stages(
         started = time.perf_counter()
         try:
             value = stages[at].function(outcome.value)
-        except BaseException as raised:  # lost in this thread, the item would be waited for forever
+        except BaseException as raised:  # if lost in this thread, the caller would wait forever
             error = raised
         spent = {**outcome.seconds, stages[at].name: time.perf_counter() - started}
         outcome = replace(outcome, value=value, error=error, seconds=spent)
@@ -96,12 +96,12 @@ def run_stages(
                 return
             outcome = finished.get()
             if not isinstance(outcome.error, Exception | None):
-                raise outcome.error  # KeyboardInterrupt, SystemExit: meant for the whole
+                raise outcome.error  # KeyboardInterrupt, SystemExit: end the whole pipeline
             yield outcome
             under_way -= 1
             del outcome
     finally:
         ending.set()
-        # In this order, no stage hands an item to one that takes no more.
+        # In stage order: no stage submits an item to a pool that is already shut down.
         for pool in pools:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,142 @@
+"""Invariants of a run: its configuration, its data and its folds.
+
+They are written at the start of a run and checked when it is resumed: folds drawn anew would put
+subjects held out by a finished fold into its training set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flaxflair import config as configs
+from flaxflair.config import Config
+from flaxflair.core.json_objects import read_object
+from flaxflair.core.locks import hold
+from flaxflair.core.records import InputError
+from flaxflair.core.sequences import TARGET
+from flaxflair.io.fingerprints import fingerprint, say_changes
+from flaxflair.io.session_files import SessionFiles
+from flaxflair.models.saving import load_model
+from flaxflair.training.folds import make_folds
+
+_LOCK = ".lock"
+_MAX_CHANGES = 3  # listed in a message
+_REMEDY = "bring it back as it was, or name another --workdir"
+
+
+@contextlib.contextmanager
+def occupied(workdir: Path) -> Iterator[None]:
+    """Locks the folder of a run for this process within a block.
+
+    Raises:
+      InputError: another process uses it.
+    """
+    created = not workdir.exists()
+    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        with hold(workdir / _LOCK, str(workdir)):
+            yield
+    finally:
+        if created:
+            with contextlib.suppress(OSError):
+                workdir.rmdir()  # only if the run did not start
+
+
+def is_done(workdir: Path, fold: int) -> bool:
+    """Whether a fold is finished: both scores and model exist.
+
+    Raises:
+      InputError: the model is damaged.
+    """
+    folder = workdir / f"fold-{fold}"
+    parts = ("scores.json", "model.json", "model.safetensors")
+    if not all((folder / name).is_file() for name in parts):
+        return False
+    load_model(workdir, fold)
+    return True
+
+
+def expect_config(workdir: Path, config: Config, source: Path) -> None:
+    """Checks that a run to be resumed has the same configuration.
+
+    Raises:
+      InputError: it differs; the message names the fields.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        return
+    stored = read_object(path, _REMEDY)
+    try:
+        stored_config = configs.from_json(json.dumps(stored["config"]))
+        differences = configs.differences(config, stored_config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: is no configuration ({error}); {_REMEDY}") from None
+    if (root := str(source.resolve())) != stored.get("source"):
+        differences.append(f"source: {root} instead of {stored.get('source')}")
+    if differences:
+        raise InputError(
+            f"{workdir}: holds a run of another configuration ({'; '.join(differences[:3])}); "
+            "name another --workdir, or remove this one"
+        )
+
+
+def take_folds(
+    workdir: Path, config: Config, found: Sequence[SessionFiles]
+) -> tuple[list[list[str]], dict[str, Any]]:
+    """Returns the folds of a run, drawn at its start, and the content of `folds.json`.
+
+    Args:
+      workdir: folder of the run.
+      config: configuration of the run.
+      found: current sessions of the data set.
+
+    Raises:
+      InputError: the data set has changed since the start of the run.
+    """
+    sequences = (*config.data.inputs, TARGET)
+    groups: dict[str, str] = {}
+    for files in found:
+        groups.setdefault(files.participant, files.group)
+    read = {files.name: fingerprint(files, sequences) for files in found}
+    path = workdir / "folds.json"
+    if not path.is_file():
+        if any(workdir.glob("fold-*/*")):
+            raise InputError(
+                f"{path}: is missing, so the held-out participants are unknown; {_REMEDY}"
+            )
+        heldout = make_folds(groups, config.folds.count, config.folds.seed)
+        return heldout, {"groups": groups, "heldout": heldout, "read": read}
+    stored = read_object(path, _REMEDY)
+    _expect_folds(path, stored)
+    changes = say_changes(stored["read"], read)
+    changes += [
+        f"{name} is of group {group!r} instead of {stored['groups'][name]!r}"
+        for name, group in groups.items()
+        if stored["groups"].get(name, group) != group
+    ]
+    if changes:
+        more = len(changes) - _MAX_CHANGES
+        shown = "; ".join(changes[:_MAX_CHANGES]) + (f"; and {more} more" if more > 0 else "")
+        raise InputError(
+            f"{workdir}: the data set has changed since this run began ({shown}); {_REMEDY}"
+        )
+    return stored["heldout"], stored
+
+
+def _expect_folds(path: Path, stored: Mapping[str, Any]) -> None:
+    """Checks that stored folds hold out each participant once and contain the fingerprints."""
+    try:
+        heldout = sorted(name for fold in stored["heldout"] for name in fold)
+        valid = heldout == sorted(stored["groups"]) and all(
+            isinstance(digest, str)
+            for fingerprints in stored["read"].values()
+            for digest in fingerprints.values()
+        )
+    except (KeyError, TypeError, AttributeError):
+        valid = False
+    if not valid:
+        raise InputError(f"{path}: lacks held-out participants or fingerprints; {_REMEDY}")

@@ -1,0 +1,158 @@
+"""Cross-validation: fit, save, predict, write, score and explain each fold; then summarise.
+
+Finished folds are skipped and an interrupted fold resumes from its last checkpoint, so repeating
+the command always ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from flaxflair import config as configs
+from flaxflair.config import NETWORK, Config
+from flaxflair.core.atomic_files import write_json
+from flaxflair.core.records import InputError, Subject
+from flaxflair.core.sequences import parse_patterns
+from flaxflair.io import derivatives
+from flaxflair.io.datasets import (
+    SessionFiles,
+    choose_images,
+    extract_brain,
+    find_sessions,
+    load_session,
+)
+from flaxflair.networks import NETWORKS
+from flaxflair.networks.network import count_parameters
+from flaxflair.pipelines.belongings import expect_config, is_done, occupied, take_folds
+from flaxflair.pipelines.fold_scoring import score_fold
+from flaxflair.pipelines.fold_training import train_folds
+from flaxflair.pipelines.job import Job, steps_per_epoch
+from flaxflair.pipelines.summary import summarize, tabulate, tabulate_saliency
+from flaxflair.runtime.environment import describe_machine
+from flaxflair.runtime.progress import EventLog
+from flaxflair.training.folds import split
+from flaxflair.training.step import OPTIMIZERS
+
+
+def run(
+    config: Config,
+    workdir: Path,
+    source: Path,
+    *,
+    folds: Sequence[int] | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Runs or resumes a cross-validation and returns its summary.
+
+    Args:
+      config: configuration of the run.
+      workdir: created if missing. Afterwards it holds `config.json`, `folds.json`, `log.jsonl`,
+        `summary.json`, a folder for each fold, and `derivative/`, the synthetic FLAIRs and saliency
+        maps as a BIDS derivative.
+      source: prepared BIDS data set.
+      folds: folds to run; None for all.
+      console: output of progress; None for no output.
+
+    Returns:
+      The content of `summary.json`, over the folds finished so far.
+
+    Raises:
+      InputError: the data cannot be used or changed since the run began; or `workdir` holds a run
+        of another configuration, or is in use by another process.
+      Interrupted: SIGTERM or SIGINT was received during training; the state is saved.
+    """
+    console = console or Console(quiet=True)
+    configs.validate(config)
+    for field, name, known in (
+        ("network.name", config.network.name, NETWORKS),
+        ("train.optimizer", config.train.optimizer, OPTIMIZERS),
+    ):
+        if name not in known:
+            raise InputError(f"config.{field} is {name!r}; choose from {', '.join(known)}")
+    patterns = parse_patterns(config.data.patterns)
+    found = find_sessions(source, config.data.inputs, patterns=patterns)
+    for files in found:
+        choose_images(files)  # fails on missing images before anything is written
+    with occupied(workdir):
+        job = _start(config, workdir, source, found, folds, console)
+        for fold, trained in train_folds(job, [n for n in job.wanted if not is_done(workdir, n)]):
+            score_fold(job, fold, trained)
+        return _finish(job)
+
+
+def _start(
+    config: Config,
+    workdir: Path,
+    source: Path,
+    found: Sequence[SessionFiles],
+    folds: Sequence[int] | None,
+    console: Console,
+) -> Job:
+    """Writes configuration and folds of a new run, or checks those of a resumed one; see `run`."""
+    expect_config(workdir, config, source)
+    with console.status("reading the data set"):
+        heldout, folds_record = take_folds(workdir, config, found)
+        wanted = list(range(len(heldout))) if folds is None else list(folds)
+        for fold in wanted:
+            split(heldout, fold)
+            is_done(workdir, fold)  # fails on a damaged model before minutes of reading
+        subjects = _load_subjects(config, found)
+    stored = {"source": str(source.resolve()), "config": json.loads(configs.to_json(config))}
+    write_json(workdir / "config.json", stored)
+    write_json(workdir / "folds.json", folds_record)
+    derivatives.start(workdir / "derivative", source)
+    event_log = EventLog(workdir / "log.jsonl")
+    event_log.write("run", folds=wanted, subjects=len(found), machine=describe_machine())
+    network = NETWORKS[config.network.name](len(config.data.inputs), config.network)
+    job = Job(config, workdir, source, subjects, heldout, wanted, network, event_log, console)
+    _print_plan(job)
+    return job
+
+
+def _load_subjects(config: Config, found: Sequence[SessionFiles]) -> dict[str, list[Subject]]:
+    """Returns participant -> sessions, brain-extracted if the configuration says so."""
+    subjects: dict[str, list[Subject]] = {}
+    for files in found:
+        subject = load_session(files)
+        subject = extract_brain(subject) if config.data.region == "brain" else subject
+        subjects.setdefault(subject.participant, []).append(subject)
+    return subjects
+
+
+def _finish(job: Job) -> dict[str, Any]:
+    """Writes and prints the summary of the finished folds."""
+    summary = summarize(job.workdir)
+    write_json(job.workdir / "summary.json", summary)
+    job.console.print(tabulate(summary))
+    if summary["saliency"]:  # only of networks, and if configured
+        job.console.print(tabulate_saliency(summary))
+    return summary
+
+
+def _print_plan(job: Job) -> None:
+    """Prints data, network, training and folds of the run."""
+    config = job.config
+    shapes = {subject.geometry.shape for subject in job.of(list(job.subjects))}
+    grid = " and ".join("×".join(map(str, shape)) for shape in sorted(shapes)[:3])
+    size = training = ""
+    if config.method == NETWORK:
+        window = config.train.window
+        what = "whole volumes" if not any(window) else f"windows of {'×'.join(map(str, window))}"
+        size = f", {count_parameters(job.network.init(jax.random.key(0))):,} parameters"
+        training = (
+            f"at most {config.train.epochs} epochs of {steps_per_epoch(job, job.wanted[0])} steps "
+            f"on {what}, {config.train.optimizer} at {config.train.learning_rate:g} "
+            f"({config.train.schedule}), {config.network.dtype}, "
+        )
+    job.console.print(
+        f"{job.config.title}{size}, from {', '.join(config.data.inputs)} to FLAIR\n"
+        f"{sum(map(len, job.subjects.values()))} sessions of {len(job.subjects)} participants "
+        f"on {grid} voxels, {len(job.wanted)} of {len(job.folds)} folds\n"
+        f"{training}into {job.workdir}"
+    )

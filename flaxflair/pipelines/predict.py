@@ -1,0 +1,241 @@
+"""Prediction of sessions and of whole data sets in three steps: load, predict, write.
+
+From a BIDS data set to a BIDS derivative, its sessions overlapping in time, or from the files of
+one session to a FLAIR; raw or prepared. Independent of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from flaxflair.core.records import Subject, Volume
+from flaxflair.io import bids, derivatives
+from flaxflair.io.fingerprints import fingerprint
+from flaxflair.io.receipts import Receipts, run_unfinished
+from flaxflair.io.session_files import SessionFiles, find_sessions, name_files
+from flaxflair.models.model import (
+    AnyModel,
+    choose_inputs,
+    level_warnings,
+    method_name,
+    predict,
+    wanted_inputs,
+)
+from flaxflair.models.saving import digest_model
+from flaxflair.models.universal import UniversalModel, flair_warnings
+from flaxflair.preprocessing.dataset import load_subject
+from flaxflair.preprocessing.options import AS_USUAL, Preparation
+from flaxflair.runtime.sessions import Finished, Report, expect_workers
+from flaxflair.runtime.stages import Stage
+from flaxflair.visualization.session_page import write_page
+
+
+def predict_cohort(
+    model: AnyModel,
+    root: str | Path,
+    out: str | Path,
+    *,
+    raw: bool | None = None,
+    how: Preparation = AS_USUAL,
+    patterns: Mapping[str, str] | None = None,
+    participants: Collection[str] | None = None,
+    sessions: Collection[str] | None = None,
+    voxels: int = 0,
+    workers: int = 2,
+    pages: bool = False,
+    about: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    on_done: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Synthesises the FLAIRs of a data set and writes them as a BIDS derivative.
+
+    A session that cannot be used is reported, and the others continue. A finished session is
+    skipped if its inputs, the model, the options and the version of this package are unchanged and
+    its outputs are complete; otherwise it is overwritten. Several processes may share `out`, such
+    as cluster jobs with one participant each. For a raw data set, the prepared images are written
+    too.
+
+    Args:
+      model: from `load_model`.
+      root: BIDS data set.
+      out: the derivative; created if missing.
+      raw: whether sessions need preparation; None derives it from `dataset_description.json`.
+      how: options of the preparation.
+      patterns: see `bids.find_images`.
+      participants: labels, with or without `sub-`; None for all.
+      sessions: labels, with or without `ses-`; None for all.
+      voxels: see `predict`.
+      workers: threads of each of the three stages: reading, prediction, writing. Memory holds
+        about three sessions per worker.
+      pages: whether an HTML page for inspection is written for each session.
+      about: additional facts on the model for the sidecars.
+      overwrite: whether finished sessions are recomputed.
+      on_done: called with the number of sessions done and the total, first with zero done.
+
+    Raises:
+      InputError: `root` is no data set, has no such label, or is `out`; or `out` holds another data
+        set.
+    """
+    root, out = Path(root), Path(out)
+    expect_workers(workers)
+    labels = {"participants": participants, "sessions": sessions}
+    inputs = wanted_inputs(model)
+    found = find_sessions(root, inputs, flair="ignored", patterns=patterns, **labels)
+    raw = not bids.is_derivative(root) if raw is None else raw
+    derivatives.start(out, root)
+    options, keep = (how, out) if raw else (None, None)
+    place = partial(derivatives.in_derivative, out)
+    steps = make_steps(model, options, place, keep=keep, voxels=voxels, pages=pages, about=about)
+    receipts = Receipts(out, _requests(model, options), pages)
+    stages = make_stages(steps, workers)
+    return run_unfinished(found, stages, receipts, on_done, overwrite=overwrite)
+
+
+def _requests(
+    model: AnyModel, how: Preparation | None
+) -> Callable[[SessionFiles], Mapping[str, Any]]:
+    """Returns a function from the files of a session to everything that its FLAIR depends on."""
+    options = None if how is None else {**asdict(how), "workers": 0}
+    made_by = {"version": version("flaxflair"), "model": digest_model(model), "how": options}
+    sequences = {*model.sequences, *([] if how is None else [how.reference])}
+
+    def request(files: SessionFiles) -> Mapping[str, Any]:
+        return {**made_by, "read": fingerprint(files, sequences, sidecars=True)}
+
+    return request
+
+
+class Steps(NamedTuple):
+    """The three steps from the files of a session to its FLAIR on disk.
+
+    Attributes:
+      load: files -> subject.
+      predict: subject -> subject and FLAIR.
+      write: subject and FLAIR -> output file and the volume written.
+    """
+
+    load: Callable[[SessionFiles], Subject]
+    predict: Callable[[Subject], tuple[Subject, Volume]]
+    write: Callable[[tuple[Subject, Volume]], tuple[Finished, Volume]]
+
+
+def make_steps(
+    model: AnyModel,
+    how: Preparation | None,
+    place: Callable[[Subject], derivatives.Destination],
+    *,
+    keep: Path | None = None,
+    voxels: int = 0,
+    pages: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> Steps:
+    """Returns the steps of one model, for single sessions and whole data sets alike.
+
+    Args:
+      model: from `load_model`.
+      how: options of the preparation; None if sessions are prepared already.
+      place: subject -> destination of its FLAIR.
+      keep: see `load_subject`.
+      voxels: see `predict`.
+      pages: whether an HTML page for inspection is written for each session.
+      about: additional facts on the model for the sidecars.
+    """
+    described = {
+        "Method": method_name(model),
+        "Sequences": list(model.sequences),
+        "Digest": digest_model(model),
+        **(about or {}),
+    }
+    # Several threads may predict: one uses the device while the others encode and decode.
+    device = Lock()
+
+    def load(files: SessionFiles) -> Subject:
+        chosen = choose_inputs(model, files)
+        subject = load_subject(chosen, how, model.voxel_size, keep=keep)
+        return replace(subject, warnings=(*subject.warnings, *level_warnings(model, subject)))
+
+    def synthesise(subject: Subject) -> tuple[Subject, Volume]:
+        flair = predict(model, subject, voxels=voxels, device=device)
+        if isinstance(model, UniversalModel):
+            found = flair_warnings(subject, flair)
+            subject = replace(subject, warnings=(*subject.warnings, *found))
+        return subject, flair
+
+    def write(predicted: tuple[Subject, Volume]) -> tuple[Finished, Volume]:
+        subject, flair = predicted
+        to = place(subject)
+        extracted = model.region == "brain"
+        written = derivatives.write_flair(to, subject, flair, extracted=extracted, model=described)
+        if pages:
+            facts = {"model": _format_facts(described)}
+            write_page(to.page, subject, flair.array, facts, to.title)
+        return Finished(to.image, subject.warnings), written
+
+    return Steps(load, synthesise, write)
+
+
+def make_stages(steps: Steps, workers: int = 2) -> tuple[Stage, ...]:
+    """Returns the steps as concurrent stages from `SessionFiles` to `Finished`."""
+    return (
+        Stage("read", steps.load, workers),
+        Stage("predict", steps.predict, workers),
+        Stage("write", lambda predicted: steps.write(predicted)[0], workers),
+    )
+
+
+def predict_session(
+    model: AnyModel,
+    inputs: Mapping[str, str | Path],
+    out: str | Path,
+    how: Preparation | None = AS_USUAL,
+    *,
+    brain: str | Path | None = None,
+    voxels: int = 0,
+    page: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> tuple[Volume, tuple[str, ...]]:
+    """Synthesises a FLAIR from the files of one session, raw or prepared.
+
+    Args:
+      model: from `load_model`.
+      inputs: sequence name -> file, at least the model's sequences (for a universal model, at least
+        one of them), each on its own grid unless prepared; and a FLAIR, if it is the reference.
+      out: `.nii` or `.nii.gz` to write, on the grid of the reference; its folder must exist. A
+        sidecar, `.json`, is written beside it.
+      how: options of the preparation, which is done in memory; None if the files are prepared.
+      brain: file of the brain mask. Without one, the template finds the brain of raw files, and
+        prepared ones have to be brain-extracted.
+      voxels: see `predict`.
+      page: HTML page for inspection to write; None for none.
+      about: additional facts on the model for the sidecar.
+
+    Returns:
+      The FLAIR written, and warnings, one sentence each.
+
+    Raises:
+      InputError: a sequence is missing, or a file or the session cannot be used.
+      GeometryError: the grids of prepared files differ.
+      WriteError: `out` is not the name of an image, or its folder is missing, read-only or full; no
+        partial file remains.
+    """
+    out = Path(out)
+    paths = {name: Path(path) for name, path in inputs.items()}
+    derivatives.expect_file(out, [*paths.values(), *([Path(brain)] if brain else [])])
+    files = name_files(paths, wanted_inputs(model), brain=None if brain is None else Path(brain))
+    to = derivatives.at_file(out, None if page is None else Path(page))
+    steps = make_steps(
+        model, how, lambda subject: to, voxels=voxels, pages=page is not None, about=about
+    )
+    finished, volume = steps.write(steps.predict(steps.load(files)))
+    return volume, finished.warnings
+
+
+def _format_facts(facts: Mapping[str, Any]) -> str:
+    values = (", ".join(v) if isinstance(v, list) else v for v in facts.values())
+    return "; ".join(f"{name.lower()} {value}" for name, value in zip(facts, values, strict=True))

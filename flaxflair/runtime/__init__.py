@@ -1,0 +1,4 @@
+"""Runtime: execution of a program: progress, signals, stages, processes, caches, environment.
+
+Independent of images, models and what is computed.
+"""
