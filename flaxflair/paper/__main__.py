@@ -1,4 +1,4 @@
-"""The paper: `python -m flaxflair.paper --scale=quick --workdir=paper`. Flags, no more."""
+"""Command-line flags of the reproduction: `python -m flaxflair.paper --scale=quick`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from absl import app, flags
 
-from flaxflair.memory import start_with_huge_pages
-from flaxflair.program import command
-from flaxflair.volume import InputError
+from flaxflair.core.records import InputError
+from flaxflair.runtime.entry_point import command
+from flaxflair.runtime.huge_pages import start_with_huge_pages
 
 _SCALE = flags.DEFINE_enum(
     "scale",
@@ -26,15 +26,15 @@ _JOBS = flags.DEFINE_integer(
 
 
 def main(argv: list[str]) -> None:
-    """Reproduces what the flags describe."""
+    """Runs the reproduction that the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     with command() as console:
-        # JAX is imported by the program that stays, not by the one that only starts it.
-        from flaxflair.embedded import open_phantom
+        # Imports JAX: only after the restart with huge pages.
         from flaxflair.paper.reproduce import reproduce
         from flaxflair.paper.studies import PARTS, SCALES, load_config
-        from flaxflair.screen import show_bar
+        from flaxflair.runtime.progress import show_bar
+        from flaxflair.simulation.cache import open_phantom
 
         unknown = [part for part in _ONLY.value if part not in PARTS]
         if unknown:

@@ -1,4 +1,4 @@
-"""Charts: learning curves. Knows nothing of studies."""
+"""Charts of learning curves. Independent of studies."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from flaxflair.paper.outcomes import Curve
 
 matplotlib.use("Agg")
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by the colour-blind too
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # colour-blind safe (Okabe and Ito)
 
 
 def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
-    """Draws the watched error (or, where none was watched, the loss) against epochs, as a PNG."""
+    """Draws the monitored error (or the training loss, without one) against epochs, as a PNG."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
     lowest = highest = np.nan
     for colour, (label, curve) in zip(COLOURS, curves.items(), strict=False):
-        epochs, values = curve.told()
+        epochs, values = curve.monitored()
         axes.plot(epochs, values, color=colour, label=label, linewidth=1.6)
         lowest, highest = np.fmin(lowest, values.min()), np.fmax(highest, values.max())
     axes.set_yscale("log" if highest > 4 * lowest else "linear")

@@ -1,6 +1,6 @@
-"""Outcomes: what a finished study measured, read from the files that it left.
+"""Results of finished studies, read from the folders of their runs.
 
-Knows the folder of a run and no table.
+Independent of tables.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxflair import derivative
-from flaxflair.evaluate import Row
-from flaxflair.files import with_nan
-from flaxflair.nifti import read_volume
-from flaxflair.volume import Array, Subject
+from flaxflair.core.atomic_files import with_nan
+from flaxflair.core.records import Array, Subject
+from flaxflair.evaluation.scoring import Row
+from flaxflair.io import derivatives
 
 
 class Outcome(NamedTuple):
-    """What one study measured on the subjects it held out.
+    """Results of one study on its held-out subjects.
 
     Attributes:
-      folder: of the run.
+      folder: folder of the run.
       folds: fold -> names of its subjects.
       rows: subject -> scores of the study's method.
       truth: subject -> scores of the true FLAIR.
       shares: subject -> region -> sequence -> share of the saliency; empty for a baseline.
-      seconds: of all folds.
+      seconds: total duration of all folds.
     """
 
     folder: Path
@@ -55,11 +54,11 @@ class Outcome(NamedTuple):
 
 
 def read_outcome(folder: Path, method: str) -> Outcome:
-    """Reads what a study measured.
+    """Reads the results of a study.
 
     Args:
-      folder: of the run.
-      method: whose rows are wanted.
+      folder: folder of the run.
+      method: method whose scores are read.
     """
     paths = sorted(folder.glob("fold-*/scores.json"), key=lambda path: int(path.parent.name[5:]))
     stored = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
@@ -69,7 +68,7 @@ def read_outcome(folder: Path, method: str) -> Outcome:
         rows |= dict(zip(names, map(with_nan, scores["methods"][method]), strict=True))
         truth |= dict(zip(names, map(with_nan, scores["truth"]), strict=True))
         shares |= {
-            name: {region: with_nan(own) for region, own in regions.items()}
+            name: {region: with_nan(table) for region, table in regions.items()}
             for name, regions in scores["saliency"].items()
         }
     folds = {scores["fold"]: scores["heldout"] for scores in stored}
@@ -78,12 +77,12 @@ def read_outcome(folder: Path, method: str) -> Outcome:
 
 
 def read_flair(folder: Path, subject: Subject) -> Array:
-    """Returns the synthetic FLAIR that a study left of a subject, float32[x, y, z]."""
-    return read_volume(derivative.flair_path(folder / "derivative", subject)).array
+    """Returns a study's synthetic FLAIR of a subject, float32[x, y, z]."""
+    return derivatives.read_flair(folder / "derivative", subject)
 
 
 def true_flair(subject: Subject) -> Array:
-    """Returns the FLAIR of a subject of a cohort to evaluate on, float32[x, y, z]."""
+    """Returns the true FLAIR of a subject of an evaluation cohort, float32[x, y, z]."""
     assert subject.flair is not None  # `load_cohort` refuses a session without one
     return subject.flair
 
@@ -94,23 +93,23 @@ class Curve(NamedTuple):
     Attributes:
       epochs: int[n].
       loss: float64[n], mean squared error of z-scores in training.
-      error: float64[n], the same of the watched subjects; NaN at epochs without a look.
+      error: float64[n], the same of the monitored subjects; NaN at epochs without evaluation.
     """
 
     epochs: Array
     loss: Array
     error: Array
 
-    def told(self) -> tuple[Array, Array]:
-        """Returns epochs and the error that was watched there, or the loss where none was."""
+    def monitored(self) -> tuple[Array, Array]:
+        """Returns epochs and monitored error, or training loss if no error was monitored."""
         known = self.error if np.isfinite(self.error).any() else self.loss
         seen = np.isfinite(known)
         return self.epochs[seen], known[seen]
 
 
 def read_curve(folder: Path, fold: int) -> Curve:
-    """Reads the learning curve of one fold from a run's journal."""
-    by_epoch = {}  # a run that was cut off tells an epoch again
+    """Reads the learning curve of one fold from a run's event log."""
+    by_epoch = {}  # a resumed run may log an epoch twice
     with open(folder / "log.jsonl", encoding="utf-8") as lines:
         for line in lines:
             event = json.loads(line)
@@ -123,10 +122,10 @@ def read_curve(folder: Path, fold: int) -> Curve:
 
 
 def flatness(curve: Curve) -> float:
-    """Returns what the last fifth of training still brought, relative to the error at its start.
+    """Returns the decrease of the error over the last fifth of training, relative to its start.
 
-    The error that was watched, or the training loss where none was; NaN for a curve of one point.
+    Uses the monitored error, or the training loss without one; NaN for a curve of one point.
     """
-    epochs, values = curve.told()
+    epochs, values = curve.monitored()
     late = values[epochs >= 0.8 * curve.epochs[-1]] if len(values) else values
     return float((late[0] - late[-1]) / late[0]) if len(late) > 1 else math.nan

@@ -1,7 +1,7 @@
-"""Published: the numbers that Wei et al. 2019 printed, as they printed them. Knows none of ours.
+"""Results as printed in Wei et al. 2019, J. Med. Imaging 6(1), 014005.
 
-J. Med. Imaging 6(1), 014005. The mean squared errors are in the squared intensity units of their
-scanner: compare ratios between methods with them, never values.
+The mean squared errors are in the squared intensity units of their scanner: only ratios between
+methods are comparable, not values.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ class Published(NamedTuple):
     """One printed result.
 
     Attributes:
-      mean: the average row, or the one value there is.
-      sd: its standard deviation.
+      mean: average over folds, or the only value printed.
+      sd: standard deviation.
       folds: the five folds' means; empty where the paper prints no folds.
       folds_sd: their standard deviations.
     """
@@ -40,7 +40,7 @@ class Width(NamedTuple):
     seconds: float
 
 
-# Method -> the name that the paper's tables print above it.
+# Method -> its name in the paper's tables.
 METHODS: Mapping[str, str] = {
     "forest": "Random Forest 60",
     "propagation": "Modality Propagation",
@@ -56,8 +56,6 @@ WIDTHS: Mapping[int, Width] = {
     64: Width(Published(918.07, 41.70), 213_700, 1.34),
     96: Width(Published(909.84, 38.68), 513_500, 2.58),
 }
-
-UNET_PARAMETERS = 375_600
 
 # Fig. 3, hidden layers whose learning curves are drawn; no value is printed.
 LAYERS = (2, 3, 4, 6)
@@ -137,7 +135,7 @@ SCORES: Mapping[str, Mapping[str, Published]] = {
     "ratio2": RATIO2,
 }
 
-# Table 4 (a), the sequence taken away from the FCN's five -> mean squared error.
+# Table 4 (a), sequence removed from the FCN's five -> mean squared error.
 WITHOUT: Mapping[str, Published] = {
     "T1": Published(
         975.16,
@@ -218,12 +216,8 @@ INPUTS: Mapping[tuple[str, ...], Published] = {
     ),
 }
 
-# Dice of the lesions that a segmentation pipeline finds on the synthetic and on the true FLAIR.
+# Dice between lesion segmentations of the synthetic and of the true FLAIR.
 LESION_DICE = Published(0.73, 0.12)
 
 # On a GeForce GTX TITAN X.
 TRAINING_DAYS = 1.5
-
-# Levels at which the FCN is said to differ: from every method but the U-Net in Table 2, and from
-# every method in Table 3. The test is not named.
-P_SIMILARITY, P_CONTRAST = 0.05, 0.01

@@ -1,7 +1,7 @@
-"""Reproduction: runs the studies that are missing, and writes the report of those that are done.
+"""Reproduction: runs the missing studies and writes the report of all finished ones.
 
-Every study goes on where it was cut off, and what is done is left alone, so the same call always
-ends with the same report.
+Interrupted studies resume and finished ones are skipped, so repeating the call always ends with the
+same report.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from typing import Any
 
 from rich.console import Console
 
-from flaxflair.cohort import extract_brain, find_sessions, load_cohort
-from flaxflair.files import with_nan, write_json
-from flaxflair.lesions import SegmentationConfig
-from flaxflair.machine import describe_machine
-from flaxflair.model import load_run
+from flaxflair.core.atomic_files import with_nan, write_json
+from flaxflair.core.records import InputError, Subject
+from flaxflair.core.sequences import INPUTS
+from flaxflair.evaluation.lesion_segmentation import SegmentationConfig
+from flaxflair.io.datasets import extract_brain, load_cohort
+from flaxflair.io.session_files import find_sessions
+from flaxflair.models.model import load_run
 from flaxflair.paper import published
 from flaxflair.paper.outcomes import Outcome, read_flair, read_outcome
 from flaxflair.paper.running import folder_of, is_done, run_studies
-from flaxflair.paper.sections import Material, make_section
+from flaxflair.paper.sections import make_section
+from flaxflair.paper.sections.material import Material
 from flaxflair.paper.segmentation import Found, segment_fold
 from flaxflair.paper.studies import CONFIGS, PARTS, Scale, load_config, plan_studies
 from flaxflair.paper.timing import count_fcn, time_fcn
-from flaxflair.report import Report, Section, write_html, write_markdown
-from flaxflair.screen import say_seconds
-from flaxflair.sequences import INPUTS
-from flaxflair.volume import InputError, Subject
+from flaxflair.runtime.environment import describe_machine
+from flaxflair.runtime.progress import format_seconds
+from flaxflair.visualization.report import Report, Section, write_html, write_markdown
 
 
 def reproduce(
@@ -44,39 +46,39 @@ def reproduce(
     command: Sequence[str] = (),
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Reproduces Wei et al. 2019 and returns what `paper.json` holds.
+    """Reproduces Wei et al. 2019 and returns the content of `paper.json`.
 
     Args:
-      name: of the scale, for the report.
-      scale: how large.
-      workdir: made if missing. Afterwards it holds `paper.json`, `report.html`, `report.md`,
-        `pictures/`, and a folder a study in `runs/`.
+      name: name of the scale, for the report.
+      scale: size of the reproduction.
+      workdir: created if missing. Afterwards it holds `paper.json`, `report.html`, `report.md`,
+        `pictures/`, and a folder for each study in `runs/`.
       source: prepared BIDS data set.
-      root: as the configurations name it; empty for the embedded phantom.
-      parts: keys of `PARTS` to run; none for the scale's own. The report also has every other part
-        whose studies are done.
-      jobs: studies side by side, each on its share of the cores; None for the scale's own number.
-      command: what was called, for the report.
-      console: prints progress; None prints nothing.
+      root: the same as in the configurations; empty for the embedded phantom.
+      parts: keys of `PARTS` to run; empty for those of the scale. The report also has every other
+        part whose studies are finished.
+      jobs: parallel studies, each on its share of the cores; None for the number of the scale.
+      command: command line, for the report.
+      console: output of progress; None for no output.
 
     Raises:
-      InputError: the data cannot be used, or no part can be made of them.
-      Interrupted: SIGTERM or SIGINT came while training; everything is saved.
+      InputError: the data cannot be used, or lack the sequences of a part.
+      Interrupted: SIGTERM or SIGINT was received during training; the state is saved.
     """
     console = console or Console(quiet=True)
     sequences = _shared_sequences(source)
     possible = _possible(sequences)
-    asked = list(parts or [part for part in scale.parts if part in possible])
-    if impossible := [part for part in asked if part not in possible]:
+    selected = list(parts or [part for part in scale.parts if part in possible])
+    if impossible := [part for part in selected if part not in possible]:
         raise InputError(
-            f"{source}: has {', '.join(sequences)}, of which {impossible[0]} cannot be made; "
+            f"{source}: has {', '.join(sequences)}, from which {impossible[0]} cannot be made; "
             f"choose from {', '.join(possible)}"
         )
-    studies = plan_studies(scale, root=root, sequences=sequences, parts=asked)
+    studies = plan_studies(scale, root=root, sequences=sequences, parts=selected)
     run_studies(studies, scale, workdir, source, jobs=jobs, console=console)
     material, ready = _gather(scale, workdir, source, root, sequences, console)
     with console.status("drawing the report"):
-        content = _write(workdir, material, ready, _trace(name, source, material, command))
+        content = _write(workdir, material, ready, _provenance(name, source, material, command))
     console.print(f"{workdir / 'report.html'}: {len(ready)} parts")
     return content
 
@@ -84,8 +86,8 @@ def reproduce(
 def _shared_sequences(source: Path) -> tuple[str, ...]:
     """Returns the input sequences that every session of a data set has."""
     found = find_sessions(source, (), flair="needed")
-    held = [{image.sequence for image in session.images} for session in found]
-    shared = tuple(name for name in INPUTS if all(name in own for own in held))
+    present = [{image.sequence for image in session.images} for session in found]
+    shared = tuple(name for name in INPUTS if all(name in names for names in present))
     if "T1" not in shared or len(shared) < 2:
         raise InputError(
             f"{source}: every session has {', '.join(shared) or 'no sequence'} in common; T1, one "
@@ -95,7 +97,7 @@ def _shared_sequences(source: Path) -> tuple[str, ...]:
 
 
 def _possible(sequences: Sequence[str]) -> list[str]:
-    """Returns the parts that can be made of some sequences."""
+    """Returns the parts for which the sequences suffice."""
     five = set(sequences) == set(INPUTS)
     return [part for part in PARTS if five or part not in ("table4a", "table4b", "table4c", "fig7")]
 
@@ -108,7 +110,7 @@ def _gather(
     sequences: Sequence[str],
     console: Console,
 ) -> tuple[Material, list[str]]:
-    """Returns what is known of everything that is done, and the parts that it is enough for."""
+    """Returns the results of all finished studies, and the parts for which they suffice."""
     with console.status("reading the data set"):
         subjects = load_cohort(source, sequences)
     if load_config("fcn", scale.variant).data.region == "brain":
@@ -155,7 +157,7 @@ def _write(
     ready: Sequence[str],
     provenance: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Writes the report, and returns its numbers."""
+    """Writes the report and returns its numbers."""
     sections: list[Section] = []
     tables: dict[str, Any] = {}
     for part in ready:
@@ -182,8 +184,10 @@ def _write(
     return content
 
 
-def _trace(name: str, source: Path, material: Material, command: Sequence[str]) -> dict[str, str]:
-    """Returns what a reader needs to get the same numbers: title -> what it was."""
+def _provenance(
+    name: str, source: Path, material: Material, command: Sequence[str]
+) -> dict[str, str]:
+    """Returns the provenance of the numbers: title -> description."""
     machine = describe_machine()
     config = load_config("fcn", material.scale.variant)
     seconds = sum(outcome.seconds for outcome in material.outcomes.values())
@@ -193,7 +197,7 @@ def _trace(name: str, source: Path, material: Material, command: Sequence[str]) 
         "Data": "the embedded phantom" if material.phantom else f"`{source.name}`",
         "Scale": f"{name}: configurations `:{material.scale.variant}`",
         "Seeds": f"phantom {config.data.phantom.seed}, folds and weights {config.folds.seed}",
-        "Time": f"{say_seconds(seconds)}, the sum over {len(material.outcomes)} studies",
+        "Time": f"{format_seconds(seconds)}, the sum over {len(material.outcomes)} studies",
         "Machine": f"{machine['processor']}, {machine['cores']} cores; {machine['device']}",
         "Versions": f"Python {machine['python']}, {packages}",
         "Published": "Wei et al., J. Med. Imaging 6(1), 014005 (2019). Squared errors depend on "
@@ -204,18 +208,18 @@ def _trace(name: str, source: Path, material: Material, command: Sequence[str]) 
 def _lead(material: Material, ready: Sequence[str]) -> str:
     missing = [PARTS[part] for part in material.scale.parts if part not in ready]
     people = len({subject.participant for subject in material.subjects.values()})
-    said = (
-        f"{people} participants, {', '.join(material.sequences)} to FLAIR. Every table stands "
-        "beside its published twin. Ours and theirs are in different units, so what can be "
-        "compared is each method's error relative to the FCN's."
+    lead = (
+        f"{people} participants, {', '.join(material.sequences)} to FLAIR. Every table is shown "
+        "beside the published one. Both are in different intensity units, so only each method's "
+        "error relative to the FCN's is comparable."
     )
-    return f"{said} Not run yet: {'; '.join(missing)}." if missing else said
+    return f"{lead} Not run yet: {'; '.join(missing)}." if missing else lead
 
 
 def _segment(
     workdir: Path, outcomes: Mapping[str, Outcome], subjects: Mapping[str, Subject]
 ) -> dict[int, Found]:
-    """Returns the lesions found in each fold, from `lesions.json` where they are there already."""
+    """Returns the lesions found in each fold, cached in `lesions.json`."""
     path = workdir / "lesions.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     methods = [name for name in CONFIGS if name in outcomes]
@@ -233,21 +237,21 @@ def _segment(
             stored[str(fold)] = {"config": vars(found[fold].config), "rows": found[fold].rows}
             write_json(path, stored)
             continue
-        own = stored[str(fold)]
+        entry = stored[str(fold)]
         rows = {
             method: {name: with_nan(row) for name, row in by_subject.items()}
-            for method, by_subject in own["rows"].items()
+            for method, by_subject in entry["rows"].items()
         }
-        found[fold] = Found(SegmentationConfig(**own["config"]), rows)
+        found[fold] = Found(SegmentationConfig(**entry["config"]), rows)
     return found
 
 
 def _time(workdir: Path, channels: int) -> dict[int, tuple[int, float]]:
-    """Returns each width's parameters and seconds, from `timing.json` if they are there."""
+    """Returns each width's parameters and seconds, cached in `timing.json`."""
     path = workdir / "timing.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for filters in published.WIDTHS:
         if str(filters) not in stored:
             stored[str(filters)] = [count_fcn(filters, channels), time_fcn(filters, channels)]
             write_json(path, stored)
-    return {int(filters): (int(own[0]), float(own[1])) for filters, own in stored.items()}
+    return {int(filters): (int(entry[0]), float(entry[1])) for filters, entry in stored.items()}

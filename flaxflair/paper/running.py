@@ -1,6 +1,6 @@
-"""Running: the studies that are missing, one after the other or side by side.
+"""Execution of the missing studies, sequentially or in parallel.
 
-Each goes on where it was cut off. Knows no table and no report.
+Interrupted studies resume. Independent of tables and report.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flaxflair import crossval, program
 from flaxflair.config import Config
 from flaxflair.paper.studies import Scale, Study
-from flaxflair.screen import say_seconds
-from flaxflair.workers import run_side_by_side
+from flaxflair.pipelines import cross_validation
+from flaxflair.runtime import entry_point
+from flaxflair.runtime.process_pool import run_side_by_side
+from flaxflair.runtime.progress import format_seconds
+from flaxflair.runtime.terminal import open_console
 
 
 def run_studies(
@@ -29,19 +31,19 @@ def run_studies(
     jobs: int | None,
     console: Console,
 ) -> None:
-    """Runs the studies that are not done yet.
+    """Runs the studies that are not finished.
 
     Args:
-      studies: in the order in which they are begun.
-      scale: how many folds and how many at a time.
-      workdir: of the reproduction.
+      studies: studies in the order in which they are started.
+      scale: number of folds and of parallel studies.
+      workdir: folder of the reproduction.
       source: prepared BIDS data set.
-      jobs: studies side by side, each on its share of the cores; None for the scale's own number.
-      console: prints progress.
+      jobs: parallel studies, each on its share of the cores; None for the number of the scale.
+      console: output of progress.
 
     Raises:
       InputError: the data cannot be used.
-      Interrupted: SIGTERM or SIGINT came while training; everything is saved.
+      Interrupted: SIGTERM or SIGINT was received during training; the state is saved.
     """
     jobs = (scale.jobs if jobs is None else jobs) or len(os.sched_getaffinity(0))
     missing = [study for study in studies if not _is_complete(workdir, study, scale)]
@@ -51,23 +53,23 @@ def run_studies(
             console.rule(study.name, align="left")
             folder, folds = folder_of(workdir, study), _folds(study, scale)
             folder.mkdir(parents=True, exist_ok=True)
-            crossval.run(study.config, folder, source, folds=folds, console=console)
+            cross_validation.run(study.config, folder, source, folds=folds, console=console)
         return
     left = len(missing)
 
-    def tell(name: str, seconds: float) -> None:
+    def report(name: str, seconds: float) -> None:
         nonlocal left
         left -= 1
-        console.print(f"{name}: {say_seconds(seconds)}; {left} to do")
+        console.print(f"{name}: {format_seconds(seconds)}; {left} to do")
 
-    console.print(f"{jobs} at a time, each telling its progress in {workdir}/runs/*/output.txt")
+    console.print(f"{jobs} at a time, progress in {workdir}/runs/*/output.txt")
     calls = {
         study.name: partial(
-            _run_apart, study.config, folder_of(workdir, study), source, _folds(study, scale)
+            _run_in_process, study.config, folder_of(workdir, study), source, _folds(study, scale)
         )
         for study in missing
     }
-    run_side_by_side(calls, jobs, tell)
+    run_side_by_side(calls, jobs, report)
 
 
 def folder_of(workdir: Path, study: Study) -> Path:
@@ -76,17 +78,19 @@ def folder_of(workdir: Path, study: Study) -> Path:
 
 
 def is_done(workdir: Path, study: Study, fold: int) -> bool:
-    """Whether one fold of a study is done."""
+    """Whether one fold of a study is finished."""
     return (folder_of(workdir, study) / f"fold-{fold}" / "scores.json").is_file()
 
 
-def _run_apart(config: Config, folder: Path, source: Path, folds: Sequence[int] | None) -> None:
-    """Runs one study in a process of its own, which prints into `output.txt`."""
-    program.prepare()
+def _run_in_process(
+    config: Config, folder: Path, source: Path, folds: Sequence[int] | None
+) -> None:
+    """Runs one study in a worker process, with its output in `output.txt`."""
+    entry_point.prepare()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "output.txt", "a", encoding="utf-8") as stream:
-        console = Console(file=stream, width=120)
-        crossval.run(config, folder, source, folds=folds, console=console)
+        console = open_console(file=stream, width=120)
+        cross_validation.run(config, folder, source, folds=folds, console=console)
 
 
 def _is_complete(workdir: Path, study: Study, scale: Scale) -> bool:

@@ -1,7 +1,7 @@
-"""Segmentation: lesions in the true and in every synthetic FLAIR, by the same rule, compared.
+"""Comparison of lesions segmented by one rule in the true and in every synthetic FLAIR.
 
-The rule's parameters are chosen anew for every fold, on the true FLAIRs of its training subjects,
-if they are enough to choose by. Knows no network and no table.
+The rule's parameters are chosen for each fold on the true FLAIRs of its training subjects, if there
+are enough of them. Independent of networks and tables.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from flaxflair import lesions, metrics
-from flaxflair.evaluate import Row
-from flaxflair.lesions import Case, SegmentationConfig
+from flaxflair.core.records import Array, Subject
+from flaxflair.evaluation import lesion_segmentation, metrics
+from flaxflair.evaluation.lesion_segmentation import Case, SegmentationConfig
+from flaxflair.evaluation.scoring import Row
 from flaxflair.paper.outcomes import true_flair
-from flaxflair.volume import Array, Subject
 
-# What is tried for each parameter of the rule.
+# Values tried for each parameter of the rule.
 GRID: Mapping[str, Sequence[float]] = {
     "seed": (1.5, 2.0, 2.5, 3.0, 3.5, 4.0),
     "white": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
@@ -23,16 +23,16 @@ GRID: Mapping[str, Sequence[float]] = {
     "edge": (0.35, 0.45, 0.55, 0.65),
 }
 TRUTH = "truth"
-# With fewer training subjects the rule's defaults stand. Chosen on one patient with 1.3 mL of
-# lesions, the rule had a Dice of 0.20 on another with 50 mL, and 0.71 with its defaults.
+# With fewer training subjects the defaults are used. With parameters chosen on one patient with
+# 1.3 mL of lesions, Dice was 0.20 on another with 50 mL; with the defaults it was 0.71.
 FEWEST = 4
 
 
 class Found(NamedTuple):
-    """What was found in one fold.
+    """Lesion scores of one fold.
 
     Attributes:
-      config: the parameters, chosen on the training subjects.
+      config: parameters chosen on the training subjects.
       rows: method (or `truth`, the true FLAIR) -> subject -> scores. `agreement` is the Dice of the
         lesions found in the synthetic and in the true FLAIR, the paper's figure; `dice`, `recall`,
         `false_positives` and `volume_bias` compare with the true mask.
@@ -46,7 +46,7 @@ def segment_subject(subject: Subject, flair: Array, config: SegmentationConfig) 
     """Returns the lesions of a subject in a true or a synthetic FLAIR, bool[x, y, z]."""
     t1 = subject.images[..., subject.sequences.index("T1")]
     size = subject.geometry.voxel_size
-    return lesions.segment(flair, t1, subject.masks.brain, size, config)
+    return lesion_segmentation.segment(flair, t1, subject.masks.brain, size, config)
 
 
 def segment_fold(
@@ -57,8 +57,8 @@ def segment_fold(
     """Chooses parameters on training subjects and segments the held-out ones.
 
     Args:
-      training: with FLAIR, T1 and lesion mask; those without a mask are left out, and if fewer
-        than `FEWEST` are left, the rule's defaults are taken.
+      training: subjects with FLAIR, T1 and lesion mask; those without a mask are ignored, and if
+        fewer than `FEWEST` remain, the defaults are used.
       heldout: with FLAIR and T1.
       flairs: method -> subject -> its synthetic FLAIR.
     """
@@ -73,7 +73,7 @@ def segment_fold(
         for subject in training
         if subject.masks.lesion is not None
     ]
-    config = lesions.tune(cases, GRID) if len(cases) >= FEWEST else SegmentationConfig()
+    config = lesion_segmentation.tune(cases, GRID) if len(cases) >= FEWEST else SegmentationConfig()
     rows: dict[str, dict[str, Row]] = {TRUTH: {}, **{method: {} for method in flairs}}
     for subject in heldout:
         true = segment_subject(subject, true_flair(subject), config)
@@ -96,7 +96,7 @@ def choose_examples(rows: Mapping[str, Row]) -> tuple[str, str]:
     """Returns the subjects of the highest and of the lowest agreement.
 
     Args:
-      rows: subject -> scores, of one method.
+      rows: subject -> scores of one method.
     """
     known = {name: row["agreement"] for name, row in rows.items() if row["agreement"] >= 0}
     return max(known, key=known.__getitem__), min(known, key=known.__getitem__)

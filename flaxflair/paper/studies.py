@@ -1,6 +1,6 @@
-"""Studies: the cross-validations that the paper's tables and figures are made of.
+"""Plan of the reproduction: the cross-validations that each table and figure needs.
 
-Says what has to be run for which part of the report, and runs nothing.
+Plans only; `running` executes the studies.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from flaxflair.config import Config, validate
+from flaxflair.core.sequences import parse_inputs
 from flaxflair.paper import published
-from flaxflair.sequences import parse_inputs
-from flaxflair.volume import InputError
 
-# Method -> the file in `configs/` that sets it up.
+# Method -> its configuration file in `configs/`.
 CONFIGS = {
     "forest": "forest",
     "propagation": "propagation",
@@ -41,14 +40,14 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a reproduction is.
+    """Size of a reproduction.
 
     Attributes:
-      variant: of the files in `configs/`.
-      filters: the paper's number of filters -> the one used in its place.
-      few: folds on which all but `MAIN` is run; 0 for all.
-      jobs: studies side by side; 0 for one a core. Small ones leave most of a second core unused.
-      parts: keys of `PARTS` that are made if none are named.
+      variant: variant of the configurations in `configs/`.
+      filters: the paper's number of filters -> the number used instead.
+      few: number of folds for all parts but `MAIN`; 0 for all folds.
+      jobs: parallel studies; 0 for one per core, as small ones leave most of a second core unused.
+      parts: default parts, keys of `PARTS`.
     """
 
     variant: str
@@ -58,7 +57,7 @@ class Scale:
     parts: tuple[str, ...]
 
 
-# What stands or falls with the comparison of methods, and is run on all folds.
+# Parts that compare methods, run on all folds.
 MAIN = ("table2", "table3", "lesions", "fig4", "fig6")
 
 SCALES = {
@@ -73,10 +72,10 @@ class Study:
     """One cross-validation.
 
     Attributes:
-      name: of its folder.
-      config: of the run.
-      few: whether a few folds do.
-      parts: what needs it, keys of `PARTS`.
+      name: name of the study and its folder.
+      config: configuration of the run.
+      few: whether only `Scale.few` folds are run.
+      parts: parts that need the study, keys of `PARTS`.
     """
 
     name: str
@@ -86,41 +85,27 @@ class Study:
 
 
 def load_config(method: str, variant: str) -> Config:
-    """Returns a method's configuration, from `configs/`.
-
-    Raises:
-      InputError: the folder is not there.
-    """
-    try:
-        module = importlib.import_module(f"configs.{CONFIGS[method]}")
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"configs/{CONFIGS[method]}.py: no such file here ({error}); run from the folder of "
-            "the source code"
-        ) from None
+    """Returns a method's configuration, from `configs/`."""
+    module = importlib.import_module(f"flaxflair.configs.{CONFIGS[method]}")
     return module.get_config(variant)
 
 
 def plan_studies(
     scale: Scale, *, root: str = "", sequences: Sequence[str], parts: Collection[str]
 ) -> list[Study]:
-    """Returns the studies that some parts of the report need, the most needed first.
+    """Returns the studies that parts of the report need, in order of priority.
 
     Args:
-      scale: how large.
+      scale: size of the reproduction.
       root: prepared BIDS data set; empty for the embedded phantom.
-      sequences: that it has, FLAIR aside. With fewer than the paper's five, what is about others
-        is left out.
+      sequences: input sequences of the data set. Studies of other sequences are omitted.
       parts: keys of `PARTS`.
-
-    Raises:
-      InputError: the configurations cannot be found.
     """
     wanted, every = set(parts), tuple(sequences)
     studies: dict[str, Study] = {}
 
     def add(name: str, method: str, part: str | Collection[str], few: bool, **changes: int) -> None:
-        """Adds a study, or what needs it to the one of that name; `changes` are the network's."""
+        """Adds a study, or its parts to the study of that name; `changes` are network options."""
         needed = {part} if isinstance(part, str) else set(part)
         if not needed & wanted:
             return
@@ -128,13 +113,13 @@ def plan_studies(
         subset = name.partition("-from-")[2]
         config.data.root = root
         config.data.inputs = tuple(subset.split("-")) if subset else every
-        config.predict.saliency = name == "fcn"  # Figure 6 shows its maps and no other's
+        config.predict.saliency = name == "fcn"  # only Figure 6 shows maps
         for field, value in changes.items():
             setattr(config.network, field, value)
-        before = studies.get(name)
-        if before is not None:
-            needed |= before.parts
-            few = few and before.few
+        existing = studies.get(name)
+        if existing is not None:
+            needed |= existing.parts
+            few = few and existing.few
         studies[name] = Study(name, validate(config), few, frozenset(needed & wanted))
 
     add("fcn", "fcn", MAIN, few=False)
@@ -154,9 +139,9 @@ def plan_studies(
         if set(inputs) < set(every):
             add(name_subset("fcn", inputs), "fcn", {"table4c", "fig7"}, few=True)
             add("fcn", "fcn", {"table4c", "fig7"}, few=True)
-    for filters, ours in scale.filters.items():
+    for filters, used in scale.filters.items():
         name = name_width(filters)
-        add(name, "fcn", {"table1"}, few=True, filters=ours)
+        add(name, "fcn", {"table1"}, few=True, filters=used)
     for layers in published.LAYERS:
         name = name_depth(layers)
         add(name, "fcn", {"fig3"}, few=True, layers=layers)

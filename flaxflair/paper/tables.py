@@ -1,6 +1,6 @@
-"""Tables: our numbers beside the published ones, for readers and for programs.
+"""Tables of reproduced beside published results, for readers and for programs.
 
-Knows results by key, and nothing of where they come from.
+Independent of the origin of the results.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flaxflair.core.records import Array
+from flaxflair.evaluation.statistics import Comparison, compare, holm
 from flaxflair.paper.published import Published
-from flaxflair.report import Cell, Group, Table
-from flaxflair.significance import Comparison, compare, holm
-from flaxflair.volume import Array
+from flaxflair.visualization.report import Cell, Group, Table
 
 NOTHING = "–"
-# A ratio may differ by so much from the published one before a remark is due.
+# Relative difference of a ratio from the published one beyond which a remark is added.
 TOLERANCE = 0.1
-# So much is worth one where ours and the published ratio lie on two sides of one.
+# The same if the two ratios are on different sides of one.
 NOTABLE = 0.02
 
 
 def summarize(by_fold: Mapping[int, Array]) -> Published:
-    """Returns means and SDs over subjects, and their averages over folds, as the paper prints them.
+    """Returns mean and SD over the subjects of each fold, and their averages over folds.
 
     Args:
-      by_fold: fold -> a score of each of its subjects; what is not finite is left out.
+      by_fold: fold -> a score of each of its subjects; non-finite scores are ignored.
     """
     known = [values[np.isfinite(values)] for values in by_fold.values()]
     means = tuple(float(v.mean()) if v.size else math.nan for v in known)
@@ -43,30 +43,30 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Twin:
-    """One table of ours and its published twin.
+    """A reproduced table and its published counterpart.
 
     Attributes:
       metric: heading of the values (`MSE`).
       labels: key -> name of the row, in order.
-      ours: key -> result.
-      theirs: key -> published result; keys may be missing.
-      reference: the key to which ratios are formed.
-      tested: key -> scores of single subjects, all of the same ones in the same order; those of the
-        reference too. Empty for no tests.
+      reproduced: key -> result.
+      published: key -> published result; keys may be missing.
+      reference: key of the denominator of ratios.
+      tested: key -> scores of single subjects, in the same order for all keys, including the
+        reference. Empty for no tests.
       best: whether the lowest or the highest value is marked; None for none.
-      digits: of our values.
-      their_digits: of theirs.
+      digits: digits of reproduced values.
+      published_digits: digits of published values.
     """
 
     metric: str
     labels: Mapping[Any, str]
-    ours: Mapping[Any, Published]
-    theirs: Mapping[Any, Published]
+    reproduced: Mapping[Any, Published]
+    published: Mapping[Any, Published]
     reference: Any
     tested: Mapping[Any, Array] = field(default_factory=dict)
     best: Literal["lowest", "highest"] | None = None
     digits: int = 1
-    their_digits: int = 2
+    published_digits: int = 2
 
     def ratio(self, key: Any, of: Mapping[Any, Published]) -> float:
         """Returns a result relative to the reference's, NaN if one is missing."""
@@ -76,12 +76,12 @@ class Twin:
         return of[key].mean / below if below else math.nan
 
     def tests(self) -> dict[Any, tuple[Comparison, float]]:
-        """Returns key -> comparison with the reference, and p adjusted for all of this table's."""
+        """Returns key -> comparison with the reference, and p adjusted over this table."""
         if self.reference not in self.tested:
             return {}
-        against = self.tested[self.reference]
+        reference = self.tested[self.reference]
         found = {
-            key: compare(values, against)
+            key: compare(values, reference)
             for key, values in self.tested.items()
             if key != self.reference
         }
@@ -92,90 +92,94 @@ class Twin:
         }
 
     def table(self, caption: str, reference: str, footnote: str = "") -> Table:
-        """Returns the table; `reference` is how headings name the reference."""
+        """Returns the table; `reference` is the name of the reference in headings."""
         tests = self.tests()
-        ours = [self.metric, f"× {reference}"] + (["p", "effect"] if tests else [])
-        groups = (Group("ours", len(ours)), Group("published", 2))
+        columns = [self.metric, f"× {reference}"] + (["p", "effect"] if tests else [])
+        groups = (Group("ours", len(columns)), Group("published", 2))
         best = self._best()
         rows = []
         for key, label in self.labels.items():
-            mine = self.ours.get(key)
+            result = self.reproduced.get(key)
             cells: list[Cell | str] = [
-                Cell(say_value(mine, self.digits), "best" if key == best else "plain"),
-                say_number(self.ratio(key, self.ours), 3),
+                Cell(format_value(result, self.digits), "best" if key == best else "plain"),
+                format_number(self.ratio(key, self.reproduced), 3),
             ]
             if tests:
                 comparison, p = tests.get(key, (None, math.nan))
                 effect = math.nan if comparison is None else comparison.effect
-                cells += [_p(p), say_number(effect, 2, sign=True)]
+                cells += [_p(p), format_number(effect, 2, sign=True)]
             cells += [
-                say_value(self.theirs.get(key), self.their_digits),
-                say_number(self.ratio(key, self.theirs), 3),
+                format_value(self.published.get(key), self.published_digits),
+                format_number(self.ratio(key, self.published), 3),
             ]
             rows.append((label, *cells))
-        said = [footnote] if footnote else []
+        notes = [footnote] if footnote else []
         if tests:
             pairs = sorted({comparison.pairs for comparison, _ in tests.values()})
-            said.append(
+            notes.append(
                 f"p: two-sided Wilcoxon signed-rank test against {reference}, over "
                 f"{' or '.join(map(str, pairs))} subjects, adjusted for {len(tests)} comparisons "
-                "(Holm). Effect: matched-pairs rank-biserial correlation, +1 where every subject "
-                "has more."
+                "(Holm). Effect: matched-pairs rank-biserial correlation, +1 if the value is "
+                "larger in every subject."
             )
         return Table(
-            caption, ("", *ours, self.metric, f"× {reference}"), tuple(rows), groups, " ".join(said)
+            caption,
+            ("", *columns, self.metric, f"× {reference}"),
+            tuple(rows),
+            groups,
+            " ".join(notes),
         )
 
     def folds(self, caption: str) -> Table:
-        """Returns the table fold by fold, of what both have, methods side by side."""
-        keys = [key for key in self.labels if key in self.ours and key in self.theirs]
-        count = max(len(of[key].folds) for of in (self.ours, self.theirs) for key in keys)
+        """Returns the table by fold, of the keys that are both reproduced and published."""
+        keys = [key for key in self.labels if key in self.reproduced and key in self.published]
+        count = max(len(of[key].folds) for of in (self.reproduced, self.published) for key in keys)
         rows = []
         for fold in range(count):
-            mine = [_fold(self.ours[key], fold, self.digits) for key in keys]
-            printed = [_fold(self.theirs[key], fold, self.their_digits) for key in keys]
-            rows.append((f"Fold {fold + 1}", *mine, *printed))
-        averages = [say_number(self.ours[key].mean, self.digits) for key in keys]
-        averages += [say_number(self.theirs[key].mean, self.their_digits) for key in keys]
+            reproduced = [_fold(self.reproduced[key], fold, self.digits) for key in keys]
+            published = [_fold(self.published[key], fold, self.published_digits) for key in keys]
+            rows.append((f"Fold {fold + 1}", *reproduced, *published))
+        averages = [format_number(self.reproduced[key].mean, self.digits) for key in keys]
+        averages += [format_number(self.published[key].mean, self.published_digits) for key in keys]
         rows.append(("Average", *averages))
         groups = (Group("ours", len(keys)), Group("published", len(keys)))
         columns = ("", *(self.labels[key] for key in [*keys, *keys]))
         return Table(caption, columns, tuple(rows), groups, closing=1)
 
     def numbers(self) -> dict[str, Any]:
-        """Returns the same for programs: key -> ours, published, test."""
+        """Returns the table as plain numbers: key -> ours, published, test."""
         tests = self.tests()
-        told = {}
+        numbers = {}
         for key in self.labels:
             entry: dict[str, Any] = {}
-            for name, of in (("ours", self.ours), ("published", self.theirs)):
+            for name, of in (("ours", self.reproduced), ("published", self.published)):
                 if key in of:
                     entry[name] = {**of[key]._asdict(), "ratio": self.ratio(key, of)}
             if key in tests:
                 comparison, p = tests[key]
                 entry["test"] = {**comparison._asdict(), "p_adjusted": p}
-            told["-".join(key) if isinstance(key, tuple) else str(key)] = entry
-        return told
+            numbers["-".join(key) if isinstance(key, tuple) else str(key)] = entry
+        return numbers
 
     def differences(self) -> list[tuple[Any, float, float]]:
-        """Returns (key, our ratio, theirs) wherever the two tell another story.
+        """Returns (key, reproduced ratio, published ratio) where the two disagree.
 
-        They do where they differ by more than a tenth, or lie clearly on two sides of one.
+        They disagree if they differ by more than a tenth, or are clearly on different sides of one.
         """
         found = []
         for key in self.labels:
-            mine, printed = self.ratio(key, self.ours), self.ratio(key, self.theirs)
-            if not (math.isfinite(mine) and math.isfinite(printed)):
+            ratio, published = self.ratio(key, self.reproduced), self.ratio(key, self.published)
+            if not (math.isfinite(ratio) and math.isfinite(published)):
                 continue
-            apart = abs(mine / printed - 1)
-            if apart > TOLERANCE or (apart > NOTABLE and (mine - 1) * (printed - 1) < 0):
-                found.append((key, mine, printed))
+            change = abs(ratio / published - 1)
+            if change > TOLERANCE or (change > NOTABLE and (ratio - 1) * (published - 1) < 0):
+                found.append((key, ratio, published))
         return found
 
     def _best(self) -> Any:
         known = {
             key: result.mean
-            for key, result in self.ours.items()
+            for key, result in self.reproduced.items()
             if key in self.labels and math.isfinite(result.mean)
         }
         if not known or self.best is None:
@@ -183,8 +187,8 @@ class Twin:
         return (min if self.best == "lowest" else max)(known, key=known.__getitem__)
 
 
-def say_value(result: Published | None, digits: int) -> str:
-    """Returns `918.07 (41.70)`, or a dash for what is not known."""
+def format_value(result: Published | None, digits: int) -> str:
+    """Formats mean and SD, `918.07 (41.70)`; a dash if undefined."""
     if result is None or not math.isfinite(result.mean):
         return NOTHING
     spread = f" ({result.sd:.{digits}f})" if math.isfinite(result.sd) else ""
@@ -195,11 +199,11 @@ def _fold(result: Published, fold: int, digits: int) -> str:
     if fold >= len(result.folds):
         return NOTHING
     spread = result.folds_sd[fold] if fold < len(result.folds_sd) else math.nan
-    return say_value(Published(result.folds[fold], spread), digits)
+    return format_value(Published(result.folds[fold], spread), digits)
 
 
-def say_number(value: float, digits: int, *, sign: bool = False) -> str:
-    """Returns a number, or a dash for NaN."""
+def format_number(value: float, digits: int, *, sign: bool = False) -> str:
+    """Formats a number; a dash if undefined."""
     return f"{value:{'+' if sign else ''}.{digits}f}" if math.isfinite(value) else NOTHING
 
 

@@ -1,4 +1,4 @@
-"""Timing: how long the FCN takes to predict one volume of the paper's size. Knows no data."""
+"""Prediction time of the FCN for one volume of the paper's size."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from flaxflair.config import NetworkConfig
+from flaxflair.models.inference import predict_volumes
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.network import count_parameters
-from flaxflair.predict import predict_volumes
 
 GRID = (208, 256, 40)
 REPEATS = 2
@@ -23,9 +23,9 @@ def count_fcn(filters: int, channels: int) -> int:
 
 
 def time_fcn(filters: int, channels: int) -> float:
-    """Returns the seconds in which the FCN predicts one volume, the least of two; compiling aside.
+    """Returns the seconds to predict one volume, the minimum of two, without compilation.
 
-    Weights are random, on which the time does not depend.
+    Weights are random; the time is independent of them.
     """
     network = NETWORKS["fcn"](channels, NetworkConfig(filters=filters))
     params = network.init(jax.random.key(0))

@@ -1,6 +1,6 @@
-"""Figures: a page of slices of one subject, as the first figure of an MRI paper shows them.
+"""Montage of slices of all sequences of one subject.
 
-Draws images of any grids and orientations side by side; knows nothing of networks or scores.
+Images may have different grids and orientations. Independent of networks and scores.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from flaxflair import bids
-from flaxflair.nifti import read_volume
-from flaxflair.sequences import SEQUENCES, TARGET
-from flaxflair.volume import Array, Geometry, InputError, Volume
+from flaxflair.core.records import Array, Geometry, InputError, Volume
+from flaxflair.core.sequences import SEQUENCES, TARGET
+from flaxflair.imaging.masks import binarize
+from flaxflair.io.nifti import read_volume
+from flaxflair.io.session_files import find_sessions, usable_images
+from flaxflair.visualization.figures import write_figure
 
 ROWS = 4
 LESION_COLOUR = "#ff4136"
@@ -24,9 +25,9 @@ LESION_COLOUR = "#ff4136"
 def montage(root: Path, participant: str, out: Path) -> None:
     """Draws every sequence of one subject, and the outlines of its lesions, as a PNG.
 
-    All columns show the same places in the scanner's space, so the sequences need not share a grid;
-    what moved between them is seen to have moved. Slices are those of the FLAIR (without one, of
-    the first sequence there is), the patient's right on the left, the front up.
+    All columns show the same world coordinates, so the sequences need not share a grid, and motion
+    between them is visible. Slices are those of the FLAIR (without one, of the first sequence), in
+    radiological order, anterior up.
 
     Args:
       root: BIDS data set, raw or prepared; masks are also looked for in its derivatives.
@@ -45,36 +46,32 @@ def montage(root: Path, participant: str, out: Path) -> None:
     if lesion.any():
         panels.append(("lesions", dict(panels)[SEQUENCES[reference].title]))
     figure = _draw(panels, brain, lesion, geometry)
-    FigureCanvasAgg(figure).print_png(str(out))
+    write_figure(figure, out)
 
 
 def _read_subject(root: Path, participant: str) -> tuple[dict[str, Volume], dict[str, Volume]]:
     """Reads the sequences and the masks of the first session of a participant."""
-    images = bids.find_images(root)
-    own = [image for image in images if image.participant == participant]
-    if not any(image.sequence for image in own):
-        known = sorted({image.participant for image in images if image.sequence})
-        found = f"it has {known[0]} to {known[-1]}" if known else "it has no image at all"
-        raise InputError(f"{root}: holds no image of {participant}; {found}")
-    session = next(image.session for image in own if image.sequence)
-    own = [i for i in own + bids.find_derivatives(root) if i.participant == participant]
-    own = [image for image in own if image.session == session]
-    volumes, masks = {}, {}
-    for name in SEQUENCES:
-        image = next((image for image in own if image.sequence == name), None)
-        if image is not None:
-            volumes[name] = read_volume(image.path)
-    for name, entity in (("brain", "desc"), ("lesion", "label")):
-        image = next(
-            (i for i in own if i.suffix == "mask" and i.entities.get(entity) == name), None
-        )
-        if image is not None:
-            masks[name] = read_volume(image.path)
+    files, *_ = find_sessions(root, (), flair="welcome", participants=[participant])
+    images, problems = usable_images(files)
+    if problems:
+        raise InputError(problems[0])
+    if not images:
+        raise InputError(f"{root}: {files.name} has no scan to draw; name another participant")
+    volumes = {name: read_volume(image.path) for name, image in images.items()}
+    found = {
+        "brain": files.find("mask", desc="brain"),
+        "lesion": files.find("mask", label="lesion"),
+    }
+    masks = {
+        name: read_volume(image.path)
+        for name, masks in found.items()
+        if (image := next(masks, None)) is not None
+    }
     return volumes, masks
 
 
 def _display_grid(geometry: Geometry) -> Geometry:
-    """Returns the same grid with its axes turned to left, anterior, superior."""
+    """Returns the grid reoriented to left, anterior, superior."""
     directions = geometry.affine[:3, :3] / np.linalg.norm(geometry.affine[:3, :3], axis=0)
     order: list[int] = []
     for world in range(3):
@@ -94,22 +91,25 @@ def _display_grid(geometry: Geometry) -> Geometry:
 
 
 def _resample(volume: Volume, geometry: Geometry) -> Array:
-    """Returns a volume on another grid, linearly interpolated, zero where it does not reach."""
+    """Returns a volume linearly interpolated on another grid, zero outside its extent."""
     mapping = np.linalg.inv(volume.geometry.affine) @ geometry.affine
-    return ndimage.affine_transform(volume.array, mapping, output_shape=geometry.shape, order=1)
+    # `constant` would blank an outer slice whose index is rounded to just below zero.
+    return ndimage.affine_transform(
+        volume.array, mapping, output_shape=geometry.shape, order=1, mode="grid-constant"
+    )
 
 
 def _mask_on(mask: Volume | None, geometry: Geometry) -> Array:
     if mask is None:
         return np.zeros(geometry.shape, bool)
-    return _resample(mask, geometry) > 0.5
+    return _resample(Volume(binarize(mask.array).astype(np.float32), mask.geometry), geometry) > 0.5
 
 
 def _choose_slices(brain: Array, lesion: Array) -> list[int]:
-    """Returns the slices to show, from below to above: in each part of the brain the worst."""
+    """Returns the slices to show, inferior to superior: in each part that with most lesion."""
     filled = np.flatnonzero(brain.any(axis=(0, 1)))
     low, high = (filled[0], filled[-1]) if filled.size else (0, brain.shape[2] - 1)
-    # The lowest and the highest part of a brain show little of it.
+    # The lowest and the highest slices contain little brain.
     cuts = low + (high - low) * np.linspace(0.3, 0.85, ROWS + 1)
     load = lesion.sum(axis=(0, 1))
     chosen = []
@@ -122,7 +122,7 @@ def _choose_slices(brain: Array, lesion: Array) -> list[int]:
 def _draw(
     panels: list[tuple[str, Array]], brain: Array, lesion: Array, geometry: Geometry
 ) -> Figure:
-    """Returns the figure: a row a slice, a column a panel, white on black."""
+    """Returns the figure: a row per slice, a column per panel, white on black."""
     slices = _choose_slices(brain, lesion)
     x, y, _ = geometry.voxel_size
     width, height = geometry.shape[0] * x, geometry.shape[1] * y

@@ -1,7 +1,7 @@
-"""Viewer: images of one or more sessions in one HTML page, to scroll through in a browser.
+"""Viewer of the images of one or more sessions as a self-contained HTML page.
 
-NiiVue (Taylor et al.), which nilearn ships, is inside the page, and so are the images: it loads
-nothing from anywhere. Knows how a page looks and nothing of what the images are.
+NiiVue (Taylor et al.), shipped with nilearn, and the images are embedded: the page loads no other
+file. Independent of the content of the images.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flaxflair.nifti import pack_volume
-from flaxflair.shipped import nilearn_file
-from flaxflair.volume import Array, Geometry
+from flaxflair.core.records import Array, Geometry
+from flaxflair.io.nifti import pack_volume
+from flaxflair.io.resources import nilearn_file
 
 _SCRIPT = "**/niivue.umd.js"
 
@@ -28,11 +28,11 @@ class Layer:
     """One image.
 
     Attributes:
-      title: as chosen from a list.
+      title: title in the list of layers.
       array: [x, y, z].
-      window: what is black and what is white.
-      kind: an `image` fills a panel; an `overlay` lies over it, and what is at or below its window
-        is clear.
+      window: intensities shown as black and as white.
+      kind: an `image` fills a panel; an `overlay` is drawn over it, transparent at and below the
+        lower end of its window.
       colours: a NiiVue colour map.
     """
 
@@ -48,11 +48,11 @@ class Scene:
     """One session.
 
     Attributes:
-      title: as chosen from a list.
-      geometry: the one grid of its layers.
-      layers: images and overlays; the first two images are what the panels begin with.
+      title: title in the list of sessions.
+      geometry: common grid of the layers.
+      layers: images and overlays; the panels initially show the first two images.
       facts: names and values.
-      warnings: sentences that stand above everything else.
+      warnings: sentences shown above everything else.
     """
 
     title: str
@@ -74,7 +74,7 @@ def make_page(title: str, lead: str, scenes: Sequence[Scene]) -> str:
       InputError: nilearn is missing, or too old to ship NiiVue.
     """
     environment = Environment(
-        loader=PackageLoader("flaxflair"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("flaxflair.visualization"), autoescape=True, undefined=StrictUndefined
     )
     content = [
         {
@@ -85,7 +85,7 @@ def make_page(title: str, lead: str, scenes: Sequence[Scene]) -> str:
         }
         for scene in scenes
     ]
-    # `<` could end the script that this stands in.
+    # `<` could end the enclosing script element.
     data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
     niivue = nilearn_file(_SCRIPT).read_text(encoding="utf-8")
     return environment.get_template("viewer.html.j2").render(
@@ -94,10 +94,10 @@ def make_page(title: str, lead: str, scenes: Sequence[Scene]) -> str:
 
 
 def crop(geometry: Geometry, region: Array, margin: float) -> tuple[Geometry, tuple[slice, ...]]:
-    """Returns the part of a grid that holds a region, and where that is.
+    """Returns the bounding box of a region as a grid, and its slices.
 
     Args:
-      geometry: the whole.
+      geometry: the whole grid.
       region: bool[x, y, z].
       margin: mm around it.
     """
@@ -115,7 +115,7 @@ def crop(geometry: Geometry, region: Array, margin: float) -> tuple[Geometry, tu
 
 def _pack(layer: Layer, geometry: Geometry) -> dict[str, object]:
     low, high = layer.window
-    # Room above white for the slider, where the image has something there.
+    # Range of the slider beyond the window, up to the brightest voxels.
     top = high if layer.kind == "overlay" else max(high, float(np.percentile(layer.array, 99.95)))
     bottom = min(low, float(layer.array.min())) if layer.kind == "image" else low
     content = pack_volume(layer.array, geometry.affine, bottom, top)

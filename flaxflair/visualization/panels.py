@@ -1,7 +1,7 @@
-"""Panels: slices through one subject, as a paper prints them. Knows arrays and files of pictures.
+"""Figures of slices through subjects, as printed in papers.
 
-Every image is shown in radiological order (front up, patient's left on the right of the page) on
-black, with no axes; images that are compared share one grey scale.
+Every image is shown in radiological order (anterior up, patient's left on the right of the page) on
+black, without axes; compared images share one grey scale.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from flaxflair.sequences import SEQUENCES
-from flaxflair.volume import Array, Subject
+from flaxflair.core.records import Array, Subject
+from flaxflair.core.sequences import SEQUENCES
 
 matplotlib.use("Agg")
 
@@ -29,7 +29,7 @@ def axial_slice(subject: Subject) -> int:
 
 
 def upright(slice_xy: Array, affine: Array) -> Array:
-    """Turns an axial slice [x, y] so that it prints in radiological order, whatever its axes."""
+    """Reorients an axial slice [x, y] of any orientation to radiological order."""
     image = slice_xy
     if abs(affine[0, 0]) < abs(affine[1, 0]):
         image, columns = image.T, (affine[:, 1], affine[:, 0])
@@ -59,7 +59,7 @@ def grey_range(image: Array, brain: Array) -> tuple[float, float]:
 
 
 def draw_p3s(subject: Subject, maps: Array, path: Path, *, z: int | None = None) -> None:
-    """Draws saliency maps above the sequences they belong to (Wei et al. 2019, Fig. 6).
+    """Draws saliency maps above their sequences (Wei et al. 2019, Fig. 6).
 
     Args:
       subject: with the model's sequences.
@@ -80,9 +80,9 @@ def draw_p3s(subject: Subject, maps: Array, path: Path, *, z: int | None = None)
         shown = _show(axes, image, subject, 0, top, "inferno")
         axes.set_title(SEQUENCES[name].title, color=INK, fontsize=12)
         axes = figure.add_subplot(grid[1, channel])
-        own = subject.images[..., channel]
-        image = upright(own[(*place, z)], subject.geometry.affine)
-        _show(axes, image, subject, *grey_range(own, brain))
+        channel_image = subject.images[..., channel]
+        image = upright(channel_image[(*place, z)], subject.geometry.affine)
+        _show(axes, image, subject, *grey_range(channel_image, brain))
     if shown is not None:
         bar = figure.colorbar(shown, cax=figure.add_subplot(grid[0, count]))
         bar.ax.tick_params(colors=INK, labelsize=8)
@@ -128,7 +128,7 @@ _TIGHT = {"left": 0.01, "right": 0.94, "top": 0.92, "bottom": 0.01, "wspace": 0.
 
 
 def _sheet(rows: int, columns: int, subject: Subject, *, colorbar: bool) -> Figure:
-    """Returns an empty figure in which `rows × columns` slices keep their proportions."""
+    """Returns an empty figure with the aspect ratio of `rows × columns` slices."""
     dx, dy, _ = subject.geometry.voxel_size
     x, y = (cut.stop - cut.start for cut in crop(subject))
     height = 2.6
@@ -192,7 +192,7 @@ def draw_segmentations(
     """Draws FLAIRs and, beside each, the lesions found in it (Wei et al. 2019, Fig. 5).
 
     Args:
-      rows: (subject, what to call it, its (title, FLAIR, lesions) in order) each.
+      rows: (subject, label, [(title, FLAIR, lesions), ...]) each.
       path: PNG to write.
     """
     columns = 2 * len(rows[0][2])
@@ -219,7 +219,7 @@ def draw_segmentations(
 
 
 def _outline(axes, mask: Array | None, subject: Subject, z: int) -> None:
-    """Draws the border of a region into a slice that is shown."""
+    """Draws the outline of a mask on a displayed slice."""
     cut = crop(subject)
     if mask is not None and mask[(*cut, z)].any():
         shape = upright(mask[(*cut, z)], subject.geometry.affine).astype(float)

@@ -1,7 +1,6 @@
-"""Reports: text, tables and pictures as one HTML page, and the same as Markdown.
+"""Reports of text, tables and pictures, as one HTML page and as Markdown.
 
-Knows how a report looks and nothing of what it says. The page is one file: pictures are inside it,
-and it loads nothing from anywhere.
+Independent of the content. The HTML page is self-contained: pictures are embedded.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from flaxflair.files import write_bytes
-from flaxflair.volume import InputError
+from flaxflair.core.atomic_files import write_bytes
+from flaxflair.core.records import InputError
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Running text. What stands between backticks is set as code."""
+    """Running text. Text between backticks is code."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Note:
-    """A remark set apart: where ours differs from what was published, and why."""
+    """A highlighted remark, such as the reason of a difference from published results."""
 
     text: str
 
@@ -71,8 +70,8 @@ class Table:
       columns: headings, the first that of the row names (may be empty).
       rows: as many cells each; a plain string is a plain cell.
       groups: headings above the columns after the first, which they cover exactly; or none.
-      footnote: what has to be said below; may be empty.
-      closing: how many rows at the end sum the others up; a rule sets them apart.
+      footnote: text below the table; may be empty.
+      closing: number of summary rows at the end, separated by a rule.
     """
 
     caption: str
@@ -102,7 +101,7 @@ class Picture:
     Attributes:
       path: PNG, JPEG, SVG, GIF or WebP.
       caption: what it shows.
-      alt: what a reader who does not see it should know.
+      alt: alternative text.
     """
 
     path: Path
@@ -115,11 +114,11 @@ Block = Paragraph | Note | Table | Picture
 
 @dataclass(frozen=True)
 class Badge:
-    """How complete the run behind a section is.
+    """Scale of the runs of a section.
 
     Attributes:
       kind: `quick` or `full`, on the phantom, or `real`.
-      text: what that means here (`fold 1 of 5, 200 epochs`).
+      text: details (`fold 1 of 5, 200 epochs`).
     """
 
     kind: Literal["quick", "full", "real"]
@@ -134,7 +133,7 @@ class Section:
       anchor: lower-case letters, digits and hyphens; `page.html#anchor` leads here.
       title: its heading.
       blocks: its content, in order.
-      badge: how complete its results are, if that is to be said.
+      badge: scale of its runs, if shown.
     """
 
     anchor: str
@@ -156,9 +155,9 @@ class Report:
 
     Attributes:
       title: its heading.
-      lead: what a reader learns who reads nothing else.
-      sections: in order, no two with one anchor.
-      about: (label, value) pairs on how it came to be: command, seed, machine, versions.
+      lead: summary below the heading.
+      sections: sections in order, with unique anchors.
+      about: (label, value) pairs of provenance: command, seed, machine, versions.
     """
 
     title: str
@@ -176,7 +175,7 @@ class Report:
 # The anchor of the closing section, which holds `Report.about`.
 ABOUT = "about"
 
-# More columns than this, and the spread moves below the mean: side by side they would not fit.
+# With more columns than this, the SD is printed below the mean.
 _WIDE = 7
 
 _MEDIA = {
@@ -193,7 +192,7 @@ _SPREAD = re.compile(r"(\S+) (\([^()\s]+\))")
 _UNKNOWN = ("", "–", "—", "-")
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>|~&$])")
-# What opens a heading, a list or a rule where a paragraph begins with it.
+# Characters that would start a heading, a list or a rule at the beginning of a paragraph.
 _OPENING = re.compile(r"^(\d*)([-+#.)])(?=[-#]*(?:\s|$))")
 
 
@@ -204,7 +203,7 @@ def write_html(report: Report, path: Path) -> None:
       InputError: a picture is missing or of no known kind.
     """
     environment = Environment(
-        loader=PackageLoader("flaxflair", "templates"),
+        loader=PackageLoader("flaxflair.visualization"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -272,15 +271,15 @@ def _markdown_table(table: Table) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Returns text, on one line, in which Markdown finds no markup."""
+    """Returns text on one line, with Markdown markup escaped."""
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
 def _text(text: str) -> str:
-    """Returns text, on one line, in which Markdown finds no markup but code between backticks."""
+    """Returns text on one line, with Markdown markup escaped except code between backticks."""
     parts = []
     for part, code in _split_code(" ".join(text.split())):
-        # A bar would end a table's cell even within code.
+        # A bar would end a table cell even within code.
         parts.append("`" + part.replace("|", "\\|") + "`" if code else _MARKUP.sub(r"\\\1", part))
     return "".join(parts)
 
@@ -290,7 +289,7 @@ def _paragraph(text: str) -> str:
 
 
 def _split_code(text: str) -> list[tuple[str, bool]]:
-    """Splits text at its backticks; a last one without a partner is a character like any other."""
+    """Splits text at its backticks; an unpaired last one is an ordinary character."""
     parts = text.split("`")
     if len(parts) % 2 == 0:
         parts[-2:] = [f"{parts[-2]}`{parts[-1]}"]
@@ -308,7 +307,7 @@ def _split_spread(text: str) -> tuple[str, str]:
 
 
 def _padding(table: Table) -> list[int]:
-    """Returns for each column how many characters its longest spread has."""
+    """Returns the number of characters of the longest SD of each column."""
     return [
         max((len(_split_spread(_cell(cell).text)[1]) for cell in column), default=0)
         for column in _columns(table)

@@ -1,30 +1,33 @@
 """Pages: what a person looks at before trusting a synthetic FLAIR; one session, or those of a run.
 
-Knows subjects, runs and derivatives; `viewer` knows how a page looks.
+Knows subjects, runs and derivatives; `niivue` knows how a page looks.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from scipy import ndimage
 from skimage.feature import canny
 
-from flaxflair import bids, derivative
-from flaxflair.cohort import extract_brain, find_sessions, load_session
-from flaxflair.evaluate import score, score_truth
-from flaxflair.files import write_bytes
-from flaxflair.model import Run, load_run
-from flaxflair.nifti import read_volume
-from flaxflair.orientation import to_ras
-from flaxflair.panels import grey_range
-from flaxflair.sequences import SEQUENCES
-from flaxflair.viewer import Layer, Scene, crop, make_page
-from flaxflair.volume import Array, InputError, Subject
+from flaxflair.core.atomic_files import write_bytes
+from flaxflair.core.json_objects import read_object
+from flaxflair.core.records import Array, InputError, Subject
+from flaxflair.core.sequences import SEQUENCES, TARGET, parse_patterns
+from flaxflair.evaluation.scoring import score, score_truth
+from flaxflair.io import bids, derivatives
+from flaxflair.io.datasets import extract_brain, load_session
+from flaxflair.io.fingerprints import fingerprint
+from flaxflair.io.session_files import find_sessions
+from flaxflair.models.model import Run, load_run
+from flaxflair.visualization.niivue import Layer, Scene, crop, make_page
+from flaxflair.visualization.panels import grey_range
 
 _MARGIN = 12.0  # mm around the brain that are shown
 _SYNTHETIC, _TRUE = "synthetic FLAIR", "true FLAIR"
@@ -40,8 +43,8 @@ def write_page(
       path: HTML to write.
       subject: whose FLAIR it is.
       flair: [x, y, z], synthetic.
-      facts: what the table below the images says, beside what the subject itself tells.
-      title: of the page; by default the session's name.
+      facts: additional rows of the table below the images.
+      title: title of the page; by default the session's name.
     """
     scene = make_scene(subject, flair, facts=facts)
     page = make_page(title or f"Synthetic FLAIR of {subject.name}", _LEAD, [scene])
@@ -58,10 +61,10 @@ def make_scene(
     maps: Array | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> Scene:
-    """Returns what a page shows of one session.
+    """Returns the scene of one session.
 
     Args:
-      subject: a true FLAIR and lesions are shown if it has them.
+      subject: subject; its true FLAIR and lesions are shown if present.
       flair: [x, y, z], synthetic.
       maps: [x, y, z, m], saliency of each input; None for none.
       facts: names and values.
@@ -77,7 +80,7 @@ def make_scene(
         )
         for channel, name in enumerate(subject.sequences)
     ]
-    first = subject.sequences.index(_leader(subject))
+    first = subject.sequences.index(_reference_input(subject))
     images = [inputs.pop(first), Layer(_SYNTHETIC, flair[at], scale)]
     if subject.flair is not None:
         error = np.abs(flair - subject.flair)[at]
@@ -87,9 +90,9 @@ def make_scene(
             Layer("absolute error", error, (0.0, top), colours="inferno"),
         ]
     overlays = [_outline("outline of the brain", brain[at], "red")]
-    leader = SEQUENCES[_leader(subject)].title
+    reference = SEQUENCES[_reference_input(subject)].title
     edges = _edges(images[0].array, brain[at])
-    overlays.append(Layer(f"edges of the {leader}", edges, (0.5, 1.0), "overlay", "green"))
+    overlays.append(Layer(f"edges of the {reference}", edges, (0.5, 1.0), "overlay", "green"))
     if subject.masks.lesion is not None and subject.masks.lesion.any():
         overlays.append(_outline("outline of the lesions", subject.masks.lesion[at], "blue"))
     if maps is not None:
@@ -113,11 +116,12 @@ def make_scene(
     )
 
 
-def _leader(subject: Subject) -> str:
-    """Returns the input that the others lie on, or else the one most like a FLAIR."""
-    own = [name for name in subject.sequences if SEQUENCES[name].suffix == subject.space]
+def _reference_input(subject: Subject) -> str:
+    """Returns the input whose grid is the reference, or else the one most similar to a FLAIR."""
+    references = [name for name in subject.sequences if SEQUENCES[name].suffix == subject.space]
     return next(
-        iter([*own, *(n for n in ("T2", "PD") if n in subject.sequences)]), subject.sequences[0]
+        iter([*references, *(n for n in ("T2", "PD") if n in subject.sequences)]),
+        subject.sequences[0],
     )
 
 
@@ -146,15 +150,15 @@ def _describe(subject: Subject, flair: Array) -> dict[str, str]:
         "brain": f"{millilitres:.0f} mL",
     }
     if subject.flair is not None:
-        own, truth = score(subject, flair), score_truth(subject)
+        scores, truth = score(subject, flair), score_truth(subject)
         facts["error"] = (
-            f"MSE {own['mse']:.4g}, of the variance in the brain {own['nmse_brain']:.3f}; "
-            f"PSNR {own['psnr']:.1f} dB; SSIM {own['ssim']:.3f}"
+            f"MSE {scores['mse']:.4g}, of the variance in the brain {scores['nmse_brain']:.3f}; "
+            f"PSNR {scores['psnr']:.1f} dB; SSIM {scores['ssim']:.3f}"
         )
         if np.isfinite(truth["ratio1"]):
             facts["lesion contrast"] = (
-                f"Ratio 1 {own['ratio1']:.2f} (true {truth['ratio1']:.2f}), "
-                f"Ratio 2 {own['ratio2']:.2f} (true {truth['ratio2']:.2f})"
+                f"Ratio 1 {scores['ratio1']:.2f} (true {truth['ratio1']:.2f}), "
+                f"Ratio 2 {scores['ratio2']:.2f} (true {truth['ratio2']:.2f})"
             )
     return facts
 
@@ -169,43 +173,48 @@ def write_run_page(folder: Path, path: Path, participants: Collection[str] | Non
         the largest error.
 
     Raises:
-      InputError: it is no run, a participant was not predicted, or its data set is gone.
+      InputError: it is no run, a participant was not predicted, or its data set is gone or is not
+        what the run read.
     """
     run = load_run(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
-    inputs = tuple(config["data"]["inputs"])
+    path_of_config = folder / "config.json"
+    config = _read(path_of_config, "config")
+    with _expecting(path_of_config):
+        method, inputs = config["method"], tuple(config["data"]["inputs"])
+        patterns = parse_patterns(config["data"]["patterns"])
+        region = config["data"]["region"]
     root = folder / "derivative"
     scores = _scores(run)
     wanted = participants or _typical(scores)
     scenes = []
-    for files in find_sessions(run.source, inputs, participants=wanted):
+    for files in find_sessions(run.source, inputs, participants=wanted, patterns=patterns):
+        run.expect_unchanged(files.name, fingerprint(files, (*inputs, TARGET)))
         subject = load_session(files)
-        subject = extract_brain(subject) if config["data"]["region"] == "brain" else subject
-        image = derivative.flair_path(root, subject)
+        subject = extract_brain(subject) if region == "brain" else subject
+        image = derivatives.flair_path(root, subject)
         if not image.is_file():
             raise InputError(f"{image}: no such file; the run has not predicted {subject.name} yet")
-        maps = [derivative.saliency_path(root, subject, name) for name in subject.sequences]
-        read = (to_ras(read_volume(file)).array for file in maps)
-        stacked = np.stack(list(read), axis=-1) if all(f.is_file() for f in maps) else None
         facts = {"held out in fold": str(run.fold_of(subject.participant))}
-        flair = to_ras(read_volume(image)).array
-        scenes.append(make_scene(subject, flair, maps=stacked, facts=facts))
-    title = f"{folder.resolve().name}: {config['method']} from {', '.join(inputs)}"
+        flair = derivatives.read_flair(root, subject)
+        maps = derivatives.read_saliency(root, subject)
+        scenes.append(make_scene(subject, flair, maps=maps, facts=facts))
+    title = f"{folder.resolve().name}: {method} from {', '.join(inputs)}"
     write_bytes(path, make_page(title, _LEAD, scenes).encode())
 
 
 def _scores(run: Run) -> dict[str, float]:
-    """Returns participant -> mean squared error of the run's own method."""
+    """Returns participant -> mean squared error of the run's method."""
     found: dict[str, float] = {}
     for fold in range(len(run.heldout)):
         path = run.folder / f"fold-{fold}" / "scores.json"
         if path.is_file():
-            said = json.loads(path.read_text(encoding="utf-8"))
-            rows = next(iter(said["methods"].values()))
-            found |= {
-                name.split("_")[0]: row["mse"]
-                for name, row in zip(said["heldout"], rows, strict=True)
-            }
+            stored = read_object(path, _AS_LEFT)
+            with _expecting(path):
+                rows = next(iter(stored["methods"].values()))
+                found |= {
+                    name.split("_")[0]: float(row["mse"])
+                    for name, row in zip(stored["heldout"], rows, strict=True)
+                }
     if not found:
         raise InputError(f"{run.folder}: no fold of it is finished; train it first")
     return found
@@ -232,37 +241,59 @@ def write_session_page(folder: Path, path: Path) -> None:
         raise InputError(f"{folder}: lies in no data set; give OUT/sub-01, or the folder of a run")
     parts = folder.resolve().relative_to(root).parts
     images = bids.find_images(root)
-    own = [
+    synthetic = [
         image
         for image in images
         if image.entities.get("desc") == "synth" and image.path.is_relative_to(folder.resolve())
     ]
-    if not own:
+    if not synthetic:
         raise InputError(f"{folder}: holds no synthetic FLAIR; run `flaxflair predict` first")
-    sidecar: dict[str, Any] = json.loads(bids.sidecar(own[0].path).read_text(encoding="utf-8"))
-    inputs = tuple(sidecar["Model"]["Sequences"])
-    prepared = any(image.sequence in inputs for image in images)
+    beside = bids.sidecar(synthetic[0].path)
+    model = _read(beside, "Model")
+    with _expecting(beside):
+        known = tuple(map(str, model["Sequences"]))
+    prepared = any(image.sequence in known for image in images)
     source = root if prepared else _source(root)
     found = find_sessions(
         source,
-        inputs,
+        (),
         flair="welcome",
         participants=[parts[0]],
-        sessions=None if own[0].session is None else [own[0].session],
+        sessions=None if synthetic[0].session is None else [synthetic[0].session],
     )
-    subject = load_session(found[0])
-    facts = {"model": ", ".join(f"{k} {v}" for k, v in sidecar["Model"].items())}
-    write_page(path, subject, to_ras(read_volume(own[0].path)).array, facts)
+    # A universal model reads whichever of its sequences there are.
+    inputs = tuple(name for name in known if name in found[0].sequences)
+    subject = load_session(replace(found[0], inputs=inputs))
+    facts = {"model": ", ".join(f"{k} {v}" for k, v in model.items())}
+    write_page(path, subject, derivatives.read_image(synthetic[0].path, subject), facts)
 
 
 _DESCRIPTION = "dataset_description.json"
+_AS_LEFT = "give the folder as it was left, or make it again"
+
+
+def _read(path: Path, field: str) -> dict[str, Any]:
+    """Returns an object that stands in a JSON file."""
+    found = read_object(path, _AS_LEFT).get(field)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no object {field!r}; {_AS_LEFT}")
+    return found
+
+
+@contextmanager
+def _expecting(path: Path) -> Iterator[None]:
+    """Refuses a JSON file of which a field is missing, or is not what it was."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise InputError(f"{path}: {error} is not as it was written; {_AS_LEFT}") from None
 
 
 def _source(root: Path) -> Path:
-    """Returns the data set that a derivative of ours comes from."""
-    said = json.loads((root / _DESCRIPTION).read_text(encoding="utf-8"))
-    link = said.get("DatasetLinks", {}).get("source", "")
-    source = Path(link.removeprefix("file://"))
-    if not link.startswith("file://") or not source.is_dir():
+    """Returns the source data set of a derivative written by this package."""
+    links = read_object(root / _DESCRIPTION, _AS_LEFT).get("DatasetLinks")
+    link = links.get("source", "") if isinstance(links, dict) else ""
+    source = Path(unquote(str(link).removeprefix("file://")))
+    if not str(link).startswith("file://") or not source.is_dir():
         raise InputError(f"{root}: the data set that it derives from, {link or 'none'}, is gone")
     return source
