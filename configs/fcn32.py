@@ -3,8 +3,8 @@
 Its cost and result have not been measured.
 """
 
-from configs import fcn64
 from flaxflair.config import Config
+from flaxflair.configs import fcn64
 
 
 def get_config(variant: str = "") -> Config:

@@ -20,7 +20,7 @@ folds, against 685 (92) of least squares and 68 of the FLAIR's own noise; Ratio 
 """
 
 from flaxflair.config import Config
-from flaxflair.volume import InputError
+from flaxflair.core.records import InputError
 
 
 def get_config(variant: str = "", filters: int = 64) -> Config:

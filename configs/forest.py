@@ -8,8 +8,8 @@ patches, leaves of 1 to 5 voxels came within 2 % of each other; all features at 
 as a third of them in four times the time, and their square root was a tenth worse.
 """
 
-from configs import fcn64
 from flaxflair.config import Config
+from flaxflair.configs import fcn64
 
 
 def get_config(variant: str = "") -> Config:

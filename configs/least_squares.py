@@ -3,8 +3,8 @@
 Folds, normalisation and region are those of `fcn64.py`.
 """
 
-from configs import fcn64
 from flaxflair.config import Config
+from flaxflair.configs import fcn64
 
 
 def get_config(variant: str = "") -> Config:

@@ -3,8 +3,8 @@
 It has every advantage that the FCN has: the same windows, epochs, optimiser and linear start.
 """
 
-from configs import fcn64
 from flaxflair.config import Config
+from flaxflair.configs import fcn64
 
 
 def get_config(variant: str = "") -> Config:

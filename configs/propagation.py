@@ -5,8 +5,8 @@ of 1, 2 and 3 voxels each way gave MSE 1088, 997 and 980, each at three times th
 before. At the paper's 0.9×0.9×3 mm the window is 4×4×1 voxels each way.
 """
 
-from configs import fcn64
 from flaxflair.config import Config
+from flaxflair.configs import fcn64
 
 
 def get_config(variant: str = "") -> Config:

@@ -5,8 +5,8 @@ in the brain is 0.59 and 0.42 against 0.97 and 0.73 of least squares; Ratio 1 1.
 1.38 and 1.34. Each session is scaled by its mean in the brain: its gain then changes nothing.
 """
 
-from configs import fcn64
 from flaxflair.config import Config
+from flaxflair.configs import fcn64
 
 
 def get_config() -> Config:

@@ -3,11 +3,12 @@
 The public functions, imported when first used so that `import flaxflair` costs nothing:
 
     load_run        what a run says of itself: its data set, its folds, its summary
-    load_model      a trained fold of a finished run
+    load_model      a trained fold of a finished run, or a model in one file
+    export_model    a model to one file
     load_cohort     the subjects of a prepared BIDS data set
     predict_array   intensities [x, y, z, m] -> synthetic FLAIR [x, y, z]
-    predict_files   prepared NIfTI files -> synthetic FLAIR NIfTI, on their grid
-    predict_session raw NIfTI files -> synthetic FLAIR NIfTI, on the grid of one of them
+    predict         subject -> synthetic FLAIR, a volume on the subject's grid
+    predict_session NIfTI files, raw or prepared -> synthetic FLAIR NIfTI, on the grid of one
     predict_cohort  a BIDS data set, raw or prepared -> synthetic FLAIRs, as a BIDS derivative
     prepare_session raw volumes -> images on one grid, brain mask, transforms
     prepare_dataset a raw BIDS data set -> a prepared one
@@ -28,24 +29,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flaxflair.cohort import load_cohort
-    from flaxflair.evaluate import score
-    from flaxflair.inspection import inspect_files
-    from flaxflair.intake import prepare_dataset
-    from flaxflair.model import (
+    from flaxflair.core.records import Geometry, InputError, Masks, Subject, Volume
+    from flaxflair.evaluation.scoring import score
+    from flaxflair.io.datasets import load_cohort
+    from flaxflair.io.nifti import read_volume, write_volume
+    from flaxflair.models.model import (
         Model,
         Run,
-        load_model,
         load_run,
+        predict,
         predict_array,
-        predict_files,
         saliency_maps,
     )
-    from flaxflair.nifti import read_volume, write_volume
-    from flaxflair.pipeline import predict_cohort, predict_session
-    from flaxflair.prepare import Preparation, Prepared, prepare_session
-    from flaxflair.saliency import p3s
-    from flaxflair.volume import Geometry, InputError, Masks, Subject, Volume
+    from flaxflair.models.saliency import p3s
+    from flaxflair.models.saving import export_model, load_model
+    from flaxflair.pipelines.predict import predict_cohort, predict_session
+    from flaxflair.preprocessing.dataset import prepare_dataset
+    from flaxflair.preprocessing.inspection import inspect_files
+    from flaxflair.preprocessing.options import Preparation
+    from flaxflair.preprocessing.session import Prepared, prepare_session
 
 __all__ = [
     "Geometry",
@@ -57,14 +59,15 @@ __all__ = [
     "Run",
     "Subject",
     "Volume",
+    "export_model",
     "inspect_files",
     "load_cohort",
     "load_model",
     "load_run",
     "p3s",
+    "predict",
     "predict_array",
     "predict_cohort",
-    "predict_files",
     "predict_session",
     "prepare_dataset",
     "prepare_session",
@@ -75,30 +78,31 @@ __all__ = [
 ]
 
 _HOME = {
-    "load_cohort": "cohort",
-    "score": "evaluate",
-    "inspect_files": "inspection",
-    "prepare_dataset": "intake",
-    "Model": "model",
-    "Run": "model",
-    "load_model": "model",
-    "load_run": "model",
-    "predict_array": "model",
-    "predict_files": "model",
-    "saliency_maps": "model",
-    "read_volume": "nifti",
-    "write_volume": "nifti",
-    "predict_cohort": "pipeline",
-    "predict_session": "pipeline",
-    "Preparation": "prepare",
-    "Prepared": "prepare",
-    "prepare_session": "prepare",
-    "p3s": "saliency",
-    "Geometry": "volume",
-    "InputError": "volume",
-    "Masks": "volume",
-    "Subject": "volume",
-    "Volume": "volume",
+    "load_cohort": "io.datasets",
+    "score": "evaluation.scoring",
+    "inspect_files": "preprocessing.inspection",
+    "prepare_dataset": "preprocessing.dataset",
+    "Model": "models.model",
+    "Run": "models.model",
+    "export_model": "models.saving",
+    "load_model": "models.saving",
+    "load_run": "models.model",
+    "predict_array": "models.model",
+    "predict": "models.model",
+    "saliency_maps": "models.model",
+    "read_volume": "io.nifti",
+    "write_volume": "io.nifti",
+    "predict_cohort": "pipelines.predict",
+    "predict_session": "pipelines.predict",
+    "Preparation": "preprocessing.session",
+    "Prepared": "preprocessing.session",
+    "prepare_session": "preprocessing.session",
+    "p3s": "models.saliency",
+    "Geometry": "core.records",
+    "InputError": "core.records",
+    "Masks": "core.records",
+    "Subject": "core.records",
+    "Volume": "core.records",
 }
 
 

@@ -13,25 +13,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from flaxflair.memory import start_with_huge_pages
-from flaxflair.sequences import SEQUENCES, TARGET
-from flaxflair.volume import InputError
+from flaxflair.core.atomic_files import describe_error
+from flaxflair.core.records import InputError
+from flaxflair.core.sequences import SEQUENCES, TARGET
+from flaxflair.runtime.devices import VARIABLE, require_device
+from flaxflair.runtime.huge_pages import start_with_huge_pages
+from flaxflair.runtime.terminal import prepare_streams
 
+_MODEL = "folder of a finished run, or a file that export wrote (the model in the package)"
 _PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns its exit status; `argv` are the program's own by default."""
+    prepare_streams()
     args = _parser().parse_args(argv)
     try:
         _settle(args)
         if argv is None and args.command == "predict":
             start_with_huge_pages()
+        require_device()
         from flaxflair import commands
 
         getattr(commands, args.command)(args)
     except (InputError, OSError) as error:
-        print(f"flaxflair: {error}", file=sys.stderr)
+        print(f"flaxflair: {describe_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("flaxflair: interrupted", file=sys.stderr)
@@ -47,7 +53,7 @@ def _settle(args: argparse.Namespace) -> None:
             raise InputError(f"--threads is {threads}; this machine has 1 to {len(cores)}")
         os.sched_setaffinity(0, cores[:threads])
     if (device := getattr(args, "device", None)) is not None:
-        os.environ["JAX_PLATFORMS"] = _PLATFORMS[device]
+        os.environ[VARIABLE] = _PLATFORMS[device]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,6 +81,23 @@ def _parser() -> argparse.ArgumentParser:
         "--scale", type=float, default=1.0, help="1 is 208×256×40 voxels; less is coarser (1)"
     )
 
+    simulate = commands.add_parser(
+        "simulate", help="draw samples of the training data that universal models learn from"
+    )
+    simulate.add_argument("--sheet", type=Path, required=True, help="PNG to write")
+    simulate.add_argument("--labels", type=Path, required=True, help="folder of label maps")
+    simulate.add_argument(
+        "--lesions", type=Path, required=True, help="folder of lesion shapes and a prior map"
+    )
+    simulate.add_argument(
+        "--masks", type=Path, required=True, help="folder of patients' lesion masks in MNI152 space"
+    )
+    simulate.add_argument("--samples", type=int, default=24, help="how many (24)")
+    simulate.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    simulate.add_argument(
+        "--beside", type=Path, nargs="*", default=[], help="prepared data sets to show beside them"
+    )
+
     montage = commands.add_parser("montage", help="draw all sequences of one subject")
     montage.add_argument("root", type=Path, help="BIDS data set")
     montage.add_argument("out", type=Path, help="PNG to write")
@@ -86,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_saliency(commands)
     _add_report(commands)
+    _add_export(commands)
     return parser
 
 
@@ -106,6 +130,7 @@ def _add_prepare(commands: _Commands) -> None:
         "--workers", type=int, default=1, help="sessions at a time, two threads each (1)"
     )
     _add_machine(prepare)
+    _add_overwrite(prepare)
     prepare.add_argument("--dry-run", action="store_true", help="say what would be done")
 
 
@@ -124,7 +149,7 @@ def _add_check(commands: _Commands) -> None:
         help="a BIDS data set, or files whose names say what they are (…_T1w.nii.gz)",
     )
     _add_sequences(check, flair=True)
-    check.add_argument("--model", type=Path, help="folder of a finished run, for its voxel size")
+    check.add_argument("--model", type=Path, help="as for predict, for its voxel size")
     check.add_argument("--fold", type=int, default=0, help="which of its models (0)")
     _add_labels(check)
     _add_patterns(check)
@@ -134,8 +159,8 @@ def _add_predict(commands: _Commands) -> None:
     predict = commands.add_parser(
         "predict",
         help="synthesise the FLAIRs of a data set, or of one session's files",
-        description="A data set, as a BIDS App: BIDS_DIR OUT_DIR participant --model RUN. Or one "
-        "session's files: --model RUN --t1w T1.nii.gz … --out FLAIR.nii.gz. Raw scans are "
+        description="A data set, as a BIDS App: BIDS_DIR OUT_DIR participant. Or one "
+        "session's files: --t1w T1.nii.gz … --out FLAIR.nii.gz. Raw scans are "
         "prepared first: bias, registration, brain.",
     )
     _add_model(predict)
@@ -145,6 +170,7 @@ def _add_predict(commands: _Commands) -> None:
     whole.add_argument(
         "--workers", type=int, default=2, help="threads that read, and as many that write (2)"
     )
+    _add_overwrite(whole)
     single = predict.add_argument_group("single files")
     _add_sequences(single, flair=True)
     single.add_argument("--brain", type=Path, help="brain mask (found by the template)")
@@ -203,12 +229,41 @@ def _add_report(commands: _Commands) -> None:
     )
 
 
+def _add_export(commands: _Commands) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a model as one file, to hand on",
+        description="The file holds weights and what is needed to use them, and no code; "
+        "--model takes it in place of a run.",
+    )
+    export.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    export.add_argument("out", type=Path, metavar="OUT", help="file to write (….safetensors)")
+    export.add_argument("--fold", type=int, default=0, help="which of its models (0)")
+    export.add_argument(
+        "--half", action="store_true", help="round weights to float16, in half of the bytes"
+    )
+    export.add_argument(
+        "--about",
+        type=Path,
+        metavar="JSON",
+        help="facts to state of a universal model: Data, Licence, a Warning of all its FLAIRs, ...",
+    )
+
+
 def _add_dataset(parser: argparse._ActionsContainer, *, needed: bool) -> None:
     count = None if needed else "?"
     parser.add_argument("bids_dir", type=Path, nargs=count, metavar="BIDS_DIR", help="to read")
     parser.add_argument("out_dir", type=Path, nargs=count, metavar="OUT_DIR", help="to write")
     parser.add_argument("level", nargs=count, choices=("participant",), help="of the analysis")
     _add_patterns(parser)
+
+
+def _add_overwrite(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="do sessions anew that are done (kept, where inputs, model and options are the same)",
+    )
 
 
 def _add_labels(parser: argparse._ActionsContainer) -> None:
@@ -242,7 +297,7 @@ def _add_sequences(parser: argparse._ActionsContainer, *, flair: bool) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--model", type=Path, help=_MODEL)
     parser.add_argument("--fold", type=int, default=0, help="which of its models (0)")
     parser.add_argument(
         "--voxels",

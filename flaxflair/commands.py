@@ -9,47 +9,46 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from flaxflair import bids, figures, pages
-from flaxflair import model as models
-from flaxflair.cohort import (
-    SessionFiles,
-    brain_of_stripped,
-    choose_images,
-    find_sessions,
-    load_session,
-    name_files,
+from flaxflair.console import (
+    conclude,
+    console,
+    format_number,
+    show_inspection,
+    show_plan,
+    show_problems,
 )
-from flaxflair.compilation import keep_compilations
-from flaxflair.evaluate import score, score_truth
-from flaxflair.files import expect_writable, write_json
-from flaxflair.inspection import COLUMNS, Inspection, inspect_files, tabulate
-from flaxflair.intake import load_raw, prepare_dataset
-from flaxflair.model import Model, load_model
-from flaxflair.nifti import read_volume, write_volume
-from flaxflair.orientation import to_native, to_ras
-from flaxflair.phantom import write_phantom
-from flaxflair.pipeline import predict_cohort, predict_session
-from flaxflair.prepare import Preparation, choose_reference
-from flaxflair.saliency import shares
-from flaxflair.screen import show_bar
-from flaxflair.sequences import SEQUENCES, TARGET, identify, parse_patterns
-from flaxflair.sessions import Report
-from flaxflair.tissue import white_matter
-from flaxflair.volume import Array, GeometryError, InputError, Masks, Subject
-
-_console = Console()
+from flaxflair.core.atomic_files import expect_output, expect_writable, write_json
+from flaxflair.core.json_objects import read_object
+from flaxflair.core.records import InputError
+from flaxflair.core.sequences import SEQUENCES, TARGET, identify, parse_patterns
+from flaxflair.evaluation.scoring import score, score_truth
+from flaxflair.io import bids, derivatives
+from flaxflair.io.datasets import read_onto
+from flaxflair.io.session_files import SessionFiles, find_sessions, name_files, usable_images
+from flaxflair.models import model as models
+from flaxflair.models.model import AnyModel, choose_inputs, wanted_inputs
+from flaxflair.models.saliency import shares
+from flaxflair.models.saving import export_model, load_model
+from flaxflair.pipelines.predict import predict_cohort, predict_session
+from flaxflair.preprocessing.dataset import load_subject, prepare_dataset
+from flaxflair.preprocessing.inspection import inspect_files
+from flaxflair.preprocessing.options import Preparation
+from flaxflair.runtime.compilation_cache import enable_compilation_cache
+from flaxflair.runtime.progress import show_bar
+from flaxflair.simulation.generator.anatomies import load_library
+from flaxflair.simulation.phantom import write_phantom
+from flaxflair.visualization import session_page
+from flaxflair.visualization.montage import montage as draw_montage
+from flaxflair.visualization.sample_sheet import SHOWN, draw_sample_sheet
 
 
 def phantom(args: argparse.Namespace) -> None:
     """Writes a simulated data set."""
     done: list[int] = []
-    with show_bar(_console, "phantom", args.subjects, 0) as bar:
+    with show_bar(console, "phantom", args.subjects, 0) as bar:
 
         def count(index: int) -> None:
             done.append(index)
@@ -68,15 +67,39 @@ def phantom(args: argparse.Namespace) -> None:
 
 def montage(args: argparse.Namespace) -> None:
     """Draws all sequences of one subject."""
-    figures.montage(args.root, args.participant, args.out)
+    expect_output(args.out, ())
+    draw_montage(args.root, args.participant, args.out)
+
+
+def simulate(args: argparse.Namespace) -> None:
+    """Draws samples of simulated training data, beside real sessions."""
+    if args.samples < 1:
+        raise InputError(f"--samples is {args.samples}; it must be at least 1")
+    expect_output(args.sheet, ())
+    found = [files for root in args.beside for files in find_sessions(root, SHOWN, flair="welcome")]
+    beside = [
+        load_subject(replace(files, inputs=tuple(n for n in SHOWN if n in files.sequences)), None)
+        for files in found
+        if set(SHOWN) & set(files.sequences)
+    ]
+    library = load_library(args.labels, args.lesions, args.masks)
+    with show_bar(console, "simulate", args.samples, 0) as bar:
+        draw_sample_sheet(
+            library,
+            args.seed,
+            args.sheet,
+            samples=args.samples,
+            subjects=beside,
+            on_sample=bar.advance,
+        )
 
 
 def prepare(args: argparse.Namespace) -> None:
     """Prepares a raw data set."""
     if args.dry_run:
-        _plan(_find(args, args.bids_dir), args.out_dir, args.reference, flair=True)
+        show_plan(_find(args, args.bids_dir), args.out_dir, args.reference, flair=True)
         return
-    with show_bar(_console, "prepare", None, 0) as bar:
+    with show_bar(console, "prepare", None, 0) as bar:
         report = prepare_dataset(
             args.bids_dir,
             args.out_dir,
@@ -85,19 +108,23 @@ def prepare(args: argparse.Namespace) -> None:
             participants=args.participant_label,
             sessions=args.session_label,
             workers=args.workers,
+            overwrite=args.overwrite,
             on_done=bar.advance,
         )
-    _conclude(report, "prepared")
+    conclude(report, "prepared")
 
 
 def check(args: argparse.Namespace) -> None:
     """Says what would stop a session, or make its FLAIR worthless."""
-    size = None if args.model is None else load_model(args.model, args.fold).voxel_size
+    # The model that ships reads any voxels and any sequences.
+    model = None if args.model is None else load_model(args.model, args.fold)
+    size, inputs = (None, ()) if model is None else (model.voxel_size, wanted_inputs(model))
     unusable = []
-    for name, paths in _sessions_to_check(args):
+    for name, paths, problems, notes in _sessions_to_check(args, inputs):
         inspection = inspect_files(paths, size)
-        _show(name, inspection)
-        if inspection.stops:
+        show_inspection(name, inspection)
+        show_problems(name, problems, notes)
+        if inspection.stops or problems:
             unusable.append(name)
     if unusable:
         raise InputError(f"{', '.join(unusable)}: cannot be used as it is; see above")
@@ -126,8 +153,8 @@ def predict(args: argparse.Namespace) -> None:
             "give BIDS_DIR OUT_DIR participant to predict a data set, "
             "or the sequences' files and --out to predict those"
         )
-    _check_device(args)
-    keep_compilations()
+    _expect_voxels(args)
+    enable_compilation_cache()
     model = load_model(args.model, args.fold)
     if args.out is None:
         _predict_cohort(args, model)
@@ -135,12 +162,12 @@ def predict(args: argparse.Namespace) -> None:
         _predict_files(args, model)
 
 
-def _predict_cohort(args: argparse.Namespace, model: Model) -> None:
+def _predict_cohort(args: argparse.Namespace, model: AnyModel) -> None:
     if args.dry_run:
-        found = _find(args, args.bids_dir, model.sequences)
-        _plan(found, args.out_dir, args.reference, flair=False)
+        found = _find(args, args.bids_dir, wanted_inputs(model))
+        show_plan(found, args.out_dir, args.reference, flair=False)
         return
-    with show_bar(_console, "predict", None, 0) as bar:
+    with show_bar(console, "predict", None, 0) as bar:
         report = predict_cohort(
             model,
             args.bids_dir,
@@ -152,23 +179,23 @@ def _predict_cohort(args: argparse.Namespace, model: Model) -> None:
             sessions=args.session_label,
             voxels=args.voxels,
             workers=args.workers,
+            overwrite=args.overwrite,
             pages=not args.no_page,
             about=_about(args),
             on_done=bar.advance,
         )
-    _conclude(report, "predicted")
+    conclude(report, "predicted")
 
 
-def _predict_files(args: argparse.Namespace, model: Model) -> None:
+def _predict_files(args: argparse.Namespace, model: AnyModel) -> None:
     paths = _given(args)
+    derivatives.expect_file(args.out, [*paths.values(), *([args.brain] if args.brain else [])])
     if args.dry_run:
-        files = name_files(paths, model.sequences, brain=args.brain)
-        _show(args.out.name, inspect_files(paths, model.voxel_size))
-        _plan([files], args.out, args.reference, flair=args.reference == TARGET)
-        return
-    if args.prepared:
-        models.predict_files(model, paths, args.out, brain=args.brain, voxels=args.voxels)
-        _console.print(f"{args.out}: written")
+        files = choose_inputs(model, name_files(paths, wanted_inputs(model), brain=args.brain))
+        inspection = inspect_files(paths, model.voxel_size)
+        show_inspection(args.out.name, inspection)
+        inspection.volumes()
+        show_plan([files], args.out, args.reference, flair=args.reference == TARGET)
         return
     page = (
         None if args.no_page else args.out.with_name(bids.strip_extension(args.out.name) + ".html")
@@ -177,7 +204,7 @@ def _predict_files(args: argparse.Namespace, model: Model) -> None:
         model,
         paths,
         args.out,
-        _preparation(args),
+        None if args.prepared else _preparation(args),
         brain=args.brain,
         voxels=args.voxels,
         page=page,
@@ -187,48 +214,26 @@ def _predict_files(args: argparse.Namespace, model: Model) -> None:
         print(f"flaxflair: warning: {sentence}", file=sys.stderr)
     grid = "×".join(map(str, volume.geometry.shape))
     beside = "" if page is None else f"; look at it in {page}"
-    _console.print(f"{args.out}: written, {grid} voxels{beside}")
+    console.print(f"{args.out}: written, {grid} voxels{beside}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Scores a synthetic FLAIR against the true one."""
-    true = to_ras(read_volume(args.true))
-
-    def read(path: Path) -> Array:
-        volume = to_ras(read_volume(path))
-        if not volume.geometry.matches(true.geometry):
-            raise GeometryError(
-                f"{path}: its grid differs from that of {args.true}; predict onto the true "
-                "FLAIR's grid (--flair and --reference FLAIR), or resample it"
-            )
-        return volume.array
-
-    synthetic = read(args.synthetic)
-    if args.brain is None:
-        brain = brain_of_stripped({"FLAIR": true.array})
-        if brain is None:
-            raise InputError(f"{args.true}: is not brain-extracted; give --brain")
-    else:
-        brain = read(args.brain) > 0.5
-    lesion = None if args.lesions is None else read(args.lesions) > 0.5
-    white = None if args.t1w is None else white_matter(read(args.t1w), brain, lesion)
-    subject = Subject(
-        participant=args.synthetic.name,
-        session=None,
-        group="",
-        sequences=(),
-        images=np.empty((*true.geometry.shape, 0), np.float32),
-        flair=true.array,
-        masks=Masks(brain, lesion, white),
-        geometry=true.geometry,
-    )
+    if args.json is not None:
+        expect_output(args.json, (args.synthetic, args.true))
+    paths = {TARGET: args.true} | ({} if args.t1w is None else {"T1": args.t1w})
+    inputs = tuple(name for name in paths if name != TARGET)
+    files = name_files(paths, inputs, flair="needed", brain=args.brain, lesions=args.lesions)
+    subject = load_subject(files, None)
+    way_out = "predict onto the true FLAIR's grid (--flair and --reference FLAIR), or resample it"
+    synthetic = read_onto(args.synthetic, "true FLAIR", subject.geometry, way_out)
     own, truth = score(subject, synthetic), score_truth(subject)
     table = Table("metric", "synthetic", "true")
     for name, value in own.items():
-        table.add_row(_TITLES[name], _number(value), _number(truth.get(name, np.nan)))
-    _console.print(table)
-    if lesion is None or white is None:
-        _console.print("The lesions' contrast needs --lesions and --t1w.")
+        table.add_row(_TITLES[name], format_number(value), format_number(truth.get(name, np.nan)))
+    console.print(table)
+    if subject.masks.lesion is None or subject.masks.white_matter is None:
+        console.print("The lesions' contrast needs --lesions and --t1w.")
     if args.json is not None:
         write_json(args.json, {"synthetic": own, "true": truth})
 
@@ -238,6 +243,9 @@ _TITLES = {
     "nmse_brain": "MSE in the brain / its variance",
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
+    "nmse_fit": "MSE in the brain / its variance, after the best gain and offset",
+    "ssim_fit": "SSIM in the brain, after the best gain and offset",
+    "lesion_rest": "Lesions / rest of the brain",
     "ratio1": "Ratio 1: lesions / normal white matter",
     "ratio2": "Ratio 2: lesions / white matter around them",
 }
@@ -245,50 +253,61 @@ _TITLES = {
 
 def saliency(args: argparse.Namespace) -> None:
     """Maps what each sequence contributed."""
-    _check_device(args)
-    keep_compilations()
+    enable_compilation_cache()
+    _expect_voxels(args)
     model = load_model(args.model, args.fold)
+    models.expect_gradient(model)
     paths = _given(args)
     if TARGET not in paths:
         raise InputError("saliency is of the error against a true FLAIR; give --flair")
-    files = name_files(paths, model.sequences, flair="needed", brain=args.brain)
+    files = name_files(paths, wanted_inputs(model), flair="needed", brain=args.brain)
     expect_writable(next(p for p in (args.out, *args.out.absolute().parents) if p.exists()))
-    if args.prepared:
-        subject = load_session(files)
-    else:
-        how = _preparation(args)
-        how = replace(how, reference=how.reference or TARGET)
-        subject = load_raw(files, how, model.voxel_size)
+    how = _preparation(args)
+    how = None if args.prepared else replace(how, reference=how.reference or TARGET)
+    subject = load_subject(files, how, model.voxel_size)
     maps = models.saliency_maps(model, subject, voxels=args.voxels)
     args.out.mkdir(parents=True, exist_ok=True)
     share = shares(maps, {"brain": subject.masks.brain})["brain"]
     table = Table("sequence", "share of the saliency in the brain", "map")
     for channel, name in enumerate(model.sequences):
         path = args.out / f"{name}_p3s.nii.gz"
-        own = to_native(maps[..., channel], subject)
-        write_volume(path, own.array, own.geometry.affine)
+        derivatives.write_image(path, maps[..., channel], subject)
         table.add_row(name, f"{share[channel]:.3f}", str(path))
-    _console.print(table)
+    console.print(table)
 
 
 def report(args: argparse.Namespace) -> None:
     """Makes a page to look at."""
+    expect_output(args.out, ())
     if (args.place / "folds.json").is_file():
-        pages.write_run_page(args.place, args.out, args.participant_label)
+        session_page.write_run_page(args.place, args.out, args.participant_label)
     else:
-        pages.write_session_page(args.place, args.out)
-    _console.print(f"{args.out}: written; open it in a browser")
+        session_page.write_session_page(args.place, args.out)
+    console.print(f"{args.out}: written; open it in a browser")
 
 
-def _sessions_to_check(args: argparse.Namespace) -> Iterator[tuple[str, Mapping[str, Path]]]:
-    """Yields the name of each session, and sequence -> its file."""
+def export(args: argparse.Namespace) -> None:
+    """Writes a model as one file."""
+    model = load_model(args.run, args.fold)
+    about = read_object(args.about, "give a JSON object of facts") if args.about else {}
+    export_model(model, args.out, half=args.half, about=about)
+    console.print(f"{args.out}: written; give it to --model, or to flaxflair.load_model")
+
+
+_ToCheck = tuple[str, Mapping[str, Path], tuple[str, ...], tuple[str, ...]]
+
+
+def _sessions_to_check(args: argparse.Namespace, inputs: Sequence[str]) -> Iterator[_ToCheck]:
+    """Yields of each session: name, sequence -> its file, what stops it, what is not used."""
     given = _given(args)
     folders = [path for path in args.paths if path.is_dir()]
     if folders and (len(args.paths) > 1 or given):
         raise InputError(f"{folders[0]}: is a data set; give it alone, or files alone")
     if folders:
-        for files in _find(args, folders[0]):
-            yield files.name, _paths(files)
+        for files in _find(args, folders[0], inputs):
+            images, problems = usable_images(files)
+            paths = {name: image.path for name, image in images.items()}
+            yield files.name, paths, problems, files.notes
         return
     for path in args.paths:
         name = _identify(path)
@@ -297,43 +316,15 @@ def _sessions_to_check(args: argparse.Namespace) -> Iterator[tuple[str, Mapping[
         given[name] = path
     if not given:
         raise InputError("give a BIDS data set, or files")
-    yield "the session", given
+    yield "the session", given, (), ()
 
 
 def _identify(path: Path) -> str:
     """Returns the sequence that a file's name says it holds, or else that name."""
     stem = bids.strip_extension(path.name)
-    acquisition = next((p[4:] for p in stem.split("_") if p.startswith("acq-")), None)
-    return identify(stem.split("_")[-1], acquisition) or stem
-
-
-def _show(name: str, inspection: Inspection) -> None:
-    # What is found names its file; a narrow screen has no room to name it twice.
-    kept = [n for n, c in enumerate(COLUMNS) if c != "file" or _console.width >= _WIDE]
-    table = Table(
-        title=name,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-    )
-    for number in kept:
-        table.add_column(COLUMNS[number], overflow="fold")  # never an ellipsis for a number
-    for row in tabulate(inspection):
-        row = (*row[:-1], f"[{_COLOURS[row[-1]]}]{row[-1]}[/]")
-        table.add_row(*(row[number] for number in kept))
-    _console.print(table)
-    for finding in inspection.findings:
-        kind = "warning" if finding.severity == "warn" else "stop"
-        _console.print(f"[{_COLOURS[kind]}]{kind}[/]: ", end="")
-        # Unbroken, for those who search what was said.
-        _console.print(inspection.tell(finding), markup=False, highlight=False, soft_wrap=True)
-    _console.print()
-
-
-_WIDE = 110  # columns
-_COLOURS = {"good": "green", "warning": "yellow", "stop": "red"}
+    *parts, suffix = stem.split("_")
+    entities = dict(part.split("-", 1) for part in parts if "-" in part)
+    return identify(suffix, entities) or stem
 
 
 def _find(args: argparse.Namespace, root: Path, inputs: Sequence[str] = ()) -> list[SessionFiles]:
@@ -347,36 +338,15 @@ def _find(args: argparse.Namespace, root: Path, inputs: Sequence[str] = ()) -> l
     )
 
 
-def _plan(found: Sequence[SessionFiles], out: Path, reference: str, *, flair: bool) -> None:
-    """Prints what would be done, and does nothing."""
-    table = Table("session", "from", "on the grid of", title=f"to {out}", title_justify="left")
-    for files in found:
-        try:
-            if files.inputs:
-                choose_images(files)
-            every = _paths(files)
-            usable = {n: p for n, p in every.items() if flair or n != TARGET}
-            grid = choose_reference(usable, reference)
-            table.add_row(files.name, ", ".join(usable), grid)
-        except InputError as error:
-            table.add_row(files.name, f"[red]{error}[/]", "")
-    _console.print(table)
-
-
-def _paths(files: SessionFiles) -> dict[str, Path]:
-    """Returns sequence -> file, of all that a session has.
-
-    Raises:
-      InputError: a sequence is there twice.
-    """
-    images = {name: files.image_of(name) for name in files.sequences}
-    return {name: image.path for name, image in images.items() if image is not None}
-
-
 def _given(args: argparse.Namespace) -> dict[str, Path]:
     """Returns sequence -> file, of the flags given."""
     flags = {name: getattr(args, sequence.flag, None) for name, sequence in SEQUENCES.items()}
     return {name: path for name, path in flags.items() if path is not None}
+
+
+def _expect_voxels(args: argparse.Namespace) -> None:
+    if args.voxels < 0:
+        raise InputError(f"--voxels is {args.voxels}; it must be at least 1, or 0 for all at once")
 
 
 def _preparation(args: argparse.Namespace) -> Preparation:
@@ -391,28 +361,4 @@ def _patterns(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _about(args: argparse.Namespace) -> dict[str, Any]:
-    return {"Run": str(args.model.resolve()), "Fold": args.fold}
-
-
-def _check_device(args: argparse.Namespace) -> None:
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"--device {args.device}: cannot be used here ({first})") from None
-
-
-def _conclude(report: Report, what: str) -> None:
-    """Prints what should be looked at, and raises what has failed."""
-    for name, sentences in report.warnings.items():
-        for sentence in sentences:
-            print(f"flaxflair: warning: {name}: {sentence}", file=sys.stderr)
-    if report.failures:
-        lines = [f"  {name}: {sentence}" for name, sentence in report.failures.items()]
-        total = len(report.written) + len(lines)
-        first = f"{len(lines)} of {total} sessions could not be {what}"
-        raise InputError("\n".join([first, *lines]))
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if np.isfinite(value) else "–"
+    return {} if args.model is None else {"Run": str(args.model.resolve()), "Fold": args.fold}

@@ -11,9 +11,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from flaxflair.anchors import ANCHORS
-from flaxflair.sequences import INPUTS, parse_inputs, parse_patterns
-from flaxflair.volume import InputError
+from flaxflair.core.records import InputError
+from flaxflair.core.sequences import INPUTS, parse_inputs, parse_patterns
+from flaxflair.imaging.normalization import METHODS
 
 NETWORK = "network"
 
@@ -62,7 +62,8 @@ class NormalizationConfig:
     Attributes:
       method: `dataset`, a z-score per sequence over all voxels of all images (the paper); or, for
         cohorts in which sessions differ in gain, the same after each image was brought into line by
-        its own `brain` mean, `robust` z-score, `white`-matter peak or `quantile`s in the brain.
+        its own `brain` mean, `robust` z-score, `white`-matter peak or `quantile`s in the brain, or
+        by the levels of its `tissue`s: fluid, grey and white matter.
       statistics: of `training` subjects only, or of `all` (the paper, which so sees the held-out
         images' mean and SD).
     """
@@ -251,7 +252,7 @@ class Config:
 _CHOICES = {
     "method": (NETWORK, "forest", "propagation", "least_squares"),
     "data.region": ("volume", "brain"),
-    "normalization.method": ("dataset", *ANCHORS),
+    "normalization.method": METHODS,
     "normalization.statistics": ("training", "all"),
     "network.dtype": ("float32", "tensorfloat32", "bfloat16"),
     "network.init": ("glorot", "least_squares"),
@@ -275,8 +276,8 @@ _AT_LEAST_ONE = (
     "mesh.data",
     "mesh.space",
 )
-
 _NOT_NEGATIVE = ("stop.strips", "folds.count", "predict.voxels", "forest.patches")
+_SHARES = ("data.phantom.scale", "forest.features", "forest.share")
 
 
 def _get(config: Config, path: str) -> Any:
@@ -301,23 +302,36 @@ def validate(config: Config) -> Config:
     for path in _NOT_NEGATIVE:
         if (value := _get(config, path)) < 0:
             raise InputError(f"config.{path} is {value}; it must be 0 or more")
-    if not 0 < config.data.phantom.scale <= 1:
-        scale = config.data.phantom.scale
-        raise InputError(f"config.data.phantom.scale is {scale}; it must be above 0, at most 1")
-    if not 0 < config.forest.features <= 1:
-        features = config.forest.features
-        raise InputError(f"config.forest.features is {features}; it must be above 0, at most 1")
-    if not 0 < config.forest.share <= 1:
-        raise InputError(
-            f"config.forest.share is {config.forest.share}; it must be above 0, at most 1"
-        )
+    _check_ranges(config)
+    _check_combinations(config)
+    try:
+        config.data.inputs = parse_inputs(config.data.inputs)
+    except ValueError as error:
+        raise InputError(f"config.data.inputs: {error}") from None
+    try:
+        parse_patterns(config.data.patterns)
+    except ValueError as error:
+        raise InputError(f"config.data.patterns: {error}") from None
+    return config
+
+
+def _check_ranges(config: Config) -> None:
+    """Refuses a single field that is out of its range."""
+    for path in _SHARES:
+        if not 0 < (value := _get(config, path)) <= 1:
+            raise InputError(f"config.{path} is {value}; it must be above 0, at most 1")
     search = config.propagation.search
     if len(search) != 3 or min(search) < 0:
         raise InputError(f"config.propagation.search is {search}; give three edges, 0 or more")
-    if not config.train.learning_rate > 0:
-        raise InputError(
-            f"config.train.learning_rate is {config.train.learning_rate}; it must be above 0"
-        )
+    if not (rate := config.train.learning_rate) > 0:
+        raise InputError(f"config.train.learning_rate is {rate}; it must be above 0")
+    window = config.train.window
+    if len(window) != 3 or (any(window) and min(window) < 1):
+        raise InputError(f"config.train.window is {window}; give three edges, or three zeros")
+
+
+def _check_combinations(config: Config) -> None:
+    """Refuses fields that exclude each other."""
     if config.stop.keep == "best" and config.stop.watch == "none":
         raise InputError(
             "config.stop.keep is 'best' and nothing is watched; set stop.watch or keep 'last'"
@@ -345,18 +359,6 @@ def validate(config: Config) -> Config:
                 "config.train.call is 'epoch', which is for one device; set it to 'step' or 'auto' "
                 "where config.mesh takes several"
             )
-    window = config.train.window
-    if len(window) != 3 or (any(window) and min(window) < 1):
-        raise InputError(f"config.train.window is {window}; give three edges, or three zeros")
-    try:
-        config.data.inputs = parse_inputs(config.data.inputs)
-    except ValueError as error:
-        raise InputError(f"config.data.inputs: {error}") from None
-    try:
-        parse_patterns(config.data.patterns)
-    except ValueError as error:
-        raise InputError(f"config.data.patterns: {error}") from None
-    return config
 
 
 def to_json(config: Config) -> str:
@@ -383,15 +385,16 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
 
 def differences(ours: Config, theirs: Config) -> list[str]:
     """Returns one line for each field in which two configurations differ."""
-    a, b = _flat(dataclasses.asdict(ours)), _flat(dataclasses.asdict(theirs))
+    a, b = flatten(dataclasses.asdict(ours)), flatten(dataclasses.asdict(theirs))
     return [f"{name}: {a[name]} instead of {b[name]}" for name in a if a[name] != b[name]]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dictionaries by their path: `train.steps`."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{name}.")
+            leaves |= flatten(value, f"{prefix}{name}.")
         else:
             leaves[prefix + name] = value
     return leaves

@@ -9,11 +9,13 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from flaxflair.config import Config, validate
-from flaxflair.memory import start_with_huge_pages
-from flaxflair.program import command
-from flaxflair.screen import show_bar
-from flaxflair.sequences import parse_inputs
-from flaxflair.volume import InputError
+from flaxflair.core.records import InputError
+from flaxflair.core.sequences import parse_inputs
+from flaxflair.runtime.entry_point import command
+from flaxflair.runtime.huge_pages import start_with_huge_pages
+from flaxflair.runtime.progress import show_bar
+from flaxflair.universal_config import UniversalConfig
+from flaxflair.universal_config import validate as validate_universal
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, such as configs/fcn64.py or configs/fcn64.py:quick."
@@ -26,30 +28,46 @@ _INPUTS = flags.DEFINE_string("inputs", None, "Inputs, such as T1,T2,DIR; by def
 
 
 def main(argv: list[str]) -> None:
-    """Runs the cross-validation that the flags describe."""
+    """Runs the cross-validation, or the training of a universal model, that the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     with command() as console:
-        # JAX is imported by the program that stays, not by the one that only starts it.
-        from flaxflair.crossval import run
+        workdir = Path(_WORKDIR.value or _default_workdir())
+        if isinstance(_CONFIG.value, UniversalConfig):
+            _train_universal(_CONFIG.value, workdir, console)
+        else:
+            _cross_validate(_CONFIG.value, workdir, console)
 
-        config: Config = _CONFIG.value
-        if _INPUTS.value is not None:
-            config.data.inputs = _parse(_INPUTS.value)
-        run(
-            validate(config),
-            Path(_WORKDIR.value or _default_workdir()),
-            _source(config, console),
-            folds=None if _FOLDS.value is None else [_fold(text) for text in _FOLDS.value],
-            console=console,
-        )
+
+def _cross_validate(config: Config, workdir: Path, console: Console) -> None:
+    # JAX is imported by the program that stays, not by the one that only starts it.
+    from flaxflair.pipelines.cross_validation import run
+
+    if _INPUTS.value is not None:
+        config.data.inputs = _parse(_INPUTS.value)
+    run(
+        validate(config),
+        workdir,
+        _source(config, console),
+        folds=None if _FOLDS.value is None else [_fold(text) for text in _FOLDS.value],
+        console=console,
+    )
+
+
+def _train_universal(config: UniversalConfig, workdir: Path, console: Console) -> None:
+    for name, value in (("--inputs", _INPUTS.value), ("--folds", _FOLDS.value)):
+        if value is not None:
+            raise InputError(f"{name}: a universal model takes any sequences and has no folds")
+    from flaxflair.pipelines.universal import train
+
+    train(validate_universal(config), workdir, console)
 
 
 def _source(config: Config, console: Console) -> Path:
     """Returns the data set to read: the one given, or the embedded phantom."""
     if config.data.root:
         return Path(config.data.root)
-    from flaxflair.embedded import locate, open_phantom
+    from flaxflair.simulation.cache import locate, open_phantom
 
     phantom = config.data.phantom
     if not locate(phantom).is_dir():

@@ -1,0 +1,127 @@
+"""Console: what commands print: an inspection, a plan, what failed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from flaxflair.core.records import InputError
+from flaxflair.core.sequences import TARGET
+from flaxflair.io.nifti import read_forms
+from flaxflair.io.session_files import SessionFiles, choose_images
+from flaxflair.preprocessing.inspection import COLUMNS, Inspection, tabulate
+from flaxflair.preprocessing.options import choose_reference
+from flaxflair.runtime.sessions import Report
+from flaxflair.runtime.terminal import open_console
+
+console = open_console()
+
+
+def show_inspection(name: str, inspection: Inspection) -> None:
+    """Prints the files of a session and what was found in them."""
+    # What is found names its file; a narrow screen has no room to name it twice.
+    kept = [n for n, c in enumerate(COLUMNS) if c != "file" or console.width >= _WIDE]
+    table = Table(
+        title=name,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    for number in kept:
+        table.add_column(COLUMNS[number], overflow="fold")  # never an ellipsis for a number
+    for row in tabulate(inspection):
+        cells = (*row[:-1], Text(row[-1], style=_COLOURS[row[-1]]))
+        table.add_row(*(cells[number] for number in kept))
+    console.print(table)
+    for finding in inspection.findings:
+        kind = "warning" if finding.severity == "warn" else "stop"
+        _show_sentence(kind, inspection.tell(finding))
+    console.print()
+
+
+def show_problems(name: str, problems: Sequence[str], notes: Sequence[str]) -> None:
+    """Prints why a session cannot be used, and which of its files are not."""
+    if problems or notes:
+        console.print(name)
+    for kind, sentences in (("stop", problems), ("warning", notes)):
+        for sentence in sentences:
+            _show_sentence(kind, sentence)
+
+
+def _show_sentence(kind: str, sentence: str) -> None:
+    console.print(Text(f"{kind}: ", style=_COLOURS[kind]), end="")
+    # Unbroken, for those who search what was said.
+    console.print(sentence, highlight=False, soft_wrap=True)
+
+
+_WIDE = 110  # columns
+_COLOURS = {"good": "green", "warning": "yellow", "stop": "red"}
+
+
+def show_plan(found: Sequence[SessionFiles], out: Path, reference: str, *, flair: bool) -> None:
+    """Prints what would be done, and does nothing.
+
+    Raises:
+      InputError: a session cannot be used, as when it is done.
+    """
+    failed = []
+    table = Table("session", "from", "on the grid of", title=f"to {out}", title_justify="left")
+    for files in found:
+        try:
+            if files.inputs:
+                choose_images(files)
+            every = files_of(files)
+            usable = {n: p for n, p in every.items() if flair or n != TARGET}
+            grid = choose_reference(usable, reference)
+            for path in usable.values():
+                read_forms(path)  # a header tells what is no image, or is not there
+            table.add_row(files.name, ", ".join(usable), grid)
+        except InputError as error:
+            failed.append(files.name)
+            table.add_row(files.name, Text(str(error), style="red"), "")
+    console.print(table)
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(found)} sessions cannot be used as they are; see above"
+        )
+
+
+def files_of(files: SessionFiles) -> dict[str, Path]:
+    """Returns sequence -> file, of all that a session has.
+
+    Raises:
+      InputError: a sequence is there twice.
+    """
+    images = {name: files.image_of(name) for name in files.sequences}
+    return {name: image.path for name, image in images.items() if image is not None}
+
+
+def conclude(outcome: Report, what: str) -> None:
+    """Prints what should be looked at, and raises what has failed."""
+    if outcome.kept:
+        total = len(outcome.written) + len(outcome.failures)
+        console.print(
+            f"{len(outcome.kept)} of {total} sessions were {what} already; "
+            "--overwrite does them anew"
+        )
+    for name, sentences in outcome.warnings.items():
+        for sentence in sentences:
+            print(f"flaxflair: warning: {name}: {sentence}", file=sys.stderr)
+    if outcome.failures:
+        lines = [f"  {name}: {sentence}" for name, sentence in outcome.failures.items()]
+        total = len(outcome.written) + len(lines)
+        first = f"{len(lines)} of {total} sessions could not be {what}"
+        raise InputError("\n".join([first, *lines]))
+
+
+def format_number(value: float) -> str:
+    """Returns a number as tables show it; undefined is a dash."""
+    return f"{value:.4g}" if np.isfinite(value) else "–"
