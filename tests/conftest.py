@@ -11,19 +11,23 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from flaxflair.bids import write_json
-from flaxflair.cohort import find_sessions
-from flaxflair.config import NetworkConfig
-from flaxflair.crossval import run
-from flaxflair.methods import FittedNetwork
-from flaxflair.model import Model, save_model
+from flaxflair.core.records import Array, Geometry, Masks, Subject, Volume
+from flaxflair.io.bids import write_json
+from flaxflair.io.nifti import read_volume, write_volume
+from flaxflair.io.session_files import find_sessions
 from flaxflair.networks.fcn import build
 from flaxflair.networks.network import Network, Params
-from flaxflair.nifti import read_volume, write_volume
-from flaxflair.normalize import Normalization, Stats
-from flaxflair.phantom import write_phantom
-from flaxflair.volume import Array, Geometry, Masks, Subject, Volume
-from tests.samples import AFFINE, SHAPE, brain_of, draw_params, image_of, tiny_config
+from flaxflair.pipelines.cross_validation import run
+from flaxflair.simulation.phantom import write_phantom
+from tests.samples import (
+    AFFINE,
+    SHAPE,
+    brain_of,
+    draw_params,
+    image_of,
+    save_untrained,
+    tiny_config,
+)
 
 # No deadline: a first call compiles. The same examples every time: a failure is there to stay.
 settings.register_profile("flaxflair", deadline=None, derandomize=True)
@@ -150,16 +154,5 @@ def finished(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def raw_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose network, untrained, reads T1 and T2 in the brain."""
     folder = tmp_path_factory.mktemp("run") / "untrained"
-    config = NetworkConfig(layers=2, filters=4)
-    network = build(2, layers=2, filters=4)
-    stats = Stats((1.0, 1.0), (0.4, 0.5)), Stats((1.0,), (0.5,))
-    places = ((0.0, 1.0),) * 3
-    model = Model(
-        ("T1", "T2"),
-        FittedNetwork(config, network, draw_params(network)),
-        Normalization(*stats, "brain", places, (0.0, 1.2)),
-        region="brain",
-        voxel_size=(1.8, 1.8, 3.0),
-    )
-    save_model(folder / "fold-0", model)
+    save_untrained(folder)
     return folder

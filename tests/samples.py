@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from flaxflair.config import Config
+from flaxflair.config import Config, NetworkConfig
+from flaxflair.core.records import Array, Geometry, Masks, Subject, Volume
+from flaxflair.imaging.normalization import Normalization, Stats
+from flaxflair.imaging.orientation import to_ras
+from flaxflair.imaging.tissue_levels import STANDARD
+from flaxflair.models.estimators import FittedNetwork
+from flaxflair.models.model import Model
+from flaxflair.models.saving import load_model, save_model
+from flaxflair.networks.fcn import build
 from flaxflair.networks.network import Network, Params
-from flaxflair.orientation import to_ras
-from flaxflair.phantom.rigid import rigid
-from flaxflair.volume import Array, Geometry, Volume
+from flaxflair.simulation.rigid import rigid
 
 # Oblique, anisotropic and shifted, so that a swapped axis or a lost offset shows.
 AFFINE = np.array(
@@ -103,3 +110,47 @@ def tilt(volume: Volume) -> Volume:
     """Returns the same voxels in a scanner that is turned by 20 degrees about two axes."""
     turn = rigid(np.array([20.0, 0.0, 20.0]), np.array([6.0, -8.0, 20.0]))
     return Volume(volume.array, Geometry(volume.geometry.shape, turn @ volume.geometry.affine))
+
+
+def load_fold(source: Path, fold: int = 0) -> Model:
+    """Loads a model that was trained on a cohort."""
+    model = load_model(source, fold)
+    assert isinstance(model, Model)
+    return model
+
+
+def save_untrained(folder: Path) -> None:
+    """Saves the run of a network, untrained, that reads T1 and T2 in the brain."""
+    config = NetworkConfig(layers=2, filters=4)
+    network = build(2, layers=2, filters=4)
+    stats = Stats((1.0, 1.0), (0.4, 0.5)), Stats((1.0,), (0.5,))
+    places = ((0.0, 1.0),) * 3
+    model = Model(
+        ("T1", "T2"),
+        FittedNetwork(config, network, draw_params(network)),
+        Normalization(*stats, "brain", places, (0.0, 1.2)),
+        region="brain",
+        voxel_size=(1.8, 1.8, 3.0),
+    )
+    save_model(folder / "fold-0", model)
+
+
+def ball(edges: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Subject:
+    """Returns T1, T2 and FLAIR of a ball of 72 mm: fluid, white matter, grey matter, and air."""
+    x, y, z = (int(80 / edge) for edge in edges)
+    at = [(np.arange(n) - (n - 1) / 2) * edge for n, edge in zip((x, y, z), edges, strict=True)]
+    radius = np.sqrt(sum(axis**2 for axis in np.meshgrid(*at, indexing="ij")))
+    labels = np.select([radius < 12, radius < 26, radius < 36], [0, 2, 1], 3)
+    noise = np.random.default_rng(0).normal(1, 0.02, (x, y, z, 3))
+
+    def scan(name: str, channel: int) -> Array:
+        levels = STANDARD[name]
+        values = np.array([levels.fluid, levels.grey, levels.white, 0.3])
+        return (350 * values[labels] * noise[..., channel]).astype(np.float32)
+
+    images = np.stack([scan("T1", 0), scan("T2", 1)], axis=-1)
+    right = np.indices((x, y, z))[0] > x // 2
+    lesion = (radius > 14) & (radius < 20) & right
+    geometry = Geometry((x, y, z), np.diag([*edges, 1.0]))
+    masks = Masks(labels < 3, lesion)
+    return Subject("sub-01", None, "", ("T1", "T2"), images, scan("FLAIR", 2), masks, geometry)

@@ -70,7 +70,7 @@ def test_cross_validation_compares_bfloat16_with_float32(monkeypatch: pytest.Mon
         return {"methods": {"fcn": {"mse": {"mean": mse, "sd": 1.0}}}, "folds": [0, 1, 2, 3, 4]}
 
     monkeypatch.setattr(bench_gpu, "open_phantom", lambda config: Path("phantom"))
-    monkeypatch.setattr(bench_gpu.crossval, "run", run)
+    monkeypatch.setattr(bench_gpu.cross_validation, "run", run)
     setting = bench_gpu.Setting((8, 8, 8), 4, ["bfloat16"], 1, 1, 8, [])
     *rows, away = bench_gpu.measure_crossval(setting, epochs=1, subjects=6)
     assert [row.dtype for row in rows] == ["bfloat16", "float32"]

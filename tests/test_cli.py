@@ -13,7 +13,7 @@ import pytest
 
 import flaxflair
 from flaxflair.cli import main
-from flaxflair.sequences import SEQUENCES
+from flaxflair.core.sequences import SEQUENCES
 
 COMMANDS = (
     "phantom",
@@ -57,8 +57,10 @@ def test_prepared_files_are_predicted_on_their_grid(
         for argument in (f"--{SEQUENCES[name].flag}", str(phantom / source))
     ]
     out = tmp_path / "flair.nii.gz"
+    brain = phantom / "sub-01/anat/sub-01_space-FLAIR_desc-brain_mask.nii.gz"
     command = ["predict", "--prepared", "--model", str(finished), *files, "--out", str(out)]
-    assert main(command) == 0
+    assert main([*command, "--brain", str(brain)]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"flair.nii.gz", "flair.json", "flair.html"}
     assert subject.native is not None
     assert flaxflair.read_volume(out).geometry.matches(subject.native)
 
@@ -127,6 +129,12 @@ def test_a_level_that_is_not_participant_is_refused(capsys: pytest.CaptureFixtur
         (["montage", "/none", "out.png"], "/none: no such folder"),
         (["predict", "--model", "/none", "--out", "out.nii.gz"], "/none/fold-0/model.json"),
         (["phantom", "."], "is not empty"),
+        (["phantom", f"{__file__}/x"], f"{__file__}: File exists; check the name"),
+        (["saliency", "--out", "out"], "of a network that was trained on one data set; name"),
+        (["predict", "--out", "a.nii.gz", "--voxels", "-1"], "--voxels is -1; it must be at"),
+        (["report", ".", "--out", "/none/x.html"], "/none: no such folder; make it"),
+        (["montage", ".", "/none/x.png"], "/none: no such folder; make it"),
+        (["evaluate", "a.nii", "b.nii", "--json", "/none/x"], "/none: no such folder; make it"),
     ],
 )
 def test_what_cannot_be_used_ends_with_one_sentence(
@@ -215,12 +223,16 @@ def test_a_flair_is_scored_against_the_true_one(phantom: Path, tmp_path: Path) -
 def test_another_grid_is_not_scored(
     phantom: Path, raw_phantom: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    anat = phantom / "sub-01/anat"
     files = [
-        str(phantom / "sub-01/anat/sub-01_desc-preproc_FLAIR.nii.gz"),
         str(raw_phantom / "sub-01/anat/sub-01_FLAIR.nii.gz"),
+        str(anat / "sub-01_desc-preproc_FLAIR.nii.gz"),
+        *("--brain", str(anat / "sub-01_space-FLAIR_desc-brain_mask.nii.gz")),
     ]
     assert main(["evaluate", *files]) == 1
-    assert "its grid differs from that of" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "sub-01_FLAIR.nii.gz: its grid differs from the true FLAIR's" in error
+    assert "--reference FLAIR" in error
 
 
 def test_saliency_of_files_is_written_a_map_a_sequence(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from flaxflair.config import Config, differences, from_json, to_json, validate
-from flaxflair.sequences import INPUTS, SEQUENCES, TARGET, identify, parse_inputs
-from flaxflair.volume import InputError
+from flaxflair.core.records import InputError
+from flaxflair.core.sequences import INPUTS, SEQUENCES, TARGET, identify, parse_inputs
 
 REFUSED = [
     ("data.region", "head"),
@@ -144,7 +144,40 @@ def test_inputs_that_cannot_be_are_refused(names: str, found: str):
 
 def test_every_sequence_is_identified_by_its_own_spelling_and_by_no_other():
     for sequence in SEQUENCES.values():
-        assert identify(sequence.suffix, sequence.acquisition) == sequence.name
-    assert identify("T2w", "highres") == "T2"
-    assert identify("FLAIR", "3D") == "FLAIR"
-    assert identify("mask", None) is None
+        entities = {"acq": sequence.acquisition} if sequence.acquisition else {}
+        assert identify(sequence.suffix, entities) == sequence.name
+    assert identify("mask", {}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence"),
+    [
+        ("acq-highres_T2w", "T2"),
+        ("acq-3D_FLAIR", "FLAIR"),
+        ("acq-dir_T2w", "DIR"),
+        ("acq-Dir_T2w", "DIR"),
+        ("acq-3DDIR_T2w", "DIR"),
+        ("acq-DIR_FLAIR", "DIR"),
+        ("acq-direct_T2w", "T2"),
+        ("acq-FLAIR_T2w", "FLAIR"),
+        ("acq-3dflair_T2w", "FLAIR"),
+        ("acq-FLAIR_T1w", "T1"),
+        ("acq-PD_T2w", "PD"),
+        ("acq-se_T1w", "T1SE"),
+        ("acq-sense_T1w", "T1"),
+        ("ce-gadolinium_T1w", None),
+        ("ce-gadolinium_FLAIR", None),
+        ("acq-postgd_T1w", None),
+        ("acq-T1ce_T1w", None),
+        ("acq-Gd_T1w", None),
+        ("part-mag_T1w", "T1"),
+        ("part-phase_T1w", None),
+        ("part-real_T2w", None),
+        ("part-imag_FLAIR", None),
+        ("acq-SE_ce-gd_T1w", None),
+        ("run-1_rec-norm_T1w", "T1"),
+    ],
+)
+def test_what_a_name_says_is_what_one_table_says(name: str, sequence: str | None):
+    *parts, suffix = name.split("_")
+    assert identify(suffix, dict(part.split("-") for part in parts)) == sequence

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 import flaxflair
-from flaxflair.crossval import run
-from flaxflair.evaluate import METRICS
-from flaxflair.files import WriteError
-from flaxflair.methods import FittedNetwork
-from flaxflair.orientation import to_ras
-from flaxflair.volume import InputError
-from tests.samples import tiny_config
+from flaxflair.core.atomic_files import WriteError
+from flaxflair.core.records import InputError
+from flaxflair.evaluation.scoring import METRICS
+from flaxflair.imaging.orientation import to_native, to_ras
+from flaxflair.models.estimators import FittedNetwork
+from flaxflair.pipelines.cross_validation import run
+from tests.samples import load_fold, tiny_config
 
 ROOT = Path(__file__).parent.parent
 FLAGS = [
@@ -80,7 +80,7 @@ def _wait_for_saves(workdir: Path, process: subprocess.Popen[str], count: int) -
 def _parameters(workdir: Path) -> Iterator[np.ndarray]:
     import jax
 
-    fitted = flaxflair.load_model(workdir, 1).fitted
+    fitted = load_fold(workdir, 1).fitted
     assert isinstance(fitted, FittedNetwork)
     yield from map(np.asarray, jax.tree.leaves(fitted.params))
 
@@ -180,7 +180,7 @@ def test_synthetic_flairs_lie_on_the_subjects_own_grid_with_a_sidecar(
 
 def test_a_finished_run_is_loaded_and_predicts_what_it_wrote(finished: Path, phantom: Path) -> None:
     folds = json.loads((finished / "folds.json").read_text())["heldout"]
-    model = flaxflair.load_model(finished, fold=2)
+    model = load_fold(finished, fold=2)
     subject = next(
         s for s in flaxflair.load_cohort(phantom, model.sequences) if s.participant in folds[2]
     )
@@ -196,21 +196,33 @@ def test_a_finished_run_is_loaded_and_predicts_what_it_wrote(finished: Path, pha
 def test_files_are_predicted_on_their_own_grid(
     finished: Path, phantom: Path, tmp_path: Path
 ) -> None:
-    model = flaxflair.load_model(finished, fold=0)
+    model = load_fold(finished, fold=0)
     subject = flaxflair.load_cohort(phantom, model.sequences)[0]
     files = {
         name: phantom / source
         for name, source in zip(model.sequences, subject.sources, strict=False)
     }
     out = tmp_path / "flair.nii.gz"
-    volume = flaxflair.predict_files(model, files, out)
+    brain = phantom / "sub-01/anat/sub-01_space-FLAIR_desc-brain_mask.nii.gz"
+
+    def predict(files: dict[str, Path], out: Path, brain: Path | None) -> flaxflair.Volume:
+        return flaxflair.predict_session(model, files, out, None, brain=brain)[0]
+
+    volume = predict(files, out, brain)
     assert subject.native is not None
     assert volume.geometry.matches(subject.native)
     np.testing.assert_array_equal(flaxflair.read_volume(out).array, volume.array)
+    expected = to_native(flaxflair.predict(model, subject).array, subject)
+    np.testing.assert_array_equal(volume.array, expected.array)
+    sidecar = json.loads((tmp_path / "flair.json").read_text())
+    assert sidecar["Sources"] == [str(files[name]) for name in model.sequences]
     with pytest.raises(WriteError, match="is one of the inputs"):
-        flaxflair.predict_files(model, files, files["T1"])
+        predict(files, files["T1"], brain)
     with pytest.raises(InputError, match="no file for DIR"):
-        flaxflair.predict_files(model, {k: v for k, v in files.items() if k != "DIR"}, out)
+        predict({k: v for k, v in files.items() if k != "DIR"}, out, brain)
+    with pytest.raises(InputError, match="has no brain mask and its images are not brain-extr"):
+        predict(files, tmp_path / "none.nii.gz", None)
+    assert not (tmp_path / "none.nii.gz").exists()
 
 
 def test_a_second_run_does_nothing_anew(finished: Path, phantom: Path) -> None:

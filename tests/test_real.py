@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flaxflair import evaluate, lesions, metrics, normalize
 from flaxflair.baselines import least_squares
-from flaxflair.cohort import extract_brain, load_cohort
-from flaxflair.examples import make_example
-from flaxflair.nifti import read_volume
-from flaxflair.volume import GeometryError, Subject
+from flaxflair.core.records import GeometryError, InputError, Subject
+from flaxflair.evaluation import lesion_segmentation, metrics, scoring
+from flaxflair.imaging import normalization
+from flaxflair.io.datasets import extract_brain, load_cohort, load_session
+from flaxflair.io.nifti import read_volume
+from flaxflair.io.session_files import find_sessions
+from flaxflair.training.batches import make_example
 
 DATA = Path(os.environ.get("FLAXFLAIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -42,19 +44,21 @@ def test_two_patients_load_with_brain_white_matter_and_lesions(patients: list[Su
 
 def test_lesions_are_brighter_than_white_matter_on_a_true_flair(patients: list[Subject]) -> None:
     for subject in patients:
-        assert 1.2 < evaluate.score_truth(subject)["ratio1"] < 1.6
+        assert 1.2 < scoring.score_truth(subject)["ratio1"] < 1.6
 
 
 def test_least_squares_learnt_from_one_patient_explains_something_of_the_other(
     patients: list[Subject],
 ) -> None:
     for known, other in (patients, patients[::-1]):
-        learnt = normalize.fit([known], "brain")
+        learnt = normalization.fit([known], "brain")
         rival = least_squares.fit([make_example(known, learnt, "brain")])
         brain = other.masks.brain
-        code = least_squares.predict(rival, normalize.encode_images(learnt, other.images, brain))
-        flair = normalize.decode_flair(learnt, code, other.images, brain)
-        assert evaluate.score(other, np.where(brain, flair, 0))["nmse_brain"] < 1
+        code = least_squares.predict(
+            rival, normalization.encode_images(learnt, other.images, brain)
+        )
+        flair = normalization.decode_flair(learnt, code, other.images, brain)
+        assert scoring.score(other, np.where(brain, flair, 0))["nmse_brain"] < 1
 
 
 def test_the_lesions_of_a_patient_who_was_not_tuned_on_are_found(
@@ -64,7 +68,9 @@ def test_the_lesions_of_a_patient_who_was_not_tuned_on_are_found(
     assert subject.flair is not None
     assert subject.masks.lesion is not None
     t1 = subject.images[..., subject.sequences.index("T1")]
-    found = lesions.segment(subject.flair, t1, subject.masks.brain, subject.geometry.voxel_size)
+    found = lesion_segmentation.segment(
+        subject.flair, t1, subject.masks.brain, subject.geometry.voxel_size
+    )
     scores = metrics.lesion_scores(found, subject.masks.lesion)
     assert scores.dice >= 0.55
     assert abs(scores.volume_bias) < 0.6
@@ -72,7 +78,13 @@ def test_the_lesions_of_a_patient_who_was_not_tuned_on_are_found(
 
 
 def test_raw_sessions_are_refused_because_their_grids_differ() -> None:
+    sessions = find_sessions(folder("open-ms-raw"), ("T1", "T2"), participants=("01",))
     with pytest.raises(GeometryError, match=r"sub-01_ses-1_T\dw.nii.gz: its .* differs .* grid"):
+        load_session(sessions[0])
+
+
+def test_a_session_without_one_of_the_sequences_is_named() -> None:
+    with pytest.raises(InputError, match="sub-03_ses-1 has no T1"):
         load_cohort(folder("open-ms-raw"), ("T1", "T2"))
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import flaxflair
-from flaxflair.phantom import write_phantom
+from flaxflair.simulation.phantom import write_phantom
 from tests.validator import errors_of
 
 

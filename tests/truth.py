@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxflair.resample import resample
-from flaxflair.volume import Array, Geometry, Volume
+from flaxflair.core.records import Array, Geometry, Volume
+from flaxflair.imaging.resampling import resample
 
 
 class Correction(NamedTuple):

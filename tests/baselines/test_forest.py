@@ -1,17 +1,17 @@
-"""The random forest: it reads neighbours, repeats itself, and says what is wrong with its file."""
+"""The random forest: it reads neighbours, and it repeats itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.ensemble import RandomForestRegressor
 
 from flaxflair.baselines import forest, least_squares
-from flaxflair.baselines.forest import FILE, Forest
-from flaxflair.volume import Array, InputError
+from flaxflair.baselines.forest import Forest
+from flaxflair.baselines.trees import from_sklearn, pack, unpack, walk
+from flaxflair.core.records import Array, InputError
 
 SHAPE = (9, 8, 7)
 
@@ -46,10 +46,10 @@ def test_a_forest_learns_what_a_neighbour_tells_and_least_squares_cannot(model: 
     world = [shifted_world(seed) for seed in range(3)]
     images, flair, region = shifted_world(7)
     prediction = forest.predict(model, images)
-    rival = least_squares.predict(least_squares.fit(world), images)
+    baseline = least_squares.predict(least_squares.fit(world), images)
     assert prediction.dtype == np.float32
     assert error(prediction, flair, region) < 0.4
-    assert error(rival, flair, region) > 0.9
+    assert error(baseline, flair, region) > 0.9
 
 
 def test_a_patch_holds_the_neighbours_of_its_voxel_and_zeros_beyond_the_grid():
@@ -75,14 +75,26 @@ def test_one_seed_gives_one_forest_and_another_seed_another():
     assert not np.array_equal(first, other)
 
 
-def test_a_prediction_in_chunks_equals_the_forests_own(
+def test_a_prediction_in_chunks_equals_one_of_the_whole(
     model: Forest, monkeypatch: pytest.MonkeyPatch
 ):
     images = shifted_world(7)[0]
+    whole = forest.predict(model, images)
     monkeypatch.setattr(forest, "_CHUNK", 50)
-    patches = forest._read_patches(forest._pad(images), np.arange(np.prod(SHAPE)))
-    expected = model.trees.predict(patches).reshape(SHAPE)
-    np.testing.assert_allclose(forest.predict(model, images), expected, rtol=1e-6)
+    np.testing.assert_array_equal(forest.predict(model, images), whole)
+
+
+@pytest.mark.parametrize("leaf", [1, 3, 400])
+def test_stored_trees_decide_as_those_of_scikit_learn(leaf: int):
+    rng = np.random.default_rng(0)
+    # Neighbouring float32, between which a threshold has to fall where it did.
+    table = (1 + rng.integers(0, 6, (600, 5)) * np.spacing(np.float32(1))).astype(np.float32)
+    table[:, 3:] = rng.normal(size=(600, 2))
+    grown = RandomForestRegressor(5, min_samples_leaf=leaf, random_state=0)
+    grown.fit(table, table @ rng.normal(size=5) * 1e5 + rng.normal(size=600))
+    trees = from_sklearn(grown)
+    np.testing.assert_allclose(walk(trees, table), grown.predict(table), rtol=1e-6)
+    assert unpack(pack(trees), 5) == trees
 
 
 def test_voxels_that_are_not_asked_for_are_zero_and_change_no_other(model: Forest):
@@ -111,55 +123,14 @@ def test_a_tree_draws_its_share_of_the_patches():
     world = [shifted_world(0)]
     for share in (1.0, 0.25):
         grown = forest.fit(world, trees=2, leaf=2, features=1 / 3, patches=100, share=share, seed=0)
-        for tree in grown.trees.estimators_:
-            assert tree.tree_.weighted_n_node_samples[0] == 100 * share
+        # A leaf holds at least two of the patches drawn.
+        assert (np.diff(grown.trees.starts) < 100 * share).all()
 
 
 def test_subjects_may_differ_in_grid():
     world = [shifted_world(0), shifted_world(1, (5, 12, 6))]
     model = grow(world)
     assert forest.predict(model, shifted_world(2, (4, 4, 4))[0]).shape == (4, 4, 4)
-
-
-def test_a_loaded_forest_predicts_what_the_saved_one_does(model: Forest, tmp_path: Path):
-    forest.save(model, tmp_path)
-    images = shifted_world(7)[0]
-    loaded = forest.load(tmp_path)
-    np.testing.assert_array_equal(forest.predict(loaded, images), forest.predict(model, images))
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
-
-
-def test_a_damaged_file_is_refused_by_name_wherever_the_damage_is(model: Forest, tmp_path: Path):
-    forest.save(model, tmp_path)
-    path = tmp_path / FILE
-    whole = path.read_bytes()
-    flipped = [bytearray(whole) for _ in range(8)]
-    for part, content in enumerate(flipped):
-        content[len(whole) * part // 8 + 12] ^= 16
-    for content in (b"", b"no forest", whole[:-9], whole[: len(whole) // 2], *flipped):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=f"{FILE}: is damaged.* fit the forest anew"):
-            forest.load(tmp_path)
-
-
-def test_a_forest_that_was_never_saved_is_refused_by_name(tmp_path: Path):
-    with pytest.raises(InputError, match=f"{FILE}: no such file"):
-        forest.load(tmp_path)
-
-
-def test_a_forest_of_another_scikit_learn_is_refused(
-    model: Forest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    forest.save(model, tmp_path)
-
-    def load(stream: object) -> None:
-        raise InconsistentVersionWarning(
-            estimator_name="tree", current_sklearn_version="1.9", original_sklearn_version="1.5"
-        )
-
-    monkeypatch.setattr(forest.joblib, "load", load)
-    with pytest.raises(InputError, match=r"saved by scikit-learn 1\.5 and this is 1\.9"):
-        forest.load(tmp_path)
 
 
 def test_other_numbers_of_sequences_are_refused(model: Forest):

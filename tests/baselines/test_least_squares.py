@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flaxflair.baselines import least_squares
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
 
 COEFFICIENTS = np.array([2.0, -0.5, 0.25, 3.0])
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flaxflair.baselines import propagation
-from flaxflair.baselines.propagation import FILE, Atlas
-from flaxflair.volume import Array, InputError
+from flaxflair.baselines.propagation import Atlas
+from flaxflair.core.records import Array, InputError
 
 SHAPE = (6, 5, 4)
 SEARCH = (2, 1, 1)
@@ -108,43 +107,6 @@ def test_voxels_that_are_not_asked_for_are_zero_and_change_no_other(model: Atlas
     expected = np.where(inside, propagation.predict(model, images), 0)
     np.testing.assert_array_equal(propagation.predict(model, images, inside), expected)
     assert not propagation.predict(model, images, np.zeros(SHAPE, bool)).any()
-
-
-def test_a_loaded_atlas_predicts_what_the_saved_one_does(model: Atlas, tmp_path: Path):
-    propagation.save(model, tmp_path)
-    loaded = propagation.load(tmp_path)
-    images = draw_subject(7)[0]
-    assert loaded.search == model.search
-    np.testing.assert_array_equal(
-        propagation.predict(loaded, images), propagation.predict(model, images)
-    )
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
-
-
-def test_a_damaged_file_is_refused_by_name_wherever_the_damage_is(model: Atlas, tmp_path: Path):
-    propagation.save(model, tmp_path)
-    path = tmp_path / FILE
-    whole = path.read_bytes()
-    middle = whole.index(b"flair.npy") + 200
-    for content in (
-        b"",
-        b"no atlas",
-        whole[:-9],
-        whole[: len(whole) // 2],
-        whole[:middle] + bytes([whole[middle] ^ 16]) + whole[middle + 1 :],
-    ):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=f"{FILE}: is damaged.* fit the method anew"):
-            propagation.load(tmp_path)
-    with open(path, "wb") as stream:
-        np.save(stream, np.zeros(3))
-    with pytest.raises(InputError, match=f"{FILE}: is damaged or holds no atlas"):
-        propagation.load(tmp_path)
-
-
-def test_an_atlas_that_was_never_saved_is_refused_by_name(tmp_path: Path):
-    with pytest.raises(InputError, match=f"{FILE}: no such file"):
-        propagation.load(tmp_path)
 
 
 def test_subjects_on_different_grids_are_refused(model: Atlas):

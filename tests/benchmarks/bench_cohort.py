@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,25 @@ import jax
 import numpy as np
 from scipy import ndimage
 
-from flaxflair import load_model, predict_array, predict_cohort
-from flaxflair.bids import name_file, name_sequence, subject_folder
-from flaxflair.cohort import find_sessions, load_session
+from flaxflair import load_model, predict, predict_cohort
 from flaxflair.config import NetworkConfig
-from flaxflair.files import write_json
-from flaxflair.machine import peak_memory_gib
-from flaxflair.memory import start_with_huge_pages
-from flaxflair.methods import FittedNetwork
-from flaxflair.model import Model, save_model
+from flaxflair.core.atomic_files import write_json
+from flaxflair.core.records import Array
+from flaxflair.core.sequences import INPUTS
+from flaxflair.imaging.normalization import Normalization, Stats
+from flaxflair.io import derivatives
+from flaxflair.io.bids import name_file, name_sequence, subject_folder
+from flaxflair.io.datasets import load_session
+from flaxflair.io.nifti import write_volume
+from flaxflair.io.session_files import find_sessions
+from flaxflair.models.estimators import FittedNetwork
+from flaxflair.models.model import Model
+from flaxflair.models.saving import save_model
 from flaxflair.networks import NETWORKS
-from flaxflair.nifti import write_volume
-from flaxflair.normalize import Normalization, Stats
-from flaxflair.pipeline import make_stages
-from flaxflair.sequences import INPUTS
-from flaxflair.stages import Stage, run_stages
-from flaxflair.volume import Array
+from flaxflair.pipelines.predict import make_stages, make_steps
+from flaxflair.runtime.environment import peak_memory_gib
+from flaxflair.runtime.huge_pages import start_with_huge_pages
+from flaxflair.runtime.stages import Stage, run_stages
 from tests.benchmarks.record import describe_run
 
 DISTINCT = 3
@@ -130,8 +134,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     make_run(folder / "run", options.filters)
     model = load_model(folder / "run")
     sessions = find_sessions(root, model.sequences, flair="ignored")[: options.alone]
-    first = load_session(sessions[0])
-    predict_array(model, first.images, voxels=options.voxels)  # compiles
+    predict(model, load_session(sessions[0]), voxels=options.voxels)  # compiles
 
     report = predict_cohort(model, root, out, voxels=options.voxels, workers=options.workers)
     if report.failures:
@@ -140,7 +143,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     alone: dict[str, float] = {}
     items: Sequence[Any] = sessions
-    for stage in make_stages(model, out, voxels=options.voxels, workers=options.workers):
+    place = partial(derivatives.in_derivative, out)
+    steps = make_steps(model, None, place, voxels=options.voxels)
+    for stage in make_stages(steps, options.workers):
         items, alone[stage.name] = run_alone(stage, items)
     slowest = max(alone, key=lambda name: alone[name])
     return {

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from flaxflair.memory import start_with_huge_pages
 from flaxflair.networks.conv import conv3d
+from flaxflair.runtime.huge_pages import start_with_huge_pages
 from tests.benchmarks.record import count_stolen, describe_run
 
 INPUTS, HIDDEN, RATE = 5, 3, 5e-4

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from flaxflair import load_model, predict_cohort, predict_files
-from flaxflair.files import write_json
-from flaxflair.machine import peak_memory_gib
-from flaxflair.memory import start_with_huge_pages
-from flaxflair.nifti import write_volume
-from flaxflair.sequences import INPUTS
+from flaxflair import load_model, predict_cohort, predict_session
+from flaxflair.core.atomic_files import write_json
+from flaxflair.core.sequences import INPUTS
+from flaxflair.io.nifti import write_volume
+from flaxflair.runtime.environment import peak_memory_gib
+from flaxflair.runtime.huge_pages import start_with_huge_pages
 from tests.benchmarks.bench_cohort import make_dataset, make_run
 from tests.benchmarks.record import describe_run
 
@@ -37,7 +37,8 @@ def work(folder: Path, voxels: int) -> dict[str, float]:
     model = load_model(folder / "run")
     inputs = {name: folder / f"{name}.nii" for name in INPUTS}
     started = time.perf_counter()
-    predict_files(model, inputs, folder / "FLAIR.nii", voxels=voxels)
+    brain = folder / "brain.nii"
+    predict_session(model, inputs, folder / "FLAIR.nii", None, brain=brain, voxels=voxels)
     return {"seconds": time.perf_counter() - started, "peak GiB": peak_memory_gib()}
 
 
@@ -51,6 +52,7 @@ def measure_volume(edge: int, filters: int, voxels: int) -> dict[str, float]:
             noise = 300 + 60 * rng.standard_normal((edge, edge, edge), np.float32)
             write_volume(folder / f"{sequence}.nii", noise, np.eye(4))
             del noise
+        write_volume(folder / "brain.nii", np.ones((edge, edge, edge), np.float32), np.eye(4))
         command = [sys.executable, "-m", MODULE, "--voxels", str(voxels), "--work", str(folder)]
         said = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
         own = json.loads(said.stdout.splitlines()[-1])

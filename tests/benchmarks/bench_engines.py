@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxflair.config import NetworkConfig
-from flaxflair.files import write_json
-from flaxflair.memory import start_with_huge_pages
+from flaxflair.core.atomic_files import write_json
+from flaxflair.core.sequences import INPUTS
+from flaxflair.models.inference import predict_volumes
 from flaxflair.networks import NETWORKS
-from flaxflair.predict import predict_volumes
-from flaxflair.sequences import INPUTS
+from flaxflair.runtime.huge_pages import start_with_huge_pages
 from tests.benchmarks.record import describe_run
 
 # Answers each line, the name of an engine, with the seconds of one prediction.

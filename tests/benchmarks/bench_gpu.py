@@ -34,19 +34,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from configs import fcn64
-from flaxflair import crossval
 from flaxflair.config import NetworkConfig
-from flaxflair.embedded import open_phantom
-from flaxflair.examples import Example, cut_batch, edges_of, make_draws, stack_examples
+from flaxflair.configs import fcn64
+from flaxflair.core.sequences import INPUTS
+from flaxflair.models.inference import predict_volumes
+from flaxflair.models.saliency import p3s
 from flaxflair.networks import NETWORKS, Network
 from flaxflair.networks.conv import conv3d
 from flaxflair.networks.network import ARITHMETIC
-from flaxflair.phantom.dataset import SMALLEST_SCALE
-from flaxflair.predict import predict_volumes
-from flaxflair.saliency import p3s
-from flaxflair.sequences import INPUTS
-from flaxflair.train import (
+from flaxflair.pipelines import cross_validation
+from flaxflair.simulation.cache import open_phantom
+from flaxflair.simulation.dataset import SMALLEST_SCALE
+from flaxflair.training.batches import Example, cut_batch, edges_of, make_draws, stack_examples
+from flaxflair.training.step import (
     Plan,
     by_epoch,
     by_step,
@@ -546,7 +546,7 @@ def measure_crossval(setting: Setting, epochs: int, subjects: int) -> list[Row]:
             source = open_phantom(config.data.phantom)
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
-                summary = crossval.run(config, Path(folder) / "run", source)
+                summary = cross_validation.run(config, Path(folder) / "run", source)
                 row.figure = time.perf_counter() - start
             row.seconds = [row.figure]
             row.more = {

@@ -21,12 +21,12 @@ from typing import Any
 import jax
 from jax import lax
 
-from configs.fcn64 import get_config
-from flaxflair.compilation import keep_compilations
-from flaxflair.crossval import run
-from flaxflair.embedded import open_phantom
-from flaxflair.files import write_json
+from flaxflair.configs.fcn64 import get_config
+from flaxflair.core.atomic_files import write_json
 from flaxflair.networks import NETWORKS
+from flaxflair.pipelines.cross_validation import run
+from flaxflair.runtime.compilation_cache import enable_compilation_cache
+from flaxflair.simulation.cache import open_phantom
 from tests.benchmarks.record import describe_run
 
 MODULE = "tests.benchmarks.bench_job"
@@ -38,7 +38,7 @@ def work(contestant: str, folds: list[int], workdir: Path) -> dict[str, Any]:
     """Runs the job in this process; returns seconds, programs compiled and found, and the MSE."""
     events: Counter[str] = Counter()
     jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
-    keep_compilations()
+    enable_compilation_cache()
     if contestant == "XLA":
         fcn = NETWORKS["fcn"]
         NETWORKS["fcn"] = lambda m, config, _=None: fcn(m, config, lax.conv_general_dilated)

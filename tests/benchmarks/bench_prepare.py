@@ -25,19 +25,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from configs import fcn64
-from flaxflair import bids, crossval, metrics
-from flaxflair.compilation import keep_compilations
-from flaxflair.files import write_json
-from flaxflair.intake import prepare_dataset
-from flaxflair.memory import start_with_huge_pages
-from flaxflair.nifti import read_volume, write_volume
-from flaxflair.orientation import to_ras
-from flaxflair.phantom import write_phantom
-from flaxflair.phantom.scanner import bias_field
-from flaxflair.prepare import Preparation
-from flaxflair.sequences import SEQUENCES, TARGET
-from flaxflair.volume import Array, Geometry
+from flaxflair.configs import fcn64
+from flaxflair.core.atomic_files import write_json
+from flaxflair.core.records import Array, Geometry
+from flaxflair.core.sequences import SEQUENCES, TARGET
+from flaxflair.evaluation import metrics
+from flaxflair.imaging.orientation import to_ras
+from flaxflair.io import bids
+from flaxflair.io.nifti import read_volume, write_volume
+from flaxflair.pipelines import cross_validation
+from flaxflair.preprocessing.dataset import prepare_dataset
+from flaxflair.preprocessing.options import Preparation
+from flaxflair.runtime.compilation_cache import enable_compilation_cache
+from flaxflair.runtime.huge_pages import start_with_huge_pages
+from flaxflair.simulation.phantom import write_phantom
+from flaxflair.simulation.scanner import bias_field
 from tests.benchmarks.record import describe_run
 from tests.truth import compare_bias, misplaced, variation
 
@@ -152,7 +154,7 @@ def train(root: Path, workdir: Path) -> list[float]:
     config = fcn64.get_config("quick")
     config.data.root = str(root)
     config.predict.saliency = False
-    summary = crossval.run(config, workdir, root, console=Console(quiet=True))
+    summary = cross_validation.run(config, workdir, root, console=Console(quiet=True))
     return summary["methods"]["fcn"]["mse"]["folds"]
 
 
@@ -254,5 +256,5 @@ def rms(values: list[float]) -> float:
 
 if __name__ == "__main__":
     start_with_huge_pages()
-    keep_compilations()
+    enable_compilation_cache()
     main()

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flaxflair.machine import describe_machine
+from flaxflair.runtime.environment import describe_machine
 
 
 def describe_run(module: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flaxflair.lesions import Case, SegmentationConfig, segment, tune
-from flaxflair.metrics import dice, lesion_scores
-from flaxflair.volume import Array, InputError
+from flaxflair.core.records import Array, InputError
+from flaxflair.evaluation.lesion_segmentation import Case, SegmentationConfig, segment, tune
+from flaxflair.evaluation.metrics import dice, lesion_scores
 
 SHAPE = (48, 48, 48)
 ONE_MM = (1.0, 1.0, 1.0)

@@ -9,8 +9,8 @@ import pytest
 from skimage.measure import label
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from flaxflair import metrics
-from flaxflair.tissue import white_matter
+from flaxflair.evaluation import metrics
+from flaxflair.imaging.tissue import white_matter
 from tests.samples import brain_of, image_of
 
 TRUTH = image_of("truth", (11, 9, 8))
@@ -33,6 +33,40 @@ def test_the_normalised_error_is_one_for_the_mean_and_zero_for_the_truth():
     assert metrics.nmse(PREDICTION * 9, TRUTH * 9, BRAIN) == pytest.approx(
         metrics.nmse(PREDICTION, TRUTH, BRAIN)
     )
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1, 0), (3.7, -200), (0.01, 5), (-2, 40)])
+def test_after_the_fit_a_gain_and_an_offset_make_no_difference(gain: float, offset: float):
+    scaled = gain * PREDICTION + offset
+    expected = 1 - np.corrcoef(PREDICTION[BRAIN], TRUTH[BRAIN])[0, 1] ** 2
+    assert metrics.nmse_fit(scaled, TRUTH, BRAIN) == pytest.approx(expected, rel=1e-4)
+    assert metrics.nmse_fit(gain * TRUTH + offset, TRUTH, BRAIN) == pytest.approx(0, abs=1e-6)
+    assert metrics.ssim_fit(gain * TRUTH + offset, TRUTH, BRAIN) == pytest.approx(1, abs=1e-5)
+    assert metrics.ssim_fit(scaled, TRUTH, BRAIN) == pytest.approx(
+        metrics.ssim_fit(PREDICTION, TRUTH, BRAIN), rel=1e-4
+    )
+
+
+def test_a_constant_prediction_is_fitted_by_the_mean_and_nothing_in_no_region():
+    flat = np.full_like(TRUTH, 7)
+    assert metrics.nmse_fit(flat, TRUTH, BRAIN) == pytest.approx(1)
+    assert math.isnan(metrics.nmse_fit(PREDICTION, TRUTH, NOWHERE))
+    assert math.isnan(metrics.ssim_fit(PREDICTION, TRUTH, NOWHERE))
+    assert math.isnan(metrics.ssim_fit(PREDICTION, flat, BRAIN))
+
+
+def test_what_lies_outside_the_brain_does_not_count_after_the_fit():
+    outside = np.where(BRAIN, PREDICTION, 1e6).astype(np.float32)
+    for metric in (metrics.nmse_fit, metrics.ssim_fit):
+        assert metric(outside, TRUTH, BRAIN) == pytest.approx(metric(PREDICTION, TRUTH, BRAIN))
+
+
+def test_lesions_are_compared_with_the_rest_of_the_brain():
+    lesion = NOWHERE.copy()
+    lesion[2:4, 3, 3] = True
+    flair = np.where(lesion, 3.0, 2.0)
+    assert metrics.lesion_rest(flair, lesion, BRAIN) == pytest.approx(1.5)
+    assert math.isnan(metrics.lesion_rest(flair, NOWHERE, BRAIN))
 
 
 def test_similarity_and_peak_signal_to_noise_are_scikit_images_at_the_truths_range():

@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from flaxflair import metrics
-from flaxflair.evaluate import METRICS, regions, score, score_truth, summarize
-from flaxflair.volume import InputError
+from flaxflair.core.records import InputError
+from flaxflair.evaluation import metrics
+from flaxflair.evaluation.scoring import METRICS, regions, score, score_truth, summarize
 from tests.samples import SHAPE, brain_of, image_of
 
 LESION = np.zeros(SHAPE, bool)
@@ -24,12 +24,16 @@ def test_the_truth_scores_as_perfect_and_keeps_its_own_contrast(make_subject):
     assert tuple(row) == METRICS
     assert (row["mse"], row["nmse_brain"], row["psnr"]) == (0, 0, math.inf)
     assert row["ssim"] == pytest.approx(1)
+    assert row["nmse_fit"] == pytest.approx(0, abs=1e-9)
+    assert row["ssim_fit"] == pytest.approx(1)
+    assert row["lesion_rest"] == metrics.lesion_rest(subject.flair, LESION, subject.masks.brain)
     assert (row["ratio1"], row["ratio2"]) == metrics.lesion_ratios(
         subject.flair, LESION, brain_of(SHAPE) & ~LESION
     )
     assert {**score_truth(subject), "noise_mse": 0} == {
         "ratio1": row["ratio1"],
         "ratio2": row["ratio2"],
+        "lesion_rest": row["lesion_rest"],
         "noise_mse": 0,
     }
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from flaxflair.significance import compare, holm, rank_agreement
+from flaxflair.evaluation.statistics import compare, holm, rank_agreement
 
 
 def test_five_pairs_that_all_agree_have_the_smallest_p_that_five_pairs_can_have():
@@ -27,17 +27,17 @@ def test_the_effect_is_the_share_of_ranks_for_less_that_against():
 
 def test_swapping_the_methods_turns_the_sign_and_keeps_p():
     rng = np.random.default_rng(0)
-    ours, theirs = rng.normal(size=(2, 20))
-    forth, back = compare(ours, theirs), compare(theirs, ours)
+    first, second = rng.normal(size=(2, 20))
+    forth, back = compare(first, second), compare(second, first)
     assert_allclose(back, (20, -forth.median_difference, forth.p, -forth.effect))
-    exact: Any = stats.wilcoxon(ours, theirs, method="exact")
+    exact: Any = stats.wilcoxon(first, second, method="exact")
     assert_allclose(forth.p, exact.pvalue)
 
 
 def test_a_pair_with_an_undefined_score_is_left_out():
-    ours = np.array([1.0, 2, np.nan, 4, 5, np.inf])
-    theirs = np.array([0.0, 0, 0, np.nan, 0, 0])
-    assert compare(ours, theirs) == compare(np.array([1.0, 2, 5]), np.zeros(3))
+    first = np.array([1.0, 2, np.nan, 4, 5, np.inf])
+    second = np.array([0.0, 0, 0, np.nan, 0, 0])
+    assert compare(first, second) == compare(np.array([1.0, 2, 5]), np.zeros(3))
 
 
 def test_differences_of_one_size_are_tested_exactly_by_their_signs():

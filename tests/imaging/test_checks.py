@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from flaxflair.check import check_volumes
-from flaxflair.volume import Array, Geometry, Volume
+from flaxflair.core.records import Array, Geometry, Volume
+from flaxflair.imaging.checks import check_volumes
+from tests.samples import reorder
 
 
 def move(volume: Volume, millimetres: float) -> Volume:
@@ -21,6 +22,11 @@ def move(volume: Volume, millimetres: float) -> Volume:
 def with_array(volume: Volume, array: Array) -> Volume:
     x, y, z = array.shape
     return Volume(array, replace(volume.geometry, shape=(x, y, z)))
+
+
+def resize(volume: Volume, factor: float) -> Volume:
+    affine = np.diag([factor, factor, factor, 1]) @ volume.geometry.affine
+    return Volume(volume.array, Geometry(volume.geometry.shape, affine))
 
 
 def said(volumes: dict[str, Volume], **options) -> list[tuple[str, str]]:
@@ -39,6 +45,13 @@ def test_a_t1_and_a_t2_that_were_exchanged_are_told_apart(raw_scans: dict[str, V
     assert "looks like a T2: fluid is darkest on a T1" in next(
         f.what for f in found if f.sequence == "T1"
     )
+
+
+@pytest.mark.parametrize("other", ["FLAIR", "PD", "DIR", "T1SE"])
+def test_a_scan_that_is_no_t2_is_told_by_what_it_shows(raw_scans: dict[str, Volume], other: str):
+    found = check_volumes({"T1": raw_scans["T1"], "T2": raw_scans[other]})
+    assert ("stop", "T2") in [(f.severity, f.sequence) for f in found]
+    assert any("give the T2" in f.what or "exchange" in f.what for f in found)
 
 
 def test_scans_that_do_not_overlap_are_refused_and_those_that_hardly_do_are_told(
@@ -66,9 +79,18 @@ def test_a_brain_among_heads_is_refused(raw_scans: dict[str, Volume]):
         (lambda v: with_array(v, v.array[:, :, 20:21]), "stop", "no volume; give the whole stack"),
         (lambda v: with_array(v, v.array[:, :, 10:20]), "warn", "less than a brain is high"),
         (lambda v: with_array(v, np.full_like(v.array, 7)), "stop", "every voxel is 7"),
-        (lambda v: with_array(v, v.array - 0.8 * v.array.max()), "warn", "not z-scores"),
+        (lambda v: with_array(v, v.array * np.float32(1e30)), "stop", "which no scanner makes"),
+        (lambda v: resize(v, 0.001), "stop", "which is no head's size"),
+        (lambda v: resize(v, 1000), "stop", "which is no head's size"),
     ],
-    ids=["one slice", "a slab", "flat", "z-scores"],
+    ids=[
+        "one slice",
+        "a slab",
+        "flat",
+        "huge",
+        "metres without a unit",
+        "micrometres without a unit",
+    ],
 )
 def test_one_scan_alone_tells_what_is_wrong_with_it(
     raw_scans: dict[str, Volume], change, severity: str, what: str
@@ -91,3 +113,69 @@ def test_one_scan_that_is_finer_than_the_reference_is_as_it_should_be(
 ):
     both = {name: raw_scans[name] for name in ("T1", "T2")}
     assert said(both, voxel_size=both["T2"].geometry.voxel_size) == []
+
+
+def wrap(array: Array, kind: type, gain: float) -> Array:
+    """Returns an array as integers too narrow for it hold it."""
+    return (gain * array / array.max()).astype(np.int64).astype(kind).astype(np.float32)
+
+
+def in_8_bits(array: Array) -> Array:
+    """Returns an array cut at its 99.5th percentile and stored in 256 levels, a scale beside."""
+    high = np.percentile(array, 99.5)
+    return (np.clip(array / high, 0, 1) * 255).astype(np.uint8) * np.float32(high / 255)
+
+
+@pytest.mark.parametrize(
+    ("change", "severity", "what"),
+    [
+        (lambda a: a - 0.3 * np.percentile(a, 99), "stop", "of its voxels below zero"),
+        (lambda a: (a - a.mean()) / a.std(), "stop", "of its voxels below zero"),
+        (lambda a: wrap(a, np.int16, 60_000), "stop", "of its voxels below zero"),
+        (lambda a: wrap(a - 0.02 * a.max(), np.uint16, 9_000), "stop", "integers wrapped around"),
+        (lambda a: wrap(a, np.uint16, 90_000), "warn", "ends abruptly at"),
+        (lambda a: (a > a.mean()).astype(np.float32), "stop", "only 2 different values"),
+        (lambda a: np.digitize(a, np.percentile(a, (50, 80, 95))), "stop", "only 4 different"),
+        (lambda a: a + 2 * np.percentile(a, 99), "warn", "was an offset added?"),
+        (lambda a: np.minimum(a, np.percentile(a, 90)), "warn", "is clipped"),
+        (in_8_bits, "warn", "has 256 levels"),
+    ],
+    ids=[
+        "an offset below",
+        "z-scores",
+        "wrapped to negative",
+        "wrapped from negative",
+        "wrapped from above",
+        "a mask",
+        "a label map",
+        "an offset above",
+        "clipped",
+        "8 bits",
+    ],
+)
+def test_values_that_no_scanner_made_are_told(
+    raw_scans: dict[str, Volume], change, severity: str, what: str
+):
+    scan = raw_scans["T2"]
+    found = check_volumes({"T2": with_array(scan, change(scan.array).astype(np.float32))})
+    assert any(f.severity == severity and what in f.what for f in found), found
+
+
+@pytest.mark.parametrize("gain", [1e-9, 1e-3, 10, 1e9])
+def test_a_gain_makes_no_difference_to_what_is_found(raw_scans: dict[str, Volume], gain: float):
+    two = {name: raw_scans[name] for name in ("T1", "T2")}
+    scaled = {name: with_array(v, v.array * np.float32(gain)) for name, v in two.items()}
+    assert check_volumes(scaled) == check_volumes(two) == []
+    exchanged = {"T1": scaled["T2"], "T2": scaled["T1"]}
+    assert {("stop", "T1"), ("stop", "T2")} <= set(said(exchanged))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda v: v, lambda v: with_array(v, 3 * v.array), reorder("PSL")],
+    ids=["as it is", "with another gain", "with other axes"],
+)
+def test_one_image_given_for_two_sequences_is_refused(raw_scans: dict[str, Volume], change):
+    found = check_volumes({"T1": raw_scans["T1"], "T2": change(raw_scans["T1"])})
+    assert ("stop", "T2") in [(f.severity, f.sequence) for f in found]
+    assert any("is the image that was given as T1" in f.what for f in found)

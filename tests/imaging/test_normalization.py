@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from flaxflair import normalize as norm
-from flaxflair.anchors import ANCHORS, bend
-from flaxflair.volume import InputError
+from flaxflair.core.records import InputError
+from flaxflair.imaging import normalization as norm
+from flaxflair.imaging.landmarks import ANCHORS, bend
+from flaxflair.imaging.tissue_levels import fit_tissue_levels, to_standard
 
-OF_SESSIONS = tuple(ANCHORS)
+OF_SESSIONS = tuple(method for method in norm.METHODS if method != "dataset")
 
 intensities = hnp.arrays(
     np.float32,
@@ -69,8 +70,8 @@ def test_in_line_a_receivers_gain_changes_no_z_score(make_subject, method: str):
     brain = stranger.masks.brain
     gains = np.array([40, 0.1], np.float32)
     np.testing.assert_allclose(
-        norm.encode_images(learnt, stranger.images * gains, brain),
-        norm.encode_images(learnt, stranger.images, brain),
+        norm.encode_images(learnt, stranger.images * gains, brain, stranger.sequences),
+        norm.encode_images(learnt, stranger.images, brain, stranger.sequences),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -104,6 +105,25 @@ def test_in_line_a_receivers_gain_carries_over_to_the_prediction(make_subject, m
 def test_a_subject_without_a_flair_cannot_be_learnt_from_and_is_named(make_subject, method: str):
     with pytest.raises(InputError, match="sub-07: has no FLAIR to learn from"):
         norm.fit([make_subject(), make_subject("sub-07", flair=False)], method)
+
+
+def test_in_line_by_tissue_every_session_has_the_standard_levels(make_subject):
+    subject = make_subject()
+    learnt = norm.fit([make_subject("sub-02"), make_subject("sub-03")], "tissue")
+    brain = subject.masks.brain
+    codes = norm.encode_images(learnt, subject.images, brain, subject.sequences)
+    in_line = norm.denormalize(codes, learnt.images)
+    found = fit_tissue_levels(subject.images, subject.sequences, brain)
+    for channel, name in enumerate(subject.sequences):
+        expected = to_standard(subject.images[..., channel], found[name], name)
+        np.testing.assert_allclose(in_line[..., channel], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_levels_are_not_looked_for_in_sequences_without_names(make_subject):
+    subject = make_subject()
+    learnt = norm.fit([subject], "tissue")
+    with pytest.raises(ValueError, match="2 channels and 0 names"):
+        norm.encode_images(learnt, subject.images, subject.masks.brain)
 
 
 def test_offsets_that_a_method_can_take_out_change_no_z_score(make_subject):
@@ -143,3 +163,16 @@ def test_images_that_are_no_longer_intensities_have_no_level(make_subject):
     subject = make_subject()
     with pytest.raises(InputError, match="not positive; give intensities as scanned"):
         norm.level(subject.images - 1000, subject.masks.brain)
+
+
+@pytest.mark.parametrize("gain", [0.1, 1.0, 10.0])
+def test_the_level_of_a_session_is_known_where_a_model_does_not_even_it_out(
+    make_subject, gain: float
+):
+    subjects = [make_subject(f"sub-{n}") for n in range(3)]
+    image, brain = gain * subjects[0].images, subjects[0].masks.brain
+    by_set, by_session = (norm.fit(subjects, name) for name in ("dataset", "brain"))
+    levels = norm.relative_levels(by_set, norm.encode_images(by_set, image, brain))
+    np.testing.assert_allclose(levels, gain, rtol=0.1)
+    levels = norm.relative_levels(by_session, norm.encode_images(by_session, image, brain))
+    np.testing.assert_array_equal(levels, 1)

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from flaxflair.orientation import from_ras, ras_geometry, to_ras
-from flaxflair.volume import Array, Geometry, Volume
+from flaxflair.core.records import Array, Geometry, Volume
+from flaxflair.imaging.orientation import from_ras, ras_geometry, to_ras
 from tests.samples import AFFINE, SHAPE, image_of
 
 ORDERS = list(itertools.permutations(range(3)))

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from flaxflair.volume import Array
-from flaxflair.windows import cut_axis, draw_window, plan_tiles, stream
+from flaxflair.core.records import Array
+from flaxflair.imaging.tiling import cut_axis, draw_window, plan_tiles, stream
 
 edges = st.tuples(*[st.integers(1, 9)] * 3)
 windows = st.tuples(*[st.integers(0, 12)] * 3)

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flaxflair.bids import find_images, name_file, name_sequence, write_json
-from flaxflair.cohort import by_grid, find_sessions, load_cohort, load_session
-from flaxflair.sequences import INPUTS, SEQUENCES
-from flaxflair.volume import GeometryError, InputError
+from flaxflair.core.records import GeometryError, InputError
+from flaxflair.core.sequences import INPUTS, SEQUENCES
+from flaxflair.io.bids import find_images, name_file, name_sequence, write_json
+from flaxflair.io.datasets import by_grid, load_cohort, load_session
+from flaxflair.io.session_files import find_sessions
 from tests.samples import AFFINE, SHAPE, brain_of, image_of
 
 FULL = tuple(name_sequence(name, sub="sub-01").removesuffix(".nii.gz") for name in SEQUENCES)
@@ -127,6 +128,16 @@ def test_a_missing_sequence_is_refused_with_the_file_name_it_would_have(write_da
     )
 
 
+@pytest.mark.parametrize("sequence", ["PD", "T2"])
+def test_two_echoes_in_one_file_are_refused_with_how_to_split_them(write_dataset, sequence: str):
+    root = write_dataset(["sub-01_T1w", "sub-01_PDT2"])
+    with pytest.raises(
+        InputError, match=rf"has no {sequence} of its own; split .*sub-01_PDT2"
+    ) as no:
+        load_cohort(root, (sequence,), need_flair=False)
+    assert "the shorter EchoTime of its sidecar is the PDw, the longer the T2w" in str(no.value)
+
+
 def test_a_sequence_that_is_there_twice_is_refused_with_both_names(write_dataset):
     root = write_dataset([*PAIR, "sub-01_acq-highres_T1w"])
     with pytest.raises(InputError, match=r"sub-01 has T1 twice, .*; keep one") as refusal:
@@ -217,15 +228,24 @@ def test_a_mask_on_another_grid_is_refused(write_dataset):
 
 def test_a_constant_image_is_refused_by_name(write_dataset):
     root = write_dataset({PAIR[0]: np.full(SHAPE, 7.0), PAIR[1]: image_of("y")})
-    with pytest.raises(InputError, match=r"sub-01_T1w\.nii\.gz: every voxel is 7, .*; replace"):
+    with pytest.raises(InputError, match=r"sub-01_T1w\.nii\.gz: every voxel is 7; replace"):
         load_cohort(root, ("T1",))
 
 
-@pytest.mark.parametrize("mask", [np.zeros(SHAPE), ~brain_of(SHAPE)], ids=["empty", "outside"])
-def test_a_brain_mask_in_which_an_image_holds_nothing_is_refused(write_dataset, mask: np.ndarray):
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (np.zeros(SHAPE), r"desc-brain_mask\.nii\.gz: the mask is empty; give one of this scan"),
+        (~brain_of(SHAPE), r"the T1 of sub-01 holds one value or none .*; correct"),
+    ],
+    ids=["empty", "outside"],
+)
+def test_a_brain_mask_in_which_an_image_holds_nothing_is_refused(
+    write_dataset, mask: np.ndarray, said: str
+):
     root = write_dataset(PAIR)
     write_dataset({"sub-01_desc-brain_mask": mask.astype(bool)})
-    with pytest.raises(InputError, match=r"the T1 of sub-01 holds one value or none .*; correct"):
+    with pytest.raises(InputError, match=said):
         load_cohort(root, ("T1",))
 
 
@@ -280,13 +300,15 @@ def test_white_matter_is_taken_from_the_t1_where_no_mask_says_it_and_is_unknown_
     t1[3:, 1:-1, 1:-1] *= 2
     t1[5:, 1:-1, 1:-1] *= 2
     t1[-1] = 0
+    white = t1 == 400
+    t1 *= np.linspace(0.8, 1.2, t1.size, dtype=np.float32)[::-1].reshape(SHAPE)  # no label map
     lesion = np.zeros(SHAPE, bool)
     lesion[2, 4, 4] = True
     root = write_dataset({PAIR[0]: t1, PAIR[1]: image_of(PAIR[1]), "sub-01_T2w": image_of("T2")})
     write_dataset({"sub-01_label-lesion_mask": lesion})
     (subject,) = load_cohort(root, ("T1",))
-    np.testing.assert_array_equal(subject.masks.white_matter, (t1 == 400) | lesion)
-    np.testing.assert_array_equal(subject.masks.nawm, t1 == 400)
+    np.testing.assert_array_equal(subject.masks.white_matter, white | lesion)
+    np.testing.assert_array_equal(subject.masks.nawm, white)
     (subject,) = load_cohort(root, ("T2",))
     assert subject.masks.white_matter is None
     assert subject.masks.nawm is None

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from nibabel.affines import from_matvec
 
-from flaxflair.files import WriteError
-from flaxflair.nifti import read_volume, write_volume
-from flaxflair.volume import GeometryError, InputError
+from flaxflair.core.atomic_files import WriteError
+from flaxflair.core.records import GeometryError, InputError
+from flaxflair.io.nifti import expect_image_output, read_volume, write_volume
 from tests.disks import no_room_beyond, unprivileged
 from tests.samples import AFFINE, image_of
 
@@ -26,13 +26,38 @@ ARRAY = image_of("nifti", (5, 6, 4))
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
-def encode(array: Any, affine: Any = AFFINE, **fields: Any) -> bytes:
-    """Returns NIfTI-1 bytes, header fields overwritten unchecked."""
-    content = nib.Nifti1Image(array, affine).to_bytes()
-    header = nib.Nifti1Header(content[:348], check=False)
+def encode(
+    array: Any,
+    affine: Any = AFFINE,
+    *,
+    kind: Any = nib.Nifti1Image,
+    order: str = "<",
+    **fields: Any,
+) -> bytes:
+    """Returns the bytes of a NIfTI, header fields overwritten unchecked."""
+    start = kind.header_class(endianness=order)
+    start.set_data_dtype(array.dtype)
+    content = kind(array, affine, start).to_bytes()
+    size = kind.header_class.sizeof_hdr
+    header = kind.header_class(content[:size], order, check=False)
     for name, value in fields.items():
         header[name] = value
-    return header.binaryblock + content[348:]
+    return header.binaryblock + content[size:]
+
+
+def extend(*blocks: tuple[int, bytes], offset: int = 0) -> bytes:
+    """Returns NIfTI bytes with header extensions: the size that each claims, and its content."""
+    own = b"".join(np.array([size, 6], "<i4").tobytes() + content for size, content in blocks)
+    header, voxels = PLAIN[:348], PLAIN[352:]
+    start = nib.Nifti1Header(header, check=False)
+    start["vox_offset"] = offset or 352 + len(own)
+    return start.binaryblock + bytes([1, 0, 0, 0]) + own + voxels
+
+
+def by_qform(array: Any, **fields: Any) -> bytes:
+    """Returns NIfTI bytes placed by a quaternion alone: no rotation, voxels of 1 mm."""
+    place = {"sform_code": 0, "qform_code": 1, "pixdim": [1] * 8, "quatern_b": 0}
+    return encode(array, np.eye(4), **{**place, **fields})
 
 
 PLAIN = encode(ARRAY)
@@ -45,7 +70,7 @@ WITH_INFINITY[1, 2, 3] = np.inf
 REFUSED: dict[str, tuple[str, bytes, str]] = {
     "empty": ("a.nii.gz", b"", "is empty"),
     "truncated": ("a.nii", PLAIN[:-1], f"cut short, {len(PLAIN) - 1} of {len(PLAIN)} bytes"),
-    "truncated within its header": ("a.nii", PLAIN[:200], "not a NIfTI-1 image"),
+    "truncated within its header": ("a.nii", PLAIN[:200], "is cut short within its header"),
     "truncated gzip": ("a.nii.gz", ZIPPED[: len(ZIPPED) // 2], "corrupt or cut short"),
     "gzip without its last byte": ("a.nii.gz", ZIPPED[:-1], "corrupt or cut short"),
     "gzip header only": ("a.nii.gz", ZIPPED[:10], "corrupt or cut short"),
@@ -69,9 +94,16 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     ),
     "git-annex pointer": ("a.nii.gz", b"/annex/objects/MD5E-s9--0.nii.gz\n", "holds a pointer"),
     "not gzip, named .gz": ("a.nii.gz", PLAIN, "named .gz and is not gzip"),
-    "text": ("a.nii", b"subject,age\n01,40\n" * 40, "not a NIfTI-1 image"),
-    "NIfTI-2": ("a.nii", nib.Nifti2Image(ARRAY, AFFINE).to_bytes(), "not a NIfTI-1 image"),
-    "two volumes": ("a.nii", encode(np.stack([ARRAY, ARRAY], -1)), "has shape 5×6×4×2"),
+    "text": ("a.nii", b"subject,age\n01,40\n" * 40, "is not a NIfTI image"),
+    "ANALYZE": ("a.nii", encode(ARRAY, magic=b""), "is an ANALYZE 7.5 image"),
+    "no magic that is known": ("a.nii", encode(ARRAY, magic=b"n+7"), "is not a NIfTI image"),
+    "voxels in another file": ("a.nii", encode(ARRAY, magic=b"ni1"), "are in another file"),
+    "NIfTI-2 sent as text": (
+        "a.nii",
+        encode(ARRAY, kind=nib.Nifti2Image, eol_check=[10, 26, 10, 0]),
+        "was transferred as text",
+    ),
+    "two volumes": ("a.nii", encode(np.stack([ARRAY, ARRAY], -1)), "the shorter the PD"),
     "one slice": ("a.nii", encode(ARRAY[..., 0]), "has shape 5×6"),
     "complex": ("a.nii", encode(ARRAY.astype(np.complex64)), "holds complex values"),
     "RGB": ("a.nii", encode(np.zeros((5, 6, 4), RGB)), "holds RGB values"),
@@ -79,7 +111,30 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "infinity": ("a.nii", encode(WITH_INFINITY), "1 voxels are NaN or infinite"),
     "beyond float32": ("a.nii", encode(np.full((3, 3, 3), 1e300)), "27 voxels are NaN or infinite"),
     "vast": ("a.nii", encode(ARRAY, dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), "30000×30000×30000"),
-    "large": ("a.nii", encode(ARRAY, dim=[3, 1200, 1200, 1200, 1, 1, 1, 1]), "is cut short"),
+    "large": ("a.nii", encode(ARRAY, dim=[3, 500, 500, 500, 1, 1, 1, 1]), "is cut short"),
+    "bytes after the last voxel": ("a.nii", PLAIN + b"\0\1", "goes on after the last of its"),
+    "a slice after the last voxel": ("a.nii", PLAIN + bytes(120), "goes on after the last of its"),
+    "fewer voxels than there are": (
+        "a.nii",
+        encode(ARRAY, dim=[3, 5, 6, 3, 1, 1, 1, 1]),
+        "goes on after the last of its 5×6×3 voxels",
+    ),
+    "a narrower datatype": (
+        "a.nii",
+        encode(ARRAY, datatype=4, bitpix=16),
+        "goes on after the last of its 5×6×4 voxels of int16",
+    ),
+    "bitpix against datatype": ("a.nii", encode(ARRAY, bitpix=16), "16 bits (bitpix), and float32"),
+    "datatype unknown": ("a.nii", encode(ARRAY, datatype=17), "unknown datatype 17"),
+    "bits": ("a.nii", encode(ARRAY, datatype=1, bitpix=1), "has the datatype 1;"),
+    "dimensions": ("a.nii", encode(ARRAY, dim=[9] * 8), "claims 9 dimensions"),
+    "infinite slope": ("a.nii", encode(ARRAY, scl_slope=np.inf, scl_inter=0), "by inf and 0"),
+    "infinite intercept": ("a.nii", encode(ARRAY, scl_slope=1, scl_inter=-np.inf), "1 and -inf"),
+    "no slope, an intercept": ("a.nii", encode(ARRAY, scl_slope=np.nan, scl_inter=3), "nan and 3"),
+    "slope beyond float32": ("a.nii", encode(ARRAY, scl_slope=3e38, scl_inter=0), "are NaN or inf"),
+    "part of a byte": ("a.nii", encode(ARRAY, vox_offset=352.5), "start at byte 352.5"),
+    "an extension of a gigabyte": ("a.nii", encode(ARRAY, vox_offset=2e9), "start at byte 2e+09"),
+    "an extension cut short": ("a.nii", extend((16, bytes(8)), offset=2000), "is cut short"),
     "axis without voxels": ("a.nii", encode(ARRAY, dim=[3, 5, -6, 4, 1, 1, 1, 1]), "5×-6×4 voxels"),
     "voxels within the header": ("a.nii", encode(ARRAY, vox_offset=0), "start at byte 0"),
     "voxels nowhere": ("a.nii", encode(ARRAY, vox_offset=np.nan), "start at byte nan"),
@@ -88,7 +143,10 @@ MISPLACED: dict[str, tuple[bytes, str]] = {
     "singular": (encode(ARRAY, srow_x=[0, 0, 0, 1]), "affine is singular"),
     "flat": (encode(ARRAY, srow_x=AFFINE[1], srow_y=AFFINE[1]), "affine is singular"),
     "not finite": (encode(ARRAY, srow_x=[np.nan, 0, 0, 0]), "affine is not finite"),
-    "no rotation": (encode(ARRAY, sform_code=0, qform_code=1, quatern_b=9), "cannot be read"),
+    "no rotation": (by_qform(ARRAY, quatern_b=9), "its quaternion is no rotation"),
+    "no number": (by_qform(ARRAY, quatern_c=np.nan), "its quaternion is no rotation"),
+    "voxels of no size": (by_qform(ARRAY, pixdim=[1, 0, 1, 1] + [1] * 4), "is not finite"),
+    "handedness unknown": (by_qform(ARRAY, pixdim=[3] + [1] * 7), "is not finite"),
     "unplaced": (encode(ARRAY, sform_code=0, qform_code=0), "qform_code and sform_code are 0"),
 }
 
@@ -188,7 +246,26 @@ def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken(put, ca
         ("a.nii.gz", ZIPPED + bytes(512)),
         ("a.nii", encode(ARRAY[..., None])),
         ("a.nii", encode(ARRAY.astype(np.float64))),
-        ("a.nii", nib.Nifti1Image(ARRAY, AFFINE, nib.Nifti1Header(endianness=">")).to_bytes()),
+        ("a.nii", encode(ARRAY, order=">")),
+        ("a.nii", encode(ARRAY, kind=nib.Nifti2Image)),
+        ("a.nii", encode(ARRAY, kind=nib.Nifti2Image, order=">")),
+        ("a.nii", PLAIN + bytes(100)),
+        ("a.nii", encode(ARRAY, scl_slope=np.nan, scl_inter=np.nan)),
+        ("a.nii", encode(ARRAY, scl_slope=0, scl_inter=7)),
+        (
+            "a.nii",
+            encode(ARRAY, from_matvec(AFFINE[:3, :3] / 1e3, AFFINE[:3, 3] / 1e3), xyzt_units=9),
+        ),
+        (
+            "a.nii",
+            encode(ARRAY, from_matvec(AFFINE[:3, :3] * 1e3, AFFINE[:3, 3] * 1e3), xyzt_units=3),
+        ),
+        ("a.nii", extend((32, bytes(24)), (48, b"a history".ljust(40)))),
+        ("a.nii.gz", gzip.compress(extend((2**22, np.random.default_rng(0).bytes(2**22 - 8))))),
+        ("a.nii", extend((0, bytes(24)))),
+        ("a.nii", extend((-16, bytes(24)))),
+        ("a.nii", extend((2**31 - 1, bytes(24)))),
+        ("a.nii", extend((17, bytes(9)))),
     ],
     ids=[
         "plain",
@@ -199,6 +276,19 @@ def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken(put, ca
         "4-D of one volume",
         "float64",
         "big-endian",
+        "NIfTI-2",
+        "NIfTI-2, big-endian",
+        "padded with zeros",
+        "no scaling, as nibabel says it",
+        "no scaling, as the standard says it",
+        "in metres",
+        "in micrometres",
+        "two extensions",
+        "an extension of megabytes",
+        "an extension of no size",
+        "an extension of a negative size",
+        "an extension larger than the file",
+        "an extension of an odd size",
     ],
 )
 def test_every_spelling_of_one_image_reads_the_same(put, name: str, content: bytes):
@@ -222,6 +312,78 @@ def test_an_image_placed_by_its_qform_alone_keeps_its_place(put):
     image.set_qform(affine, code=1)
     volume = read_volume(put("a.nii", image.to_bytes()))
     np.testing.assert_allclose(volume.geometry.affine, affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", ["a.hdr", "a.img"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair])
+def test_a_pair_of_files_is_read_by_either_of_them(
+    tmp_path: Path, kind: Any, suffix: str, given: str
+):
+    nib.save(kind(ARRAY, AFFINE), tmp_path / f"a.img{suffix}")
+    assert not list(tmp_path.glob("*.nii*"))
+    volume = read_volume(tmp_path / (given + suffix))
+    np.testing.assert_array_equal(volume.array, ARRAY)
+    np.testing.assert_allclose(volume.geometry.affine, AFFINE, atol=1e-6)
+
+
+@pytest.mark.parametrize("lost", ["a.hdr", "a.img"])
+def test_a_pair_of_which_one_file_is_missing_is_refused_by_its_name(tmp_path: Path, lost: str):
+    nib.save(nib.Nifti1Pair(ARRAY, AFFINE), tmp_path / "a.img")
+    (tmp_path / lost).unlink()
+    (there,) = tmp_path.iterdir()
+    with pytest.raises(InputError, match=rf"{there}: is one file of a pair, and {lost} is not"):
+        read_volume(there)
+
+
+def test_a_link_without_its_file_says_how_to_get_it(tmp_path: Path):
+    annexed, other = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
+    annexed.symlink_to("../.git/annex/objects/x1/MD5E-s9--0.nii.gz")
+    other.symlink_to("nowhere.nii.gz")
+    with pytest.raises(InputError, match=r"a\.nii\.gz: .* 'datalad get'"):
+        read_volume(annexed)
+    with pytest.raises(InputError, match=r"b\.nii\.gz: is a link to nowhere\.nii\.gz, which does"):
+        read_volume(other)
+
+
+@pytest.mark.parametrize("name", ["a.mgz", "a.NII", "a", "a.nii.zip", "a.hdr", ".nii.gz", "a.gz"])
+def test_a_name_that_no_image_can_be_written_to_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(WriteError, match=r": images are written as \.nii or \.nii\.gz; name such"):
+        expect_image_output(tmp_path / name, [])
+
+
+def test_a_name_for_an_image_is_refused_if_it_is_a_folder_or_an_input(tmp_path: Path):
+    expect_image_output(tmp_path / "a.nii", [])
+    (tmp_path / "b.nii").mkdir()
+    with pytest.raises(WriteError, match=r"b\.nii: is a folder"):
+        expect_image_output(tmp_path / "b.nii", [])
+    with pytest.raises(WriteError, match=r"a\.nii\.gz: is one of the inputs"):
+        expect_image_output(tmp_path / "a.nii.gz", [tmp_path / "a.nii.gz"])
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.nii")
+    with pytest.raises(InputError, match=r"a\.nii: is no regular file; "):
+        read_volume(tmp_path / "a.nii")
+
+
+def test_a_quaternion_that_is_too_long_by_rounding_is_read(put):
+    half = np.sqrt(0.5) * (1 + 1e-6)
+    content = by_qform(ARRAY, quatern_b=half, quatern_c=half)
+    affine = read_volume(put("a.nii", content)).geometry.affine
+    np.testing.assert_allclose(affine[:3, :3], [[0, 1, 0], [1, 0, 0], [0, 0, -1]], atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_stream_that_goes_on_is_read_no_further_than_its_header_says(put, suffix: str):
+    path = put(f"a.nii{suffix}", gzip.compress(PLAIN + bytes(2**28)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="goes on after the last of its"):
+            read_volume(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
@@ -295,3 +457,11 @@ def test_grids_match_to_a_hundredth_of_a_voxel(put):
     assert own.matches(read_volume(put("b.nii", encode(ARRAY, near))).geometry)
     assert not own.matches(read_volume(put("b.nii", encode(ARRAY, far))).geometry)
     assert not own.matches(read_volume(put("b.nii", encode(ARRAY[1:]))).geometry)
+
+
+@pytest.mark.parametrize("name", ["x" * 248, "ü" * 124], ids=["ASCII", "two bytes a letter"])
+def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path: Path, name: str):
+    path = tmp_path / f"{name}.nii.gz"
+    write_volume(path, ARRAY, AFFINE)
+    np.testing.assert_array_equal(read_volume(path).array, ARRAY)
+    assert list(tmp_path.iterdir()) == [path]

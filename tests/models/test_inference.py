@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxflair.models.inference import predict_streamed, predict_volumes
 from flaxflair.networks.fcn import build
 from flaxflair.networks.network import Network, Params
-from flaxflair.predict import predict_streamed, predict_volumes
 from tests.samples import draw_params
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from flaxflair.models.saliency import p3s, p3s_streamed, shares
 from flaxflair.networks import unet
-from flaxflair.saliency import p3s, p3s_streamed, shares
 from tests.samples import draw_params, reference_fcn
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

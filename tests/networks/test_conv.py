@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from flaxflair.networks.conv import blocks, conv3d
+from flaxflair.networks.conv import conv3d
+from flaxflair.networks.conv_blocks import blocks
 
 DIMS = ("NDHWC", "DHWIO", "NDHWC")
 CHANNELS = [(5, 64), (64, 64), (64, 1), (5, 16), (16, 16), (16, 1), (1, 1), (9, 33), (96, 96)]
@@ -73,7 +74,9 @@ def test_a_batch_of_tiny_volumes_equals_that_of_xla():
 
 @pytest.mark.parametrize("channels", [(5, 12), (12, 12), (12, 1)], ids=str)
 def test_blocks_of_rows_join_without_a_seam(monkeypatch, channels):
-    monkeypatch.setattr("flaxflair.networks.conv.blocks", lambda rows, *_: blocks(rows, 1, 3))
+    for module in ("conv_wide", "conv_narrow"):
+        name = f"flaxflair.networks.{module}.blocks"
+        monkeypatch.setattr(name, lambda rows, *_: blocks(rows, 1, 3))
     arrays = example((7, 6, 5), *channels, batch=2)
     for found, expected in zip(quick(*arrays), direct(*arrays), strict=True):
         assert_near(found, expected)

@@ -12,7 +12,7 @@ import pytest
 
 from flaxflair.networks.conv import CHANNELS_LAST
 from flaxflair.networks.halo import halo_conv
-from flaxflair.parallel import make_mesh
+from flaxflair.training.sharding import make_mesh
 
 IMAGES = np.random.default_rng(0).normal(size=(1, 5, 4, 3, 2)).astype(np.float32)
 ONES = (1, 1, 1)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from flaxflair.config import NetworkConfig
+from flaxflair.models.inference import predict_streamed
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.mlp import build
 from flaxflair.networks.network import count_parameters
-from flaxflair.predict import predict_streamed
-from tests.parallel_worker import flat
 from tests.samples import draw_params
+from tests.training.sharding_worker import flat
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

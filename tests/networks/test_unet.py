@@ -14,16 +14,16 @@ from jax.sharding import AbstractMesh
 from numpy.lib.stride_tricks import sliding_window_view
 
 from flaxflair.config import NetworkConfig
-from flaxflair.examples import Batch
+from flaxflair.core.records import Array, InputError
+from flaxflair.models.inference import predict_streamed, predict_volumes
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.network import Network, Params, count_parameters
 from flaxflair.networks.unet import build
-from flaxflair.parallel import make_mesh, make_parallel_step, predict_parallel
-from flaxflair.predict import predict_streamed, predict_volumes
-from flaxflair.train import make_train_step
-from flaxflair.volume import Array, InputError
-from tests.parallel_worker import OPTIMIZER, flat, start_state
+from flaxflair.training.batches import Batch
+from flaxflair.training.sharding import make_mesh, make_parallel_step, predict_parallel
+from flaxflair.training.step import make_train_step
 from tests.samples import draw_params
+from tests.training.sharding_worker import OPTIMIZER, flat, start_state
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flaxflair import sequences
-from flaxflair.evaluate import METRICS
+from flaxflair.core import sequences
+from flaxflair.evaluation.scoring import METRICS
 from flaxflair.paper import published
 from flaxflair.paper.published import Published
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from flaxflair.config import Config
+from flaxflair.core.sequences import INPUTS
 from flaxflair.paper import reproduce, studies
 from flaxflair.paper.outcomes import Curve, flatness, read_curve, read_flair, read_outcome
 from flaxflair.paper.published import MSE, Published
@@ -18,12 +20,10 @@ from flaxflair.paper.reproduce import reproduce as run_reproduction
 from flaxflair.paper.segmentation import choose_examples
 from flaxflair.paper.studies import PARTS, SCALES, Scale, load_config, plan_studies
 from flaxflair.paper.tables import Twin, summarize
-from flaxflair.sequences import INPUTS
-from flaxflair.volume import InputError
 from tests.browser import open_page
 from tests.samples import tiny_config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_whole_paper_at_the_quick_scale_is_24_studies_and_only_the_comparison_is_on_all_folds():
@@ -42,7 +42,7 @@ def test_a_part_alone_needs_only_its_own_studies():
     assert all(study.few for study in planned)
 
 
-def test_rivals_differ_from_the_fcn_in_their_method_alone():
+def test_baselines_differ_from_the_fcn_in_their_method_alone():
     fcn = load_config("fcn", "small")
     for method in studies.CONFIGS:
         config = load_config(method, "small")
@@ -59,10 +59,12 @@ def test_a_cohort_of_two_sequences_has_no_sequence_to_spare():
     assert not [name for name in names if "-from-" in name]
 
 
-def test_configurations_that_are_not_there_are_asked_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(studies.CONFIGS, "fcn", "absent")
-    with pytest.raises(InputError, match=r"configs/absent\.py: no such file"):
-        load_config("fcn", "quick")
+def test_the_configurations_of_every_method_are_found_from_any_folder(tmp_path: Path):
+    code = (
+        "from flaxflair.paper import studies as s; [s.load_config(m, 'quick') for m in s.CONFIGS]"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
 
 
 def test_a_result_averages_folds_and_leaves_out_what_is_undefined():
@@ -223,7 +225,7 @@ def test_a_browser_opens_the_report_without_complaint_and_shows_every_picture(re
 
 
 def test_a_synthetic_flair_is_found_where_its_study_left_it(reproduced: Path, phantom: Path):
-    from flaxflair.cohort import load_cohort
+    from flaxflair.io.datasets import load_cohort
 
     subject = load_cohort(phantom, INPUTS)[0]
     flair = read_flair(reproduced / "runs" / "forest", subject)

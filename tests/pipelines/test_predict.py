@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 
 import flaxflair
-from flaxflair import derivative
 from flaxflair.config import NetworkConfig
-from flaxflair.methods import FittedNetwork
-from flaxflair.model import Model
+from flaxflair.core.records import InputError
+from flaxflair.imaging.normalization import Normalization, Stats
+from flaxflair.io import derivatives
+from flaxflair.models.estimators import FittedNetwork
+from flaxflair.models.model import Model
+from flaxflair.models.saving import digest_model
 from flaxflair.networks.network import Network, Params
-from flaxflair.normalize import Normalization, Stats
-from flaxflair.pipeline import predict_cohort
-from flaxflair.stages import Stage, run_stages
-from flaxflair.volume import InputError
+from flaxflair.pipelines.predict import predict_cohort
+from flaxflair.runtime.stages import Stage, run_stages
 from tests.samples import AFFINE, SHAPE, brain_of, image_of
 
 # Only a test that fails waits so long.
@@ -191,7 +192,7 @@ def test_a_data_set_is_predicted_as_its_subjects_are_one_by_one(
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert tuple(report.written) == SESSIONS
     assert report.failures == {}
-    assert tuple(report.busy) == ("read", "prepare", "predict", "finish")
+    assert tuple(report.busy) == ("read", "predict", "write")
     for subject in flaxflair.load_cohort(dataset, model.sequences, need_flair=False):
         path = report.written[subject.name]
         assert path == tmp_path / f"out/{subject.name}/anat/{subject.name}_desc-synth_FLAIR.nii.gz"
@@ -201,7 +202,12 @@ def test_a_data_set_is_predicted_as_its_subjects_are_one_by_one(
         np.testing.assert_array_equal(written.array, alone)
         assert not written.array[~subject.masks.brain].any()
         sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
-        assert sidecar["Model"] == {"Method": "fcn", "Sequences": ["T1", "T2"], "Fold": 0}
+        assert sidecar["Model"] == {
+            "Method": "fcn",
+            "Sequences": ["T1", "T2"],
+            "Digest": digest_model(model),
+            "Fold": 0,
+        }
         assert sidecar["Sources"] == [f"bids:source:{source}" for source in subject.sources]
         assert sidecar["SkullStripped"] is True
 
@@ -225,7 +231,7 @@ def test_an_error_that_nobody_foresaw_is_reported_with_its_kind(
     def fail(*_: object, **__: object) -> None:
         raise MemoryError("out of memory\nof what kind")
 
-    monkeypatch.setattr("flaxflair.pipeline.predict_encoded", fail)
+    monkeypatch.setattr("flaxflair.pipelines.predict.predict", fail)
     report = predict_cohort(model, dataset, tmp_path / "out", participants=["02"])
     assert report.failures == {"sub-02": "MemoryError: out of memory"}
 
@@ -261,7 +267,7 @@ def test_an_unusable_place_or_label_is_refused_before_anything_is_written(
         predict_cohort(model, dataset, dataset / "sub-01" / "..")
     with pytest.raises(InputError, match="has no participant sub-9; it has sub-01, sub-02, sub-03"):
         predict_cohort(model, dataset, out, participants=["9"])
-    with pytest.raises(InputError, match="0 workers do no work; give at least 1"):
+    with pytest.raises(InputError, match="--workers is 0; it must be at least 1"):
         predict_cohort(model, dataset, out, workers=0)
     assert not out.exists()
 
@@ -270,7 +276,7 @@ def test_a_folder_of_another_data_set_is_not_written_to(
     model: Model, dataset: Path, tmp_path: Path
 ):
     out = tmp_path / "out"
-    derivative.start(out, tmp_path / "elsewhere")
+    derivatives.start(out, tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"dataset_description\.json: describes another data set"):
         predict_cohort(model, dataset, out)
     (out / "dataset_description.json").write_text('{"Name": "raw"}')
@@ -284,7 +290,7 @@ def test_many_may_begin_the_same_derivative_at_once(tmp_path: Path):
 
     def begin(_: int) -> None:
         meeting.wait(PATIENCE)
-        derivative.start(tmp_path / "out", tmp_path)
+        derivatives.start(tmp_path / "out", tmp_path)
 
     outcomes = list(run_stages(range(count), [Stage("begin", begin, count)]))
     assert [outcome.error for outcome in outcomes] == [None] * count

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from flaxflair.cli import main
-from flaxflair.files import WriteError
-from flaxflair.model import Model, load_model
-from flaxflair.nifti import read_volume
-from flaxflair.pipeline import predict_session
-from flaxflair.prepare import Preparation
-from flaxflair.volume import Geometry, Volume
+from flaxflair.core.atomic_files import WriteError
+from flaxflair.core.records import Geometry, Volume
+from flaxflair.io.nifti import read_volume
+from flaxflair.models.model import Model
+from flaxflair.pipelines.predict import predict_session
+from flaxflair.preprocessing.options import Preparation
 from tests.disks import no_room_beyond, unprivileged
-from tests.samples import reorder, tilt
+from tests.samples import load_fold, reorder, tilt
 
 NAMES = ("T1", "T2")
 RIGID = Preparation(freedom=6)
@@ -33,7 +33,7 @@ SLOPE, OFFSET = 0.37, -5 * 0.37
 
 @pytest.fixture(scope="module")
 def model(raw_model: Path) -> Model:
-    return load_model(raw_model)
+    return load_fold(raw_model)
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +243,11 @@ def test_an_input_is_never_written_over(model: Model, session: dict[str, Volume]
     for out in (files["T1"], files["brain"], tmp_path / "link.nii.gz"):
         with pytest.raises(OSError, match="is one of the inputs; name another file to write"):
             predict(model, files, out)
+    sidecar = tmp_path / "T1.json"
+    sidecar.write_text("{}")
+    with pytest.raises(OSError, match=r"T1\.nii: its sidecar would replace that of .*T1\.nii\.gz"):
+        predict(model, files, tmp_path / "T1.nii")
+    assert sidecar.read_text() == "{}"
     assert {name: path.read_bytes() for name, path in files.items()} == before
 
 
@@ -256,7 +261,7 @@ def test_a_read_only_folder_is_refused_before_anything_is_computed(
         out.mkdir(mode=0o555)
         given = ["--t1w", str(files["T1"]), "--t2w", str(files["T2"])]
         command = ["predict", "--model", str(raw_model), *given, "--out", str(out / "flair.nii.gz")]
-        model = load_model(raw_model)
+        model = load_fold(raw_model)
         with unprivileged(), pytest.raises(WriteError, match="is read-only; name a folder that"):
             predict(model, files, out / "flair.nii.gz")
         assert not list(out.iterdir())

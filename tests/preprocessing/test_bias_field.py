@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flaxflair.bias import ERROR, share
-from flaxflair.volume import Array
+from flaxflair.core.records import Array
+from flaxflair.preprocessing.bias_field import ERROR, share
 
 MODES = 19
 

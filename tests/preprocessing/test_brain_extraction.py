@@ -7,11 +7,12 @@ import functools
 import numpy as np
 import pytest
 
-from flaxflair import metrics
-from flaxflair.brain import find_brain
-from flaxflair.orientation import to_ras
-from flaxflair.phantom.simulate import Simulation, simulate_subject
-from flaxflair.resample import resample
+from flaxflair.core.records import Geometry, InputError, Volume
+from flaxflair.evaluation import metrics
+from flaxflair.imaging.orientation import to_ras
+from flaxflair.imaging.resampling import resample, subsample
+from flaxflair.preprocessing.brain_extraction import find_brain
+from flaxflair.simulation.subject import Simulation, simulate_subject
 
 
 @functools.cache
@@ -38,3 +39,26 @@ def test_a_skull_does_not_pass_for_the_brains_edge(seed: int, subject: int):
 
 def test_a_brain_is_found_in_a_t2_alone():
     assert overlap(head(1, 2), "T2") > 0.92
+
+
+def exchange(volume: Volume, order: tuple[int, int, int], flip: tuple[int, ...]) -> Volume:
+    """Returns a head whose header says of its axes that they are others."""
+    array = np.ascontiguousarray(np.flip(volume.array.transpose(order), flip))
+    size = np.array(volume.geometry.voxel_size)[list(order)]
+    affine = np.diag([*size, 1.0])
+    affine[:3, 3] = -size * (np.array(array.shape) - 1) / 2
+    x, y, z = array.shape
+    return Volume(array, Geometry((x, y, z), affine))
+
+
+@pytest.mark.parametrize(
+    ("order", "flip"),
+    [((0, 2, 1), ()), ((1, 0, 2), ()), ((0, 1, 2), (1, 2))],
+    ids=["height and depth exchanged", "width and depth exchanged", "upside down"],
+)
+def test_a_header_that_the_anatomy_contradicts_is_refused(
+    order: tuple[int, int, int], flip: tuple[int, ...]
+):
+    scan = subsample(to_ras(head(1, 2).scans["T1"].volume), 2.0)
+    with pytest.raises(InputError, match=r"the anatomy contradicts the header: .*; write the head"):
+        find_brain(exchange(scan, order, flip))

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from flaxflair.cli import main
-from flaxflair.cohort import find_sessions, load_cohort
-from flaxflair.intake import load_raw, prepare_dataset
-from flaxflair.nifti import read_volume, write_volume
-from flaxflair.prepare import Preparation
-from flaxflair.volume import InputError
+from flaxflair.core.records import InputError
+from flaxflair.io.datasets import load_cohort
+from flaxflair.io.nifti import read_volume, write_volume
+from flaxflair.io.session_files import SessionFiles, find_sessions
+from flaxflair.preprocessing.dataset import load_subject, prepare_dataset
+from flaxflair.preprocessing.options import Preparation
 from tests.validator import errors_of
 
 RIGID = Preparation(freedom=6)
@@ -89,6 +90,27 @@ def test_a_second_run_writes_the_same_bytes_and_so_do_two_sessions_at_a_time(
             assert path.read_bytes() == other.read_bytes(), path.name
 
 
+def test_a_session_that_is_prepared_already_is_left_alone_until_its_files_or_options_change(
+    raw: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+):
+    begun: list[str] = []
+
+    def begin(files: SessionFiles, *_: object) -> None:
+        begun.append(files.name)
+        raise InputError("prepared anew")
+
+    monkeypatch.setattr("flaxflair.preprocessing.dataset._take_in", begin)
+    report = prepare_dataset(raw, prepared, RIGID)
+    assert (report.kept, begun) == (("sub-01",), ["sub-02"])  # the other one was never done
+    assert report.written == {"sub-01": prepared / "sub-01/anat"}
+    for change in (Preparation(freedom=12), Preparation(freedom=6, reference="T1")):
+        copied = prepared.parent / "copied"
+        shutil.copytree(prepared, copied)
+        assert prepare_dataset(raw, copied, change, participants=["01"]).kept == ()
+        assert prepare_dataset(raw, copied, RIGID, participants=["01"]).kept == ()  # withdrawn
+        shutil.rmtree(copied)
+
+
 def test_a_sidecar_says_what_was_done(prepared: Path):
     anat = prepared / "sub-01/anat"
     said = json.loads((anat / "sub-01_space-FLAIR_desc-preproc_T1w.json").read_text())
@@ -105,7 +127,7 @@ def test_a_sidecar_says_what_was_done(prepared: Path):
 
 def test_a_raw_session_becomes_a_subject_without_a_look_at_its_flair(raw: Path):
     files = find_sessions(raw, ("T1", "T2"), flair="ignored", participants=["01"])[0]
-    subject = load_raw(files, RIGID)
+    subject = load_subject(files, RIGID)
     assert subject.flair is None
     assert subject.space == "T2w"
     t2 = read_volume(raw / "sub-01/anat/sub-01_T2w.nii.gz")
@@ -129,13 +151,15 @@ def test_the_command_prepares_and_tells_of_what_failed(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     command = ["prepare", str(raw), str(tmp_path / "out"), "participant", "--dof", "6"]
-    assert main([*command, "--dry-run"]) == 0
+    assert main([*command, "--dry-run"]) == 1
+    assert "1 of 2 sessions cannot be used as they are" in capsys.readouterr().err
+    assert main([*command, "--dry-run", "--participant-label", "01"]) == 0
     assert not (tmp_path / "out").exists()
     assert main([*command, "--participant-label", "02"]) == 1
     told = capsys.readouterr().err
     assert "flaxflair: 1 of 1 sessions could not be prepared" in told
     assert main([*command, "--workers", "0"]) == 1
-    assert "0 workers do no work; give at least 1" in capsys.readouterr().err
+    assert "--workers is 0; it must be at least 1" in capsys.readouterr().err
 
 
 def test_a_data_set_is_not_prepared_into_itself(raw: Path):

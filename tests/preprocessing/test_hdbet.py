@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flaxflair import hdbet, metrics
 from flaxflair.cli import main
-from flaxflair.nifti import read_volume
-from flaxflair.orientation import to_ras
-from flaxflair.prepare import Preparation, prepare_session
-from flaxflair.volume import Geometry, InputError, Volume
+from flaxflair.core.records import Geometry, InputError, Volume
+from flaxflair.evaluation import metrics
+from flaxflair.imaging.orientation import to_ras
+from flaxflair.io.nifti import read_volume
+from flaxflair.preprocessing import hdbet
+from flaxflair.preprocessing.options import Preparation
+from flaxflair.preprocessing.session import prepare_session
 
 STAND_IN = """
 def hd_bet(array, spacing, mode, device, do_tta, postprocess):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from flaxflair.inspection import COLUMNS, inspect_files, tabulate
-from flaxflair.nifti import read_forms, write_volume
-from flaxflair.volume import InputError, Volume
+from flaxflair.core.records import InputError, Volume
+from flaxflair.io.nifti import read_forms, write_volume
+from flaxflair.preprocessing.inspection import COLUMNS, inspect_files, tabulate
 
 
 @pytest.fixture
@@ -51,6 +52,43 @@ def test_forms_that_disagree_are_told(files: dict[str, Path], raw_scans: dict[st
     assert inspection.warnings() == (
         f"{files['T2']}: its qform and sform put it 4.0 mm apart; the sform is used",
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"quatern_b": 2}, "its qform cannot be read (quaternion or voxel size)"),
+        ({"quatern_c": np.nan}, "its qform cannot be read (quaternion or voxel size)"),
+        ({"pixdim": [1, -1, 1, 1, 1, 1, 1, 1]}, "its qform cannot be read"),
+        ({"qform_code": 0, "pixdim": [1, 9, 9, 9, 1, 1, 1, 1]}, "its pixdim and its sform differ"),
+    ],
+    ids=["quaternion longer than 1", "quaternion of NaN", "negative voxel size", "pixdim"],
+)
+def test_what_contradicts_the_sform_is_told(
+    files: dict[str, Path], raw_scans: dict[str, Volume], fields: dict[str, Any], said: str
+):
+    content = nib.Nifti1Image(raw_scans["T2"].array, raw_scans["T2"].geometry.affine).to_bytes()
+    header = nib.Nifti1Header(content[:348], check=False)
+    for name, value in {"qform_code": 1, "sform_code": 1, **fields}.items():
+        header[name] = value
+    files["T2"].write_bytes(gzip.compress(header.binaryblock + content[348:]))
+    inspection = inspect_files(files)
+    assert not inspection.stops
+    (warning,) = inspection.warnings()
+    assert warning.startswith(f"{files['T2']}: {said}")
+    assert warning.endswith("; the sform is used")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_forms_of_both_handednesses_stop_the_session(
+    files: dict[str, Path], raw_scans: dict[str, Volume], axis: int
+):
+    scan = raw_scans["T2"]
+    mirror = np.eye(4)
+    mirror[axis, axis] = -1
+    write_forms(files["T2"], scan.array, scan.geometry.affine @ mirror, scan.geometry.affine)
+    with pytest.raises(InputError, match=r"T2.nii.gz: .* so left and right are unknown; write"):
+        inspect_files(files).volumes()
 
 
 def test_what_cannot_be_read_stops_the_session_and_the_others_are_still_looked_at(

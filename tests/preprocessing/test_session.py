@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flaxflair import metrics
-from flaxflair.cohort import find_sessions
-from flaxflair.nifti import read_volume
-from flaxflair.orientation import from_ras, to_ras
-from flaxflair.phantom.scanner import bias_field
-from flaxflair.prepare import Preparation, Prepared, choose_reference, judge, prepare_session
-from flaxflair.volume import Geometry, InputError, Volume
+from flaxflair.core.records import Geometry, InputError, Volume
+from flaxflair.evaluation import metrics
+from flaxflair.imaging.orientation import from_ras, to_ras
+from flaxflair.imaging.resampling import resample
+from flaxflair.io.datasets import VOXEL_SIZE, load_cohort
+from flaxflair.io.nifti import read_volume
+from flaxflair.io.session_files import find_sessions
+from flaxflair.preprocessing.alignment import edges_along
+from flaxflair.preprocessing.options import Preparation, choose_reference
+from flaxflair.preprocessing.session import Prepared, judge, prepare_session
+from flaxflair.simulation.scanner import bias_field
 from tests.samples import reorder, tilt
 from tests.truth import compare_bias, misplaced, variation
 
@@ -153,8 +157,9 @@ def test_the_reference_is_the_flair_or_else_the_t2_or_else_the_t1():
     assert choose_reference({"T1": 0, "PD": 0}, "PD") == "PD"
     with pytest.raises(InputError, match="there is no T2 to be the reference; choose from T1"):
         choose_reference({"T1": 0}, "T2")
-    with pytest.raises(InputError, match="none of FLAIR, T2, T1 is there"):
-        choose_reference({"PD": 0})
+    assert choose_reference({"PD": 0}) == "PD"
+    with pytest.raises(InputError, match="no sequence is there to be the reference"):
+        choose_reference({})
 
 
 def test_a_session_that_needs_a_look_says_so(raw_scans: dict[str, Volume]):
@@ -167,3 +172,52 @@ def test_a_session_that_needs_a_look_says_so(raw_scans: dict[str, Volume]):
         {"T1": raw_scans["T1"], "T2": half}, Preparation(reference="T1", freedom=6)
     )
     assert any("the T2 shows" in sentence for sentence in judge(found))
+
+
+@pytest.mark.parametrize(
+    ("off", "warned"),
+    [((0, 0, 0), False), ((0, 0, 30), True), ((25, 0, 0), True), ((0, -40, 0), True)],
+    ids=["as scanned", "off along the height", "off to the side", "off to the back"],
+)
+def test_a_scan_that_does_not_lie_on_the_reference_is_told_however_small_its_transform(
+    raw_scans: dict[str, Volume], truth: dict[str, Volume], off: tuple[float, ...], warned: bool
+):
+    fixed, moving = (to_ras(raw_scans[name]) for name in ("FLAIR", "T2"))
+    aside = np.eye(4)
+    aside[:3, 3] = off
+    affine = moving.geometry.affine
+    laid = resample(moving.array, affine, fixed.geometry, aside, beyond="zero")
+    brain = to_ras(truth["brain"]).array > 0.5
+    nothing = {"FLAIR": np.eye(4), "T2": np.eye(4)}
+    images = {"FLAIR": fixed.array, "T2": laid}
+    whole = {"FLAIR": 1.0, "T2": 1.0}
+    made = Prepared("FLAIR", raw_scans["FLAIR"].geometry, images, brain, nothing, whole, {}, {})
+    assert any("hardly tell anything of each other" in s for s in judge(made)) == warned
+
+
+def test_the_voxels_of_a_scan_are_known_along_the_axes_of_the_grid(raw_scans: dict[str, Volume]):
+    prepared = prepare_session({name: raw_scans[name] for name in ("T1", "T2")})
+    assert prepared.reference == "T2"
+    grid = prepared.geometry.voxel_size
+    assert prepared.scanned["T2"] == pytest.approx(grid)
+    affine = np.array([[0.0, 0, 5, 0], [1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]])
+    turned = Geometry((10, 10, 10), affine)
+    own = Geometry((10, 10, 10), np.diag([1.5, 1.0, 1.0, 1.0]))
+    # Its first axis (1 mm) runs along y, its second (2 mm) along z, its third (5 mm) along x.
+    assert edges_along(turned, own) == pytest.approx((5.0, 1.0, 2.0))
+    assert edges_along(own, turned) == pytest.approx((1.0, 2.0, 5.0))
+
+
+@pytest.mark.parametrize(
+    ("edges", "known"),
+    [([1, 2, 3.5], True), ([1, 2], False), ("abc", False), ([0, 1, 1], False), (7, False)],
+)
+def test_scanned_voxels_travel_with_a_prepared_image(write_dataset, edges: object, known: bool):
+    root = write_dataset(["sub-01_T1w", "sub-01_T2w"])
+    sidecar = next(root.rglob("*_T2w.nii.gz")).with_name("sub-01_T2w.json")
+    sidecar.write_text(json.dumps({VOXEL_SIZE: edges}))
+    (subject,) = load_cohort(root, ("T1", "T2"), need_flair=False)
+    assert subject.voxel_size("T1") == subject.geometry.voxel_size
+    own = (1, 2, 3.5) if known else subject.geometry.voxel_size
+    assert subject.voxel_size("T2") == own
+    assert any("T2 is taken to be scanned in the voxels" in w for w in subject.warnings) != known

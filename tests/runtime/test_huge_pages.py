@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flaxflair import memory
+from flaxflair.runtime import huge_pages
 
 SCRIPT = """
 import os, sys
-from flaxflair.memory import start_with_huge_pages
+from flaxflair.runtime.huge_pages import start_with_huge_pages
 start_with_huge_pages()
 print(sys.argv[1:], os.environ.get("GLIBC_TUNABLES"))
 """
@@ -21,14 +21,14 @@ print(sys.argv[1:], os.environ.get("GLIBC_TUNABLES"))
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file in which the kernel says who chooses; nothing is chosen yet."""
-    monkeypatch.setattr(memory, "_CHOSEN", tmp_path / "enabled")
+    monkeypatch.setattr(huge_pages, "_SETTING", tmp_path / "enabled")
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     return tmp_path / "enabled"
 
 
 def starts() -> list[tuple[str, ...]]:
     calls: list[tuple[str, ...]] = []
-    memory.start_with_huge_pages(
+    huge_pages.start_with_huge_pages(
         lambda path, argv, environment: calls.append((path, environment["GLIBC_TUNABLES"], *argv))
     )
     return calls
@@ -41,10 +41,10 @@ def test_a_program_starts_anew_with_its_own_arguments(kernel: Path):
     ]
 
 
-@pytest.mark.parametrize("said", ["[always] madvise never", "always madvise [never]", None])
-def test_what_the_kernel_has_decided_is_left_alone(kernel: Path, said: str | None):
-    if said is not None:
-        kernel.write_text(said)
+@pytest.mark.parametrize("setting", ["[always] madvise never", "always madvise [never]", None])
+def test_what_the_kernel_has_decided_is_left_alone(kernel: Path, setting: str | None):
+    if setting is not None:
+        kernel.write_text(setting)
     assert starts() == []
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from flaxflair.signals import Interrupted, deferred
-from flaxflair.volume import InputError
-from flaxflair.workers import run_side_by_side, split_cores
+from flaxflair.core.records import InputError
+from flaxflair.runtime.process_pool import run_side_by_side, split_cores
+from flaxflair.runtime.signals import Interrupted, deferred
 
 
-def _say_cores(path: Path) -> None:
+def _write_cores(path: Path) -> None:
     path.write_text(",".join(map(str, sorted(os.sched_getaffinity(0)))))
 
 
@@ -25,7 +25,7 @@ def _refuse(path: Path) -> None:
     raise InputError(f"{path}: is not wanted")
 
 
-def _wait_to_be_asked(path: Path) -> None:
+def _wait_for_signal(path: Path) -> None:
     """Like a fit: works on until it is asked to end, and saves before it does."""
     with deferred() as signalled:
         path.with_suffix(".started").touch()
@@ -45,17 +45,17 @@ def test_cores_are_dealt_out_and_shared_where_there_are_too_few():
 
 
 def test_every_call_is_made_on_the_cores_of_its_process(tmp_path: Path):
-    told: list[str] = []
-    calls = {name: partial(_say_cores, tmp_path / name) for name in ("a", "b", "c")}
-    run_side_by_side(calls, 2, lambda name, seconds: told.append(name))
-    assert sorted(told) == ["a", "b", "c"]
+    done: list[str] = []
+    calls = {name: partial(_write_cores, tmp_path / name) for name in ("a", "b", "c")}
+    run_side_by_side(calls, 2, lambda name, seconds: done.append(name))
+    assert sorted(done) == ["a", "b", "c"]
     allowed = [",".join(map(str, sorted(part))) for part in split_cores(2)]
     assert all((tmp_path / name).read_text() in allowed for name in calls)
 
 
 def test_a_failure_is_raised_and_the_others_are_asked_to_end(tmp_path: Path):
     calls = {
-        "waits": partial(_wait_to_be_asked, tmp_path / "waits"),
+        "waits": partial(_wait_for_signal, tmp_path / "waits"),
         "fails": partial(_refuse_after, tmp_path / "waits.started", tmp_path / "fails"),
     }
     with pytest.raises(InputError, match="is not wanted"):
@@ -63,14 +63,14 @@ def test_a_failure_is_raised_and_the_others_are_asked_to_end(tmp_path: Path):
     assert (tmp_path / "waits").read_text() == "saved"
 
 
-def _refuse_after(there: Path, path: Path) -> None:
-    while not there.is_file():
+def _refuse_after(started: Path, path: Path) -> None:
+    while not started.is_file():
         time.sleep(0.05)
     _refuse(path)
 
 
 def test_a_request_to_end_reaches_every_process(tmp_path: Path):
-    calls = {name: partial(_wait_to_be_asked, tmp_path / name) for name in ("a", "b", "never")}
+    calls = {name: partial(_wait_for_signal, tmp_path / name) for name in ("a", "b", "never")}
 
     def ask() -> None:
         while not all((tmp_path / f"{name}.started").is_file() for name in ("a", "b")):

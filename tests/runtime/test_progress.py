@@ -1,4 +1,4 @@
-"""What a run says and when it listens: the journal, the bar, and signals that wait."""
+"""Event log, progress bar and deferred signals."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flaxflair.screen import Journal, say_seconds, show_bar
-from flaxflair.signals import Interrupted, deferred
+from flaxflair.runtime.progress import EventLog, format_seconds, show_bar
+from flaxflair.runtime.signals import Interrupted, deferred
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "expected"),
     [(4.4, "4 s"), (99, "99 s"), (720, "12 min"), (12_600, "3.5 h"), (181_440, "2.1 days")],
 )
-def test_a_length_of_time_is_said_in_the_unit_a_person_would_use(seconds: float, said: str):
-    assert say_seconds(seconds) == said
+def test_a_length_of_time_is_said_in_the_unit_a_person_would_use(seconds: float, expected: str):
+    assert format_seconds(seconds) == expected
 
 
-def test_the_journal_is_one_line_of_json_an_event_and_is_never_rewritten(tmp_path: Path):
+def test_the_event_log_is_one_line_of_json_an_event_and_is_never_rewritten(tmp_path: Path):
     for run in range(2):
-        Journal(tmp_path / "log.jsonl").write("epoch", run=run, loss=0.5)
+        EventLog(tmp_path / "log.jsonl").write("epoch", run=run, loss=0.5)
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["run"] for line in lines] == [0, 1]
     assert json.loads(lines[0])["event"] == "epoch"

@@ -11,25 +11,26 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from flaxflair.bids import name_sequence
-from flaxflair.cohort import load_cohort
-from flaxflair.figures import montage
-from flaxflair.nifti import read_volume
-from flaxflair.phantom import scanner, write_phantom
-from flaxflair.phantom.anatomy import MEDIUM, build_head, draw_person, load_atlas
-from flaxflair.phantom.fields import Lattice, interpolate, sample, smooth_noise, stream
-from flaxflair.phantom.lesions import draw_lesions, render_lesions
-from flaxflair.phantom.relaxation import PROTOCOLS, TISSUES, longitudinal, signal
-from flaxflair.phantom.rigid import rigid
-from flaxflair.phantom.simulate import (
+from flaxflair.core.records import Array, Geometry, InputError
+from flaxflair.core.sequences import INPUTS, SEQUENCES
+from flaxflair.imaging.resampling import resample
+from flaxflair.io.bids import name_sequence
+from flaxflair.io.datasets import load_cohort
+from flaxflair.io.nifti import read_volume
+from flaxflair.simulation import scanner
+from flaxflair.simulation.anatomy import MEDIUM, build_head, draw_person, load_atlas
+from flaxflair.simulation.fields import Lattice, interpolate, sample, smooth_noise, stream
+from flaxflair.simulation.lesions import draw_lesions, render_lesions
+from flaxflair.simulation.phantom import write_phantom
+from flaxflair.simulation.relaxation import PROTOCOLS, TISSUES, longitudinal, signal
+from flaxflair.simulation.rigid import rigid
+from flaxflair.simulation.subject import (
     Simulation,
     prepare_subject,
     simulate_subject,
     simulation_lattice,
 )
-from flaxflair.resample import resample
-from flaxflair.sequences import INPUTS, SEQUENCES
-from flaxflair.volume import Array, Geometry, InputError
+from flaxflair.visualization.montage import montage
 
 SCALE = 0.15
 

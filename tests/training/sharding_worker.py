@@ -1,7 +1,7 @@
 """What several devices, or several processes, compute: run by the tests, which need one of each.
 
-    python -m tests.parallel_worker devices OUT.npz
-    python -m tests.parallel_worker process OUT.npz PORT INDEX
+    python -m tests.training.sharding_worker devices OUT.npz
+    python -m tests.training.sharding_worker process OUT.npz PORT INDEX
 
 The first wants `XLA_FLAGS=--xla_force_host_platform_device_count=4`, the second a peer.
 """
@@ -20,12 +20,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxflair.config import NetworkConfig
-from flaxflair.examples import Batch
+from flaxflair.core.records import Array, InputError
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.conv import CHANNELS_LAST, conv3d
 from flaxflair.networks.halo import halo_conv
 from flaxflair.networks.network import Params
-from flaxflair.parallel import (
+from flaxflair.training.batches import Batch
+from flaxflair.training.sharding import (
     make_mesh,
     make_parallel_step,
     own_share,
@@ -33,8 +34,7 @@ from flaxflair.parallel import (
     replicate,
     shard_batch,
 )
-from flaxflair.train import TrainState, make_optimizer
-from flaxflair.volume import Array, InputError
+from flaxflair.training.step import TrainState, make_optimizer
 from tests.samples import draw_params
 
 SUBJECTS = ("sub-01", "sub-02", "sub-03", "sub-04")

@@ -8,7 +8,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from flaxflair.examples import (
+from flaxflair.core.records import InputError
+from flaxflair.imaging.normalization import fit
+from flaxflair.training.batches import (
     Batch,
     Example,
     by_shape,
@@ -19,8 +21,6 @@ from flaxflair.examples import (
     make_example,
     stack_examples,
 )
-from flaxflair.normalize import fit
-from flaxflair.volume import InputError
 
 WHOLE = {"window": (0, 0, 0), "windows_per_subject": 1, "batch": 1}
 
@@ -102,9 +102,9 @@ def test_the_same_step_of_the_same_address_is_the_same_batch_whatever_came_befor
 @pytest.mark.parametrize("address", [(7, 2), (8, 1)])
 def test_another_seed_or_fold_sees_other_batches(address: tuple[int, int]):
     make = partial(make_batches, EXAMPLES, window=(3, 2, 1), windows_per_subject=2, batch=1)
-    ours, steps = make(address=(7, 1))
-    theirs, _ = make(address=address)
-    differing = [not np.array_equal(ours(s).images, theirs(s).images) for s in range(steps)]
+    first, steps = make(address=(7, 1))
+    other, _ = make(address=address)
+    differing = [not np.array_equal(first(s).images, other(s).images) for s in range(steps)]
     assert sum(differing) > steps / 2
 
 
@@ -162,8 +162,8 @@ def test_a_batch_cut_on_the_device_is_the_one_cut_on_the_host(window):
     )
     stacked = stack_examples(EXAMPLES)
     for step in range(steps):
-        ours = gather_batch(stacked, draws(step), edges_of(EXAMPLES[0], window))
-        assert_same(ours, cut_batch(EXAMPLES, draws(step), window))
+        first = gather_batch(stacked, draws(step), edges_of(EXAMPLES[0], window))
+        assert_same(first, cut_batch(EXAMPLES, draws(step), window))
 
 
 def test_examples_of_two_grids_cannot_be_stacked_and_the_way_out_is_named():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxflair.stopping import should_stop
+from flaxflair.training.early_stopping import should_stop
 
 
 def stop(p: int, t: int, q: int, errors: dict[int, float]) -> bool:

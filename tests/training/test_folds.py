@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxflair.folds import make_folds, split
-from flaxflair.volume import InputError
+from flaxflair.core.records import InputError
+from flaxflair.training.folds import make_folds, split
 
 PAPER = {f"sub-{n:02d}": "HC" if n > 20 else "MS" for n in range(1, 25)}
 

@@ -15,18 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flaxflair.core.records import Array, InputError
+from flaxflair.models.inference import predict_volumes
 from flaxflair.networks.conv import conv3d
 from flaxflair.networks.network import Network, Params
-from flaxflair.parallel import (
-    make_mesh,
-    own_share,
-    predict_parallel,
-    shard_batch,
-)
-from flaxflair.predict import predict_volumes
-from flaxflair.train import make_train_step
-from flaxflair.volume import Array, InputError
-from tests.parallel_worker import (
+from flaxflair.training.sharding import make_mesh, own_share, predict_parallel, shard_batch
+from flaxflair.training.step import make_train_step
+from tests.samples import draw_params
+from tests.training.sharding_worker import (
     EXTENT,
     EXTENTS,
     MESHES,
@@ -41,7 +37,6 @@ from tests.parallel_worker import (
     start_state,
     take_steps,
 )
-from tests.samples import draw_params
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -58,8 +53,17 @@ def run_workers(out: Path, mode: str, *arguments: list[str], devices: int = 1) -
     files = [out / f"{number}.npz" for number in range(len(arguments))]
     workers = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.parallel_worker", mode, file, *rest],
-            cwd=Path(__file__).parent.parent,
+            [
+                sys.executable,
+                "-W",
+                "error",
+                "-m",
+                "tests.training.sharding_worker",
+                mode,
+                file,
+                *rest,
+            ],
+            cwd=Path(__file__).parents[2],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -110,9 +114,9 @@ def stepped(network: Network, params: Params) -> Array:
     return take_steps(step, start_state(params), batch_of(SUBJECTS))
 
 
-def assert_same(ours: Array, theirs: Array) -> None:
-    scale = np.abs(theirs).max()
-    np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=1e-5)
+def assert_same(actual: Array, expected: Array) -> None:
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=1e-5)
 
 
 # --- four devices --------------------------------------------------------------------------------
@@ -120,8 +124,8 @@ def assert_same(ours: Array, theirs: Array) -> None:
 
 def test_slabs_give_the_prediction_and_both_gradients_of_the_whole(devices, network, params):
     whole = forward_and_gradients(network.forward, params, images_of(2))
-    for name, theirs in zip(("flair", "by_params", "by_images"), whole, strict=True):
-        assert_same(devices[name], flat(theirs))
+    for name, expected in zip(("flair", "by_params", "by_images"), whole, strict=True):
+        assert_same(devices[name], flat(expected))
 
 
 @pytest.mark.parametrize("extent", EXTENTS)
@@ -153,8 +157,8 @@ def test_the_steps_of_these_tests_move_the_parameters(stepped, params):
 
 
 def test_predicted_volumes_come_back_whole_in_order_and_in_number(devices, network, params):
-    theirs = np.asarray(predict_volumes(network.forward, params, images_of(3)))
-    np.testing.assert_allclose(devices["predicted"], theirs, atol=1e-5)
+    expected = np.asarray(predict_volumes(network.forward, params, images_of(3)))
+    np.testing.assert_allclose(devices["predicted"], expected, atol=1e-5)
 
 
 def test_a_batch_that_does_not_divide_is_filled_up_with_what_does_not_count(devices):
@@ -187,16 +191,16 @@ def test_the_step_of_two_processes_is_the_step_of_one_in_both(processes, stepped
 def test_two_processes_predict_a_half_of_a_volume_each_and_both_get_it_whole(
     processes, network, params
 ):
-    theirs = np.asarray(predict_volumes(network.forward, params, images_of(1)))
+    expected = np.asarray(predict_volumes(network.forward, params, images_of(1)))
     for found in processes:
-        np.testing.assert_allclose(found["one volume"], theirs, atol=1e-5)
+        np.testing.assert_allclose(found["one volume"], expected, atol=1e-5)
 
 
 def test_two_processes_predict_their_own_subjects(processes, network, params):
     for found in processes:
         images = batch_of(found["own"].tolist()).images
-        theirs = np.asarray(predict_volumes(network.forward, params, images))
-        np.testing.assert_allclose(found["own subjects"], theirs, atol=1e-5)
+        expected = np.asarray(predict_volumes(network.forward, params, images))
+        np.testing.assert_allclose(found["own subjects"], expected, atol=1e-5)
 
 
 # --- one device ----------------------------------------------------------------------------------
@@ -204,9 +208,9 @@ def test_two_processes_predict_their_own_subjects(processes, network, params):
 
 def test_a_mesh_of_one_device_is_as_good_as_none(network, params):
     mesh = make_mesh(1, 1, jax.devices()[:1])
-    ours = predict_parallel(build_network, params, images_of(3), mesh)
-    theirs = np.asarray(predict_volumes(network.forward, params, images_of(3)))
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    actual = predict_parallel(build_network, params, images_of(3), mesh)
+    expected = np.asarray(predict_volumes(network.forward, params, images_of(3)))
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("data", "space"), [(2, 1), (1, 2), (0, 1), (-1, -1)])

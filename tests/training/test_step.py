@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from flaxflair.examples import Batch, Example, cut_batch, make_draws, stack_examples
 from flaxflair.networks.fcn import build
 from flaxflair.networks.network import Network, Params
-from flaxflair.train import (
+from flaxflair.training.batches import Batch, Example, cut_batch, make_draws, stack_examples
+from flaxflair.training.step import (
     OPTIMIZERS,
     FitState,
     Plan,
@@ -27,7 +27,7 @@ from flaxflair.train import (
     make_train_step,
 )
 
-PLAN = Plan(epochs=3, steps_per_epoch=4, watch_every=1, strips=0, strip_length=1)
+PLAN = Plan(epochs=3, steps_per_epoch=4, monitor_every=1, strips=0, strip_length=1)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,10 @@ def test_a_step_of_sgd_is_the_gradient_times_the_learning_rate(network, params, 
     after, said = make_train_step(network.forward, optimizer)(state, batch)
     np.testing.assert_allclose(said, loss, rtol=1e-5)
     expected = jax.tree.map(lambda p, g: p - 0.0005 * g, params, gradient)
-    for ours, theirs in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+    for actual, expected_leaf in zip(
+        jax.tree.leaves(after.params), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(actual, expected_leaf, rtol=1e-5, atol=1e-7)
 
 
 def test_a_fit_learns_what_is_there_to_learn(train_step, start, batches) -> None:
@@ -121,8 +123,8 @@ def test_epochs_in_one_call_are_the_steps_one_by_one(
         [step.epoch_loss for step in steps if step.epoch_loss is not None], rel=1e-5
     )
     pairs = (jax.tree.leaves(part[-1].state.train.params) for part in (calls, steps))
-    for ours, theirs in zip(*pairs, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    for actual, expected_leaf in zip(*pairs, strict=True):
+        np.testing.assert_allclose(actual, expected_leaf, rtol=1e-4, atol=1e-6)
 
 
 def test_epochs_in_one_call_go_on_from_the_middle_of_one(

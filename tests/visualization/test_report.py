@@ -11,7 +11,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from flaxflair.report import (
+from flaxflair.core.records import InputError
+from flaxflair.visualization.report import (
     Badge,
     Cell,
     Group,
@@ -24,7 +25,6 @@ from flaxflair.report import (
     write_html,
     write_markdown,
 )
-from flaxflair.volume import InputError
 from tests.browser import open_page
 
 _VOID = {"meta", "link", "img", "br"}

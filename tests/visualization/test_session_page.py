@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from flaxflair.cli import main
-from flaxflair.cohort import load_cohort
-from flaxflair.nifti import pack_volume
-from flaxflair.pages import make_scene, write_page
-from flaxflair.viewer import crop
-from flaxflair.volume import Geometry, InputError
+from flaxflair.core.atomic_files import write_json
+from flaxflair.core.records import Geometry, InputError
+from flaxflair.io.datasets import load_cohort
+from flaxflair.io.nifti import pack_volume
+from flaxflair.visualization.niivue import crop
+from flaxflair.visualization.session_page import make_scene, write_page
 from tests.browser import open_page
 from tests.samples import AFFINE, SHAPE, image_of
 
@@ -78,13 +79,57 @@ def test_a_run_and_a_predicted_session_have_a_page(finished: Path, phantom: Path
     assert "true FLAIR" in page.read_text()
 
 
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff", b"[]", b"{}", b'{"Model": 1}', b'{"Model": {"Sequences": 1}}']
+)
+def test_a_damaged_sidecar_is_one_sentence_that_names_it(
+    finished: Path,
+    phantom: Path,
+    tmp_path: Path,
+    content: bytes,
+    capsys: pytest.CaptureFixture[str],
+):
+    out = tmp_path / "out"
+    command = ["predict", str(phantom), str(out), "participant", "--model", str(finished)]
+    assert main([*command, "--participant-label", "01", "--no-page"]) == 0
+    sidecar = next(out.rglob("*_desc-synth_FLAIR.json"))
+    sidecar.write_bytes(content)
+    capsys.readouterr()
+    assert main(["report", str(out / "sub-01"), "--out", str(tmp_path / "page.html")]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"flaxflair: {sidecar}: ")
+    assert told.count("\n") == 1
+
+
+def test_a_session_of_a_universal_model_has_a_page_of_what_was_scanned(tmp_path: Path):
+    from flaxflair.io.bids import start_derivative
+    from flaxflair.simulation.phantom import write_phantom
+
+    root = tmp_path / "a data [set] of %20"
+    write_phantom(root, subjects=1, healthy=0, scale=0.1)
+    for path in root.glob("sub-01/anat/*"):
+        if "DIR" in path.name or "PDw" in path.name:
+            path.unlink()
+    out = tmp_path / "out"
+    start_derivative(out, "Synthetic FLAIR and saliency", root, [])
+    (out / "sub-01/anat").mkdir(parents=True)
+    flair = next(root.glob("sub-01/anat/*_FLAIR.nii.gz"))
+    made = out / "sub-01/anat/sub-01_desc-synth_FLAIR.nii.gz"
+    made.write_bytes(flair.read_bytes())
+    sidecar = {"Model": {"Method": "universal", "Sequences": ["T1", "T1SE", "T2", "PD", "DIR"]}}
+    write_json(made.with_name("sub-01_desc-synth_FLAIR.json"), sidecar)
+    page = tmp_path / "page.html"
+    assert main(["report", str(out / "sub-01"), "--out", str(page)]) == 0
+    assert page.is_file()
+
+
 def test_a_place_that_holds_neither_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["report", str(tmp_path)]) == 1
     assert "lies in no data set" in capsys.readouterr().err
 
 
 def test_a_subject_without_a_prediction_is_refused(phantom: Path, tmp_path: Path):
-    from flaxflair.pages import write_session_page
+    from flaxflair.visualization.session_page import write_session_page
 
     with pytest.raises(InputError, match="holds no synthetic FLAIR"):
         write_session_page(phantom / "sub-01", tmp_path / "page.html")

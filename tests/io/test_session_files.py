@@ -1,0 +1,288 @@
+"""Sessions by names: what is a session's own scan or mask, what is not, and what cannot be told."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flaxflair.core.atomic_files import write_json
+from flaxflair.core.records import InputError
+from flaxflair.io.bids import start_derivative
+from flaxflair.io.session_files import SessionFiles, choose_images, find_sessions
+from tests.samples import SHAPE, brain_of
+
+Write = Callable[..., Path]
+T1 = "sub-01_T1w"
+MASK = brain_of(SHAPE)
+
+
+def only(root: Path, **options: object) -> SessionFiles:
+    (files,) = find_sessions(root, ("T1",), flair="ignored", **options)  # pyright: ignore[reportArgumentType]
+    return files
+
+
+def put(root: Path, name: str, folder: str = "sub-01/anat") -> str:
+    """Copies the T1 of `sub-01` and returns the copy's path below the root."""
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    shutil.copy(root / f"sub-01/anat/{T1}.nii.gz", root / folder / f"{name}.nii.gz")
+    return f"{folder}/{name}.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("derivative", "name"),
+    [
+        (None, "sub-01_desc-brain_mask"),
+        ("fmriprep", "sub-01_desc-brain_mask"),
+        ("fmriprep", "sub-01_space-T1w_desc-brain_mask"),
+        ("fmriprep", "sub-01_space-orig_desc-brain_mask"),
+        ("manual", "sub-01_acq-highres_desc-brain_mask"),
+    ],
+)
+def test_a_mask_of_the_sessions_own_space_is_its_mask_by_its_real_path(
+    write_dataset: Write, derivative: str | None, name: str
+) -> None:
+    root = write_dataset([T1])
+    write_dataset({name: MASK}, derivative=derivative)
+    files = only(root)
+    (mask,) = files.find("mask", desc="brain")
+    assert root / mask.relative == mask.path
+    assert mask.path.is_file()
+    assert files.notes == ()
+
+
+@pytest.mark.parametrize("kind", ["desc-brain", "label-lesion"])
+@pytest.mark.parametrize(
+    ("entities", "folder", "why"),
+    [
+        ("space-MNI152NLin2009cAsym", "anat", "it lies in the space MNI152NLin2009cAsym"),
+        ("space-T2w", "anat", "it lies in the space T2w"),  # the session has no T2
+        ("space-fsnative", "anat", "it lies in the space fsnative"),
+        ("task-rest", "func", "it lies in func, not in anat"),
+        ("space-T1w", "func", "it lies in func, not in anat"),
+        ("dir-AP", "dwi", "it lies in dwi, not in anat"),
+        ("task-rest_space-T1w", "anat", "task-rest says that it is of another image"),
+        ("hemi-L", "anat", "hemi-L says that it is of another image"),
+    ],
+)
+def test_a_mask_from_elsewhere_is_left_alone_and_said(
+    write_dataset: Write, kind: str, entities: str, folder: str, why: str
+) -> None:
+    root = write_dataset([T1])
+    write_dataset([], derivative="fmriprep")
+    path = put(root, f"sub-01_{entities}_{kind}_mask", f"derivatives/fmriprep/sub-01/{folder}")
+    files = only(root)
+    assert list(files.find("mask")) == []
+    (note,) = files.notes
+    assert note.startswith(f"{path}: is not used: {why}")
+
+
+def test_a_mask_of_a_prepared_set_lies_in_the_space_of_its_images(write_dataset: Write) -> None:
+    root = write_dataset(["sub-01_space-MNI_T1w"])
+    write_dataset({"sub-01_space-MNI_desc-brain_mask": MASK, "sub-01_desc-brain_mask": MASK})
+    files = only(root)
+    assert [m.entities.get("space") for m in files.find("mask")] == ["MNI"]
+    assert "it lies in the space of the scanner" in files.notes[0]
+
+
+def test_a_mask_that_this_program_wrote_is_never_taken_for_the_users(write_dataset: Write) -> None:
+    root = write_dataset([T1])
+    out = root / "derivatives/flaxflair"
+    start_derivative(out, "Synthetic FLAIR and saliency", root, [])
+    put(root, "sub-01_space-T1w_desc-brain_mask", "derivatives/flaxflair/sub-01/anat")
+    files = only(root)
+    assert list(files.find("mask")) == []
+    assert "this program wrote it" in files.notes[0]
+
+
+def test_of_two_masks_of_a_kind_the_first_is_used_and_the_other_said(write_dataset: Write) -> None:
+    root = write_dataset([T1])
+    for rater in ("a", "b"):
+        write_dataset({"sub-01_label-lesion_mask": MASK}, derivative=rater)
+    files = only(root)
+    (mask,) = files.find("mask")
+    assert mask.relative.startswith("derivatives/a/")
+    assert files.notes == (
+        f"{mask.relative.replace('/a/', '/b/')}: is not used: {mask.relative} is",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("sub-01_ce-gadolinium_T1w", "post-contrast"),
+        ("sub-01_acq-postgd_T1w", "post-contrast"),
+        ("sub-01_part-phase_T1w", "no magnitude image"),
+        ("sub-01_part-real_T1w", "no magnitude image"),
+        ("sub-01_mt-on_T1w", "with magnetisation transfer"),
+        ("sub-01_acq-MTon_T1w", "with magnetisation transfer"),
+        ("sub-01_inv-1_T1w", "one of several inversions"),
+        ("sub-01_acq-SE_T1w", "a T1SE"),
+    ],
+)
+def test_a_scan_that_its_name_tells_is_another_is_the_t1_only_by_a_pattern(
+    write_dataset: Write, name: str, what: str
+) -> None:
+    root = write_dataset([T1])
+    path = put(root, name)
+    assert choose_images(only(root))["T1"].relative == f"sub-01/anat/{T1}.nii.gz"
+    chosen = choose_images(only(root, patterns={"T1": f"*/{name}.nii.gz"}))
+    assert chosen["T1"].relative == path
+    (root / f"sub-01/anat/{T1}.nii.gz").rename(root / "sub-01/anat/sub-01_T2w.nii.gz")
+    with pytest.raises(InputError, match=rf"has no T1 .* by its name, {path} is {what}; if it is"):
+        choose_images(only(root))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("sub-01_ce-gd_T2w.nii.gz", "by its name it is post-contrast; if it is the T2 all the"),
+        ("sub-01_part-phase_T2w.nii", "by its name it is no magnitude image"),
+        ("sub-01_T2w.hdr", "a data set holds .nii or .nii.gz; convert it to one"),
+        ("sub-01_T2w.mgz", "a data set holds .nii or .nii.gz"),
+        ("sub-01_T2w.NII.GZ", "a data set holds .nii or .nii.gz"),
+        ("sub-01_acq-highres_T2w.nrrd", "a data set holds .nii or .nii.gz"),
+    ],
+)
+def test_a_scan_that_is_not_used_is_said_unless_another_is_there(
+    write_dataset: Write, name: str, why: str
+) -> None:
+    root = write_dataset([T1])
+    (root / "sub-01/anat" / name).write_bytes(b"")
+    (note,) = only(root).notes
+    assert note.startswith(f"sub-01/anat/{name}: is not used: {why}")
+    write_dataset(["sub-01_T2w"])
+    assert only(root).notes == ()
+
+
+@pytest.mark.parametrize("by", [7, "flaxflair", {"Name": "flaxflair"}, ["flaxflair"], [None]])
+def test_a_derivative_that_says_oddly_who_made_it_is_someone_elses(
+    write_dataset: Write, by: object
+) -> None:
+    root = write_dataset([T1])
+    write_dataset({"sub-01_desc-brain_mask": MASK}, derivative="odd")
+    said = {"Name": "x", "GeneratedBy": by, "DatasetLinks": {}}
+    write_json(root / "derivatives/odd/dataset_description.json", said)
+    assert len(list(only(root).find("mask"))) == 1
+
+
+def test_a_magnitude_beside_its_phase_is_the_scan(write_dataset: Write) -> None:
+    root = write_dataset(["sub-01_part-mag_T1w", "sub-01_part-phase_T1w"])
+    assert choose_images(only(root))["T1"].entities["part"] == "mag"
+
+
+def test_a_pattern_is_the_only_way_to_be_that_sequence(write_dataset: Write) -> None:
+    root = write_dataset(["sub-01_run-1_T1w", "sub-01_run-2_T1w", "sub-01_T2w", "sub-02_T1w"])
+    one, two = find_sessions(root, ("T1",), patterns={"T1": "*_run-1_T1w.nii.gz"}, flair="ignored")
+    assert choose_images(one)["T1"].entities["run"] == "1"
+    with pytest.raises(InputError, match=r"sub-02 has no T1 \(a path that fits \*_run-1_T1w"):
+        choose_images(two)
+    with pytest.raises(InputError, match=r"no image fits the pattern T1=\*_run-7_T1w"):
+        only(root, patterns={"T1": "*_run-7_T1w.nii.gz"})
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "sourcedata/sub-01/anat",
+        "sourcedata/raw/sub-01/anat",
+        "code/tests/sub-01/anat",
+        "flaxflair/sub-01/anat",
+        "nested/sub-01/anat",
+        "rawdata/sub-01/anat",
+        "sub-01/anat/old",
+        "sub-01/sourcedata/anat",
+        "sub-01/func",
+        "sub-01/ignored",
+        ".git/annex/sub-01/anat",
+    ],
+)
+def test_what_lies_in_a_data_set_besides_its_scans_is_left_alone(
+    write_dataset: Write, folder: str
+) -> None:
+    root = write_dataset([T1])
+    put(root, T1, folder)
+    shutil.copy(root / "dataset_description.json", root / Path(folder).parts[0])
+    assert choose_images(only(root))["T1"].relative == f"sub-01/anat/{T1}.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("ignore", "kept"),
+    [
+        ("*_run-2_T1w.nii.gz", ["1"]),
+        ("# a comment\n\nsub-01/anat/*run-2*\n", ["1"]),
+        ("/sub-01/anat/sub-01_run-2_T1w.nii.gz", ["1"]),
+        ("**/sub-01_run-2_*", ["1"]),
+        ("*_T1w.nii.gz\n!*_run-1_*", ["1"]),
+        ("run-2", ["1", "2"]),
+        ("*_run-2_T1w.nii.gz/", ["1", "2"]),
+        ("sub-02/", ["1", "2"]),
+    ],
+)
+def test_what_bidsignore_names_is_left_alone(
+    write_dataset: Write, ignore: str, kept: list[str]
+) -> None:
+    root = write_dataset(["sub-01_run-1_T1w", "sub-01_run-2_T1w", "sub-01_T2w"])
+    (root / ".bidsignore").write_text(ignore)
+    files = only(root)
+    assert [i.entities["run"] for i in files.images if i.sequence == "T1"] == kept
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "why"),
+    [
+        ("sub-01/anat", "sub-02_T2w", "its name says sub-02 and its folder sub-01"),
+        ("sub-01/anat", "sub-01_ses-2_T2w", "its name says ses-2 and its folder no ses-"),
+        ("sub-01/ses-1/anat", "sub-01_T2w", "its name says no ses- and its folder ses-1"),
+        ("sub-01/ses-1/anat", "sub-01_ses-2_T2w", "its name says ses-2 and its folder ses-1"),
+        ("sub-MS-01/anat", "sub-MS-01_T1w", "letters and digits in a label, so sub-MS-01 is none"),
+        ("sub-M_1/anat", "sub-M_1_T1w", "letters and digits in a label, so sub-M_1 is none"),
+        ("sub-M 1/anat", "sub-M 1_T1w", "letters and digits in a label, so sub-M 1 is none"),
+        ("sub-1.5/anat", "sub-1.5_T1w", "letters and digits in a label, so sub-1.5 is none"),
+    ],
+)
+def test_a_session_whose_names_contradict_is_refused_alone(
+    write_dataset: Write, folder: str, name: str, why: str
+) -> None:
+    root = write_dataset([T1, "sub-09_T1w"])
+    path = put(root, name, folder)
+    sessions = find_sessions(root, ("T1",), flair="ignored")
+    parts = folder.split("/")[:-1]
+    (bad,) = [files for files in sessions if files.name == "_".join(parts)]
+    with pytest.raises(InputError, match=rf"{path}: .*{why}; "):
+        choose_images(bad)
+    (good,) = [files for files in sessions if files.name == "sub-09"]
+    assert choose_images(good)["T1"].participant == "sub-09"
+
+
+def test_participants_are_known_with_and_without_their_prefix(write_dataset: Write) -> None:
+    root = write_dataset([T1, "sub-02_T1w"], groups={"01": "MS", "sub-02": "HC"})
+    assert [files.group for files in find_sessions(root, ("T1",))] == ["MS", "HC"]
+
+
+@pytest.mark.parametrize("link", ["itself", "the data set", "its own folder", "nowhere"])
+def test_links_in_circles_and_to_nowhere_stop_no_other_subject(
+    write_dataset: Write, link: str
+) -> None:
+    root = write_dataset([T1])
+    target = {"itself": "sub-02", "the data set": ".", "its own folder": "..", "nowhere": "gone"}
+    (root / "sub-02").symlink_to(target[link])
+    (root / "sub-01/anat/loop").symlink_to("..")
+    (root / "sub-01/ses-1").symlink_to(".")
+    (root / "sub-01/dwi").symlink_to("dwi")
+    sessions = find_sessions(root, ("T1",), flair="ignored")
+    sound = {files.name for files in sessions if files.fault is None}
+    assert sound <= {"sub-01"}
+    if link in ("itself", "nowhere"):
+        (bad,) = [files for files in sessions if files.name == "sub-02"]
+        with pytest.raises(InputError, match=rf"{root / 'sub-02'}: cannot be read"):
+            choose_images(bad)
+
+
+def test_a_description_that_is_no_json_is_refused_by_name(tmp_path: Path) -> None:
+    write_json(tmp_path / "dataset_description.json", {"Name": "x"})
+    (tmp_path / "dataset_description.json").write_text('{"Name": "x",}')
+    with pytest.raises(InputError, match=r"dataset_description\.json: is not JSON .*; correct it"):
+        find_sessions(tmp_path, ("T1",))

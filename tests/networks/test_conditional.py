@@ -1,0 +1,142 @@
+"""The conditional U-Net: exact in tiles, heeding its condition, of any number of levels."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from flaxflair.networks.conditional import build, depth_to_space, space_to_depth
+from flaxflair.networks.network import ConditionalNetwork, Params, count_parameters
+
+SHAPES = (
+    {"widths": (4, 6), "reduction": 2},
+    {"widths": (4, 6), "reduction": 2, "fine": 3},
+    {"widths": (4, 6, 8), "reduction": 1},
+    {"widths": (6,), "convolutions": 3, "reduction": 1},
+)
+each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+def with_lively_weights(network: ConditionalNetwork) -> Params:
+    """Biases and conditions at random too, so that nothing rests on zeros."""
+    leaves, tree = jax.tree.flatten(network.init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    return jax.tree.unflatten(
+        tree, [leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32) for leaf in leaves]
+    )
+
+
+def an_input(*edges: int) -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(1)
+    images = rng.standard_normal((1, *edges, 2), np.float32)
+    return jnp.asarray(images), jnp.asarray(rng.standard_normal((1, 3), np.float32))
+
+
+@each_shape
+def test_outputs_have_the_shape_of_the_images_whatever_their_edges(shape):
+    network = build(2, 3, **shape)
+    images, condition = an_input(9, 12, 7)
+    flair, logit = network.forward(with_lively_weights(network), images, condition)
+    assert flair.shape == logit.shape == (1, 9, 12, 7)
+    assert flair.dtype == jnp.float32
+
+
+@each_shape
+def test_no_output_depends_on_voxels_beyond_the_radius(shape):
+    network = build(2, 3, **shape)
+    params = with_lively_weights(network)
+    images, condition = an_input(8, 8, 2 * network.radius + 24)
+    middle = network.radius + 12 - (network.radius + 12) % network.stride
+    changed = images.at[:, :, :, middle].add(5.0)
+    difference = np.abs(
+        network.forward(params, images, condition)[0]
+        - network.forward(params, changed, condition)[0]
+    ).max((0, 1, 2))
+    reached = np.flatnonzero(difference > 1e-6)
+    assert middle - network.radius <= reached.min()
+    assert reached.max() <= middle + network.radius
+
+
+@each_shape
+def test_a_tile_with_its_halo_gives_what_the_whole_gives(shape):
+    network = build(2, 3, **shape)
+    params = with_lively_weights(network)
+    halo = network.radius + -network.radius % network.stride
+    images, condition = an_input(8, 8, 2 * halo + 2 * network.stride)
+    whole = network.forward(params, images, condition)[0]
+    tile = network.forward(params, images[:, :, :, : 2 * halo + network.stride], condition)[0]
+    kept = slice(halo, halo + network.stride)
+    assert_allclose(tile[..., kept], whole[..., kept], atol=1e-5)
+
+
+def test_the_condition_has_no_effect_before_training_and_one_after():
+    network = build(2, 3, widths=(4, 6))
+    images, condition = an_input(8, 8, 8)
+    fresh = network.init(jax.random.key(0))
+    a, _ = network.forward(fresh, images, condition)
+    b, _ = network.forward(fresh, images, 2 * condition)
+    assert_allclose(a, b)
+    trained = with_lively_weights(network)
+    a, _ = network.forward(trained, images, condition)
+    b, _ = network.forward(trained, images, 2 * condition)
+    assert np.abs(a - b).max() > 1e-3
+
+
+def test_examples_of_a_batch_have_conditions_of_their_own():
+    network = build(2, 3, widths=(4, 6))
+    params = with_lively_weights(network)
+    images, condition = an_input(8, 8, 8)
+    both = network.forward(
+        params, jnp.concatenate([images, images]), jnp.concatenate([condition, -condition])
+    )[0]
+    assert_allclose(both[:1], network.forward(params, images, condition)[0], atol=1e-5)
+    assert_allclose(both[1:], network.forward(params, images, -condition)[0], atol=1e-5)
+
+
+def test_space_and_depth_undo_each_other():
+    values = jnp.arange(2 * 4 * 6 * 8 * 3.0).reshape(2, 4, 6, 8, 3)
+    assert_allclose(depth_to_space(space_to_depth(values, 2), 2), values)
+
+
+def test_the_network_of_the_shipped_model_has_about_a_million_parameters():
+    network = build(5, 20)
+    assert 0.8e6 < count_parameters(network.init(jax.random.key(0))) < 1.4e6
+
+
+def test_the_fine_branch_changes_nothing_before_it_is_trained():
+    without, network = (build(2, 3, widths=(4, 6), fine=fine) for fine in (0, 3))
+    images, condition = an_input(8, 8, 8)
+    params, plain = network.init(jax.random.key(0)), without.init(jax.random.key(0))
+    named = {jax.tree_util.keystr(place): leaf for place, leaf in jax.tree.leaves_with_path(params)}
+    same = [named[jax.tree_util.keystr(place)] for place, _ in jax.tree.leaves_with_path(plain)]
+    plain = jax.tree.unflatten(jax.tree.structure(plain), same)
+    for a, b in zip(
+        network.forward(params, images, condition),
+        without.forward(plain, images, condition),
+        strict=True,
+    ):
+        assert_allclose(a, b, atol=1e-6)
+
+
+@each_shape
+def test_no_filter_can_die(shape):
+    """Far below zero everywhere, a filter still learns; with ReLU most ended there."""
+    network = build(2, 3, **shape)
+    images, condition = an_input(8, 8, 8)
+
+    def sink(path: tuple[object, ...], leaf: jax.Array) -> jax.Array:
+        return leaf - 100 if "bias" in jax.tree_util.keystr(path) else leaf
+
+    params = jax.tree_util.tree_map_with_path(sink, with_lively_weights(network))
+
+    def energy(params: Params) -> jax.Array:
+        flair, logit = network.forward(params, images, condition)
+        return jnp.sum(flair**2) + jnp.sum(logit**2)
+
+    gradient = jax.grad(energy)(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        if "convolutions" in jax.tree_util.keystr(path):
+            assert np.abs(leaf).reshape(-1, leaf.shape[-1]).max(0).min() > 0

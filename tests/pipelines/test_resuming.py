@@ -1,0 +1,176 @@
+"""A data set predicted again: what is done and whole is left alone, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flaxflair.baselines.least_squares import LeastSquares
+from flaxflair.cli import main
+from flaxflair.core.atomic_files import WriteError
+from flaxflair.imaging.normalization import Normalization, Stats
+from flaxflair.io import receipts
+from flaxflair.io.bids import RECEIPTS
+from flaxflair.io.nifti import read_volume, write_volume
+from flaxflair.models.estimators import FittedBaseline
+from flaxflair.models.model import Model
+from flaxflair.models.saving import save_model
+from flaxflair.pipelines.predict import predict_cohort
+from tests.samples import image_of
+
+SESSIONS = ("sub-01", "sub-02")
+FLAIR = "sub-01/anat/sub-01_desc-synth_FLAIR"
+
+
+def make_model(slope: float = 1.0) -> Model:
+    fitted = FittedBaseline("least_squares", LeastSquares(np.array([slope, 0.5, 0.0])))
+    stats = Stats((200.0, 200.0), (100.0, 100.0)), Stats((200.0,), (100.0,))
+    return Model(("T1", "T2"), fitted, Normalization(*stats))
+
+
+@pytest.fixture
+def place(write_dataset: Callable[..., Path], tmp_path: Path) -> Path:
+    """A folder with a data set of two participants, predicted into `out`."""
+    names = [f"{s}_{x}" for s in SESSIONS for x in ("T1w", "T2w", "FLAIR")]
+    root = write_dataset({name: image_of(name) for name in names})
+    report = predict_cohort(make_model(), root, tmp_path / "out")
+    assert (tuple(report.written), report.kept) == (SESSIONS, ())
+    return tmp_path
+
+
+def again(place: Path, model: Model | None = None, **options: Any) -> tuple[str, ...]:
+    """Predicts again, and returns the sessions that were left alone."""
+    report = predict_cohort(model or make_model(), place / "dataset", place / "out", **options)
+    assert (tuple(report.written), report.failures) == (SESSIONS, {})
+    return report.kept
+
+
+def change_voxel(place: Path, name: str = "dataset/sub-01/anat/sub-01_T1w.nii.gz") -> None:
+    volume = read_volume(place / name)
+    array = np.array(volume.array)
+    array[0, 0, 0] += 1
+    write_volume(place / name, array, volume.geometry.affine)
+
+
+def flip(place: Path) -> None:
+    path = place / "out" / f"{FLAIR}.nii.gz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(place: Path) -> None:
+    path = place / "out" / f"{FLAIR}.nii.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def receipt(place: Path) -> Path:
+    return place / "out" / RECEIPTS / "sub-01.json"
+
+
+def test_what_is_done_and_whole_is_left_alone(place: Path):
+    before = {p: p.stat().st_mtime_ns for p in (place / "out").rglob("sub-*") if p.is_file()}
+    assert again(place) == SESSIONS
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert again(place, about={"Run": "moved"}, workers=1, voxels=100) == SESSIONS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_voxel,
+        lambda place: (place / "dataset/sub-01/anat/sub-01_T1w.json").write_text("{}"),
+        flip,
+        cut,
+        lambda place: (place / "out" / f"{FLAIR}.nii.gz").unlink(),
+        lambda place: (place / "out" / f"{FLAIR}.json").unlink(),
+        lambda place: (place / "out" / f"{FLAIR}.json").write_text("{}"),
+        lambda place: receipt(place).unlink(),
+        lambda place: receipt(place).write_text("{"),
+        lambda place: receipt(place).write_text('{"request": 1}'),
+        lambda place: receipt(place).write_bytes(b"\xff\xfe"),
+    ],
+    ids=[
+        *("an input", "a sidecar of an input", "a flipped bit", "a cut file", "no image"),
+        *("no sidecar", "another sidecar", "no receipt", "half a receipt", "an odd one", "noise"),
+    ],
+)
+def test_a_session_whose_inputs_or_outputs_changed_is_done_anew(
+    change: Callable[[Path], Any], place: Path
+):
+    change(place)
+    assert again(place) == ("sub-02",)
+    assert again(place) == SESSIONS
+    read_volume(place / "out" / f"{FLAIR}.nii.gz")
+    json.loads((place / "out" / f"{FLAIR}.json").read_text())["Model"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"model": make_model(1.1)}, {"model": replace(make_model(), region="brain")}, {"pages": True}],
+    ids=["weights", "region", "pages"],
+)
+def test_another_model_or_more_to_write_does_all_anew(options: dict[str, Any], place: Path):
+    assert again(place, **options) == ()
+    assert again(place, **options) == SESSIONS
+
+
+def test_another_version_does_all_anew(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("flaxflair.pipelines.predict.version", lambda _: "99")
+    assert again(place) == ()
+
+
+def test_what_is_not_read_may_change(place: Path):
+    change_voxel(place, "dataset/sub-01/anat/sub-01_FLAIR.nii.gz")
+    assert again(place) == SESSIONS
+
+
+def test_overwriting_does_all_anew(place: Path):
+    assert again(place, overwrite=True) == ()
+
+
+def test_a_session_that_was_cut_off_is_done_anew_and_its_remains_are_removed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    left = place / "out/sub-01/anat/.sub-01_desc-synth_FLAIR.nii.gz.0123.part"
+    left.write_bytes(b"half")
+    change_voxel(place)
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flaxflair.io.derivatives.write_flair", die)
+        with pytest.raises(KeyboardInterrupt):
+            again(place)
+    assert not receipt(place).exists()
+    assert again(place) == ("sub-02",)
+    assert not left.exists()
+
+
+def test_a_receipt_that_cannot_be_written_is_the_sessions_failure(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(path: Path, _: object) -> None:
+        raise WriteError(f"{path}: cannot be written")
+
+    monkeypatch.setattr(receipts, "write_json", refuse)
+    report = predict_cohort(make_model(), place / "dataset", place / "out", overwrite=True)
+    assert list(report.failures) == list(SESSIONS)
+    assert "cannot be written" in report.failures["sub-01"]
+
+
+def test_the_command_says_what_was_done_already(place: Path, capsys: pytest.CaptureFixture[str]):
+    save_model(place / "run/fold-0", make_model())
+    command = ["predict", str(place / "dataset"), str(place / "out"), "participant"]
+    command += ["--model", str(place / "run"), "--no-page"]
+    assert main(command) == 0
+    assert "2 of 2 sessions were predicted already" in " ".join(capsys.readouterr().out.split())
+    assert main([*command, "--overwrite"]) == 0
+    assert "already" not in capsys.readouterr().out

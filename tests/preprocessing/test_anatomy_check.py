@@ -1,0 +1,73 @@
+"""Anatomy: scans of one head tell each other far more in place than aside; others do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flaxflair.core.records import Array, Geometry, Volume
+from flaxflair.imaging.orientation import to_ras
+from flaxflair.imaging.resampling import resample
+from flaxflair.io.bids import name_file, name_sequence
+from flaxflair.io.nifti import read_volume
+from flaxflair.preprocessing.anatomy_check import judge_anatomy
+from flaxflair.simulation.phantom import write_phantom
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two patients, every sequence of each on one grid."""
+    root = tmp_path_factory.mktemp("two") / "phantom"
+    write_phantom(root, subjects=2, healthy=0, seed=7, scale=0.3)
+    return root
+
+
+def read(root: Path, patient: int, name: str) -> Volume:
+    label, where = f"{patient:02d}", {"space": "FLAIR"}
+    path = (
+        name_file("mask", sub=label, **where, desc="brain")
+        if name == "brain"
+        else name_sequence(name, sub=label, **where, desc="preproc")
+    )
+    return to_ras(read_volume(root / f"sub-{label}/anat" / path))
+
+
+def fit(moving: Volume, brain: Array, onto: Array, geometry: Geometry) -> Array:
+    """Lays one brain on another of that place and extent, as a registration would."""
+
+    def ends(mask: Array, affine: Array) -> tuple[Array, Array]:
+        points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+        return points.mean(axis=0), points.std(axis=0)
+
+    there, size = ends(brain, moving.geometry.affine)
+    here, wanted = ends(onto, geometry.affine)
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.diag(size / wanted)
+    matrix[:3, 3] = there - matrix[:3, :3] @ here
+    return resample(moving.array, moving.geometry.affine, geometry, matrix, beyond="zero")
+
+
+@pytest.mark.parametrize("name", ["T1", "T1SE", "DIR", "PD"])
+def test_a_scan_of_the_same_head_is_taken_for_one(root: Path, name: str):
+    t2, brain = read(root, 1, "T2"), read(root, 1, "brain").array > 0.5
+    images = {"T2": t2.array, name: read(root, 1, name).array}
+    assert judge_anatomy(images, "T2", brain, t2.geometry) == ()
+
+
+def test_a_t1_of_another_patient_is_told(root: Path):
+    t2, t1 = read(root, 1, "T2"), read(root, 2, "T1")
+    own, other = (read(root, patient, "brain").array > 0.5 for patient in (1, 2))
+    images = {"T2": t2.array, "T1": fit(t1, other, own, t2.geometry)}
+    (sentence,) = judge_anatomy(images, "T2", own, t2.geometry)
+    assert sentence.startswith("the T1 and the T2 differ in their anatomy, as those of two persons")
+
+
+def test_a_t1_that_lies_a_centimetre_off_is_told(root: Path):
+    t2, t1 = read(root, 1, "T2"), read(root, 1, "T1")
+    brain = read(root, 1, "brain").array > 0.5
+    off = np.eye(4)
+    off[1, 3] = 10.0
+    laid = resample(t1.array, t1.geometry.affine, t2.geometry, off, beyond="zero")
+    assert judge_anatomy({"T2": t2.array, "T1": laid}, "T2", brain, t2.geometry)
