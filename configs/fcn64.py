@@ -30,7 +30,7 @@ def get_config(variant: str = "", filters: int = 64) -> Config:
         # What the paper did: the held-out images have a say in the statistics, and in when to stop.
         config.normalization.statistics = "all"
     elif variant == "honest":
-        config.stop.watch = "training"
+        config.stop.monitor = "training"
     elif variant == "quick":
         _quicken(config)
     elif variant == "small":
@@ -62,7 +62,7 @@ def _quicken(config: Config) -> None:
     config.train.window = (24, 24, 24)
     config.train.windows_per_subject = 4
     config.train.epochs = 12
-    config.stop.strips = 0
+    config.stop.patience = 0
     config.stop.every = 3
     config.stop.keep = "last"
 
@@ -80,8 +80,8 @@ def _go_real(config: Config) -> None:
     config.train.window = (32, 32, 32)
     config.train.windows_per_subject = 150
     config.train.epochs = 12
-    config.stop.watch = "none"
-    config.stop.strips = 0
+    config.stop.monitor = "none"
+    config.stop.patience = 0
     config.stop.keep = "last"
     config.folds.count = 0
-    config.predict.voxels = 2_000_000
+    config.predict.tile_voxels = 2_000_000

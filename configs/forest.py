@@ -18,5 +18,5 @@ def get_config(variant: str = "") -> Config:
     config.forest.patches = 500_000
     if variant not in ("", "honest"):
         config.forest.patches = 200_000
-        config.forest.share = 0.25
+        config.forest.max_samples = 0.25
     return config

@@ -12,5 +12,5 @@ from flaxflair.configs import fcn64
 def get_config(variant: str = "") -> Config:
     config = fcn64.get_config(variant)
     config.method = "propagation"
-    config.propagation.search = (4, 4, 1) if variant in ("", "honest") else (3, 3, 3)
+    config.propagation.search_radius = (4, 4, 1) if variant in ("", "honest") else (3, 3, 3)
     return config

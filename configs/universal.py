@@ -4,8 +4,8 @@ A step of four windows takes about 2 s of processor time, 0.5 s of them for the 
 thousands of steps are needed. `:tiny` is for trying the command: a few steps of a small network.
 """
 
+from flaxflair.config.universal import ConditionalConfig, SynthesisConfig, UniversalConfig
 from flaxflair.core.records import InputError
-from flaxflair.universal_config import ConditionalConfig, SynthesisConfig, UniversalConfig
 
 
 def get_config(variant: str = "") -> UniversalConfig:

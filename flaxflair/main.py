@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+import sys
 from pathlib import Path
 
 from absl import app, flags
@@ -9,13 +12,14 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from flaxflair.config import Config, validate
+from flaxflair.config.fields import RENAMED, list_fields
+from flaxflair.config.universal import UniversalConfig
+from flaxflair.config.universal import validate as validate_universal
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import parse_inputs
 from flaxflair.runtime.entry_point import command
 from flaxflair.runtime.huge_pages import start_with_huge_pages
 from flaxflair.runtime.progress import show_bar
-from flaxflair.universal_config import UniversalConfig
-from flaxflair.universal_config import validate as validate_universal
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, such as configs/fcn64.py or configs/fcn64.py:quick."
@@ -25,6 +29,8 @@ _WORKDIR = flags.DEFINE_string(
 )
 _FOLDS = flags.DEFINE_list("folds", None, "Folds to run, such as 0,3; by default all.")
 _INPUTS = flags.DEFINE_string("inputs", None, "Inputs, such as T1,T2,DIR; by default the config's.")
+
+_NO_FIELD = re.compile(r"'(\w+Config)' object has no attribute '(\w+)'")
 
 
 def main(argv: list[str]) -> None:
@@ -94,11 +100,51 @@ def _fold(text: str) -> int:
     return int(text)
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """Returns the arguments that are not flags, once the flags and the configuration are read.
+
+    Raises:
+      SystemExit: a flag, a field or the configuration file cannot be used; one sentence says why.
+    """
+    try:
+        for argument in argv[1:]:
+            name = argument.lstrip("-").partition("=")[0]
+            if name.startswith("config."):
+                _expect_field(name.removeprefix("config."))
+        rest = flags.FLAGS(argv)
+        getattr(_CONFIG.value, "method", None)  # a file that was not found raises here
+        return rest
+    except Exception as error:  # a configuration file is a program, which may raise anything
+        sys.exit(f"flaxflair: {_describe_flag_error(error)}")
+
+
+def _expect_field(path: str) -> None:
+    """Refuses what is a field of no configuration, by its present or its nearest name."""
+    if path in RENAMED:
+        raise InputError(f"config.{path} is now config.{RENAMED[path]}; use that name")
+    known = [*list_fields(Config()), *list_fields(UniversalConfig())]
+    if path not in known:
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
+        raise InputError(f"there is no field config.{path}; the nearest is config.{near[0]}")
+
+
+def _describe_flag_error(error: Exception) -> str:
+    """Returns one sentence on why flags or a configuration file were refused."""
+    if field := _NO_FIELD.search(str(error)):
+        kind, name = field.groups()
+        new = [new for old, new in RENAMED.items() if old.rpartition(".")[2] == name]
+        hint = f"; it is now config.{new[0]}" if new else ""
+        return f"--config: {kind} has no field {name!r}{hint}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    sentence = lines[-1].strip().removeprefix(f"{InputError.__module__}.InputError: ")
+    return sentence if isinstance(error, InputError | flags.Error) else f"--config: {sentence}"
+
+
 def start() -> None:
     """Parses flags and runs."""
     start_with_huge_pages()
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from flaxflair.config import Config, differences, from_json, to_json, validate
+from flaxflair.config import Config, validate
+from flaxflair.config.fields import differences, from_json, to_json
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import INPUTS, SEQUENCES, TARGET, identify, parse_inputs
 
@@ -31,16 +32,16 @@ REFUSED = [
     ("train.window", (16, 0, 16)),
     ("train.window", (-1, -1, -1)),
     ("train.window", (16, 16)),
-    ("stop.watch", "test"),
-    ("stop.watch", "none"),
+    ("stop.monitor", "test"),
+    ("stop.monitor", "none"),
     ("stop.keep", "first"),
     ("stop.every", 0),
     ("stop.every", 2),
-    ("stop.strips", -1),
+    ("stop.patience", -1),
     ("stop.strip_length", 0),
     ("folds.count", -1),
     ("predict.batch", 0),
-    ("predict.voxels", -8),
+    ("predict.tile_voxels", -8),
     ("data.patterns", ("T1w",)),
     ("train.call", "run"),
     ("folds.at_once", 0),
@@ -78,21 +79,21 @@ def test_the_defaults_are_the_papers_and_are_accepted():
         0.0005,
         1,
     )
-    assert (config.stop.strips, config.stop.strip_length) == (3, 5)
+    assert (config.stop.patience, config.stop.strip_length) == (3, 5)
     assert (config.data.phantom.subjects, config.data.phantom.healthy) == (24, 4)
     assert config.folds.count == 5
     assert config.data.inputs == INPUTS
 
 
-def test_a_fit_that_watches_nothing_keeps_its_last_weights():
-    config = changed("stop.watch", "none")
-    config.stop.strips = 0
-    with pytest.raises(InputError, match=r"stop\.keep is 'best' and nothing is watched"):
+def test_a_fit_that_monitors_no_error_keeps_its_last_weights():
+    config = changed("stop.monitor", "none")
+    config.stop.patience = 0
+    with pytest.raises(InputError, match=r"stop\.keep is 'best' and no error is monitored"):
         validate(config)
     config.stop.keep = "last"
     validate(config)
-    config.stop.strips = 3
-    with pytest.raises(InputError, match=r"stop\.strips needs a watched error"):
+    config.stop.patience = 3
+    with pytest.raises(InputError, match=r"stop\.patience needs a monitored error"):
         validate(config)
 
 

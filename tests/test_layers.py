@@ -19,7 +19,7 @@ import flaxflair
 LAYERS = (
     ("core",),
     ("imaging", "runtime"),
-    ("config", "universal_config"),
+    ("config",),
     ("baselines", "configs", "evaluation", "io", "networks"),
     ("models", "preprocessing", "simulation"),
     ("training", "visualization"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,7 +123,7 @@ def test_sigterm_saves_and_ends_cleanly_and_the_same_command_goes_on(
 ) -> None:
     flags = (
         "--config.train.epochs=1000",
-        "--config.stop.strips=0",
+        "--config.stop.patience=0",
         "--config.save_every_seconds=0",
     )
     process = _start(phantom, tmp_path, environment, *flags)
@@ -278,38 +279,59 @@ def test_the_honest_variant_watches_a_participant_that_it_does_not_train_on(
     phantom: Path, tmp_path: Path
 ) -> None:
     config = tiny_config()
-    config.stop.watch = "training"
+    config.stop.monitor = "training"
     run(config, tmp_path, phantom, folds=[0])
     fold = next(event for event in _events(tmp_path) if event["event"] == "fold")
     assert len(fold["training"]) == 3
     assert not set(fold["training"]) & set(fold["heldout"])
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--config.data.root=/none"], "/none: no such folder"),
-        (["--inputs=T1,FLAIR"], "unknown input sequence 'FLAIR'"),
-        (["--folds=a"], "'a' is not the number of a fold"),
-        (["--config.network.dtype=float64"], "config.network.dtype is 'float64'"),
-    ],
-)
+_PARSING = [
+    (["--config.data.root=/none"], "/none: no such folder"),
+    (["--inputs=T1,FLAIR"], "unknown input sequence 'FLAIR'"),
+    (["--folds=a"], "'a' is not the number of a fold"),
+    (["--config.network.dtype=float64"], "config.network.dtype is 'float64'"),
+    (["--config.stop.watch=none"], "config.stop.watch is now config.stop.monitor"),
+    (["--config.train.epoch=3"], "no field config.train.epoch; the nearest is config.train.epochs"),
+    (["--config.train.epochs=three"], "--config.train.epochs=three: invalid literal"),
+    (["--no-such-flag"], "Unknown command line flag 'no-such-flag'"),
+    (["--config=none.py"], "No such file or directory: 'none.py'"),
+    (["--config=configs/fcn64.py:fast"], "no variant 'fast'"),
+    (
+        ["--config=former.py"],
+        "--config: StopConfig has no field 'watch'; it is now config.stop.monitor",
+    ),
+    (["--config=raises.py"], "--config: division by zero"),
+    (["--config=empty.py"], "has no attribute 'get_config'"),
+    (["--config.data.inputs=(3,)"], "unknown input sequence '3'"),
+]
+
+
+@pytest.mark.parametrize(("flags", "sentence"), _PARSING, ids=[" ".join(f) for f, _ in _PARSING])
 def test_what_cannot_be_used_ends_with_one_sentence(
-    flags: list[str], said: str, tmp_path: Path
+    flags: list[str], sentence: str, tmp_path: Path
 ) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    head = "from flaxflair.config import Config\n"
+    (tmp_path / "former.py").write_text(
+        f"{head}def get_config(_=''):\n    config = Config()\n    config.stop.watch = 'none'\n"
+    )
+    (tmp_path / "raises.py").write_text("1 / 0\n")
+    (tmp_path / "empty.py").write_text("")
+    if not flags[0].startswith("--config="):
+        flags = ["--config=configs/fcn64.py", f"--config.data.root={tmp_path}", *flags]
     result = subprocess.run(
-        [
-            *(sys.executable, "-m", "flaxflair.main", "--config=configs/fcn64.py"),
-            *(f"--workdir={tmp_path / 'run'}", f"--config.data.root={tmp_path}", *flags),
-        ],
-        cwd=ROOT,
+        [sys.executable, "-m", "flaxflair.main", f"--workdir={tmp_path / 'run'}", *flags],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 1
-    assert said in result.stderr
-    assert "Traceback" not in result.stderr
+    assert sentence in result.stderr
+    assert result.stderr.startswith("flaxflair: ")
+    assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

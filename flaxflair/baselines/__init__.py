@@ -44,11 +44,11 @@ BASELINES: dict[str, Baseline] = {
     "forest": Baseline(
         lambda examples, config, seed: forest.fit(
             examples,
-            trees=config.forest.trees,
-            leaf=config.forest.leaf,
-            features=config.forest.features,
+            trees=config.forest.n_estimators,
+            leaf=config.forest.min_samples_leaf,
+            features=config.forest.max_features,
             patches=config.forest.patches,
-            share=config.forest.share,
+            share=config.forest.max_samples,
             seed=seed,
         ),
         forest.predict,
@@ -56,7 +56,9 @@ BASELINES: dict[str, Baseline] = {
         forest.unpack,
     ),
     "propagation": Baseline(
-        lambda examples, config, seed: propagation.fit(examples, search=config.propagation.search),
+        lambda examples, config, seed: propagation.fit(
+            examples, search=config.propagation.search_radius
+        ),
         propagation.predict,
         propagation.pack,
         propagation.unpack,

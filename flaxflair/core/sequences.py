@@ -63,7 +63,7 @@ def parse_inputs(names: str | tuple[str, ...]) -> tuple[str, ...]:
       ValueError: a name is unknown, repeated, the target itself, or none is given.
     """
     parts = names.split(",") if isinstance(names, str) else list(names)
-    wanted = [part.strip().upper() for part in parts if part.strip()]
+    wanted = [name for part in parts if (name := str(part).strip().upper())]
     unknown = [name for name in wanted if name not in INPUTS]
     if unknown:
         raise ValueError(f"unknown input sequence {unknown[0]!r}; choose from {', '.join(INPUTS)}")

@@ -15,12 +15,12 @@ from jsonschema.exceptions import best_match
 
 from flaxflair.baselines import BASELINES
 from flaxflair.config import NETWORK, NetworkConfig
+from flaxflair.config.universal import ConditionalConfig
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import INPUTS
 from flaxflair.imaging.normalization import METHODS, Normalization, Stats, expect_consistent
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.network import ARITHMETIC
-from flaxflair.universal_config import ConditionalConfig
 
 UNIVERSAL = "universal"  # the method of a universal model
 _MOST_CHARACTERS = 160  # of what a sentence shows of a stranger's text

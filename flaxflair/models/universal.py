@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxflair.config.universal import ConditionalConfig
 from flaxflair.core.records import Array, Subject, Volume
 from flaxflair.core.sequences import INPUTS
 from flaxflair.imaging.normalization import zero_outside
@@ -28,7 +29,6 @@ from flaxflair.imaging.standard import (
 from flaxflair.models.inference import predict_streamed
 from flaxflair.networks.conditional import build
 from flaxflair.networks.network import ConditionalNetwork, Params
-from flaxflair.universal_config import ConditionalConfig
 
 WARNING = "Warning"  # key of `UniversalModel.about`
 WHITE = 1000.0  # intensity of normal-appearing white matter in a synthetic FLAIR

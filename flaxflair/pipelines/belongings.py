@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxflair import config as configs
-from flaxflair.config import Config
+from flaxflair.config import Config, fields
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.locks import hold
 from flaxflair.core.records import InputError
@@ -71,8 +70,8 @@ def expect_config(workdir: Path, config: Config, source: Path) -> None:
         return
     stored = read_object(path, _REMEDY)
     try:
-        stored_config = configs.from_json(json.dumps(stored["config"]))
-        differences = configs.differences(config, stored_config)
+        stored_config = fields.from_json(json.dumps(stored["config"]))
+        differences = fields.differences(config, stored_config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: is no configuration ({error}); {_REMEDY}") from None
     if (root := str(source.resolve())) != stored.get("source"):

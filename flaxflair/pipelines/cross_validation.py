@@ -14,8 +14,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from flaxflair import config as configs
-from flaxflair.config import NETWORK, Config
+from flaxflair.config import NETWORK, Config, fields, validate
 from flaxflair.core.atomic_files import write_json
 from flaxflair.core.records import InputError, Subject
 from flaxflair.core.sequences import parse_patterns
@@ -68,7 +67,7 @@ def run(
       Interrupted: SIGTERM or SIGINT was received during training; the state is saved.
     """
     console = console or Console(quiet=True)
-    configs.validate(config)
+    validate(config)
     for field, name, known in (
         ("network.name", config.network.name, NETWORKS),
         ("train.optimizer", config.train.optimizer, OPTIMIZERS),
@@ -103,7 +102,7 @@ def _start(
             split(heldout, fold)
             is_done(workdir, fold)  # fails on a damaged model before minutes of reading
         subjects = _load_subjects(config, found)
-    stored = {"source": str(source.resolve()), "config": json.loads(configs.to_json(config))}
+    stored = {"source": str(source.resolve()), "config": json.loads(fields.to_json(config))}
     write_json(workdir / "config.json", stored)
     write_json(workdir / "folds.json", folds_record)
     derivatives.start(workdir / "derivative", source)

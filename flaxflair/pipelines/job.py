@@ -49,8 +49,8 @@ class Job:
 def subjects_of_fold(job: Job, fold: int) -> tuple[list[Subject], list[Subject], list[Subject]]:
     """Returns the training, the monitored and the held-out subjects of one fold."""
     training, heldout = split(job.folds, fold)
-    monitored = {"heldout": heldout, "training": training[-1:], "none": []}[job.config.stop.watch]
-    if job.config.stop.watch == "training":
+    monitored = {"heldout": heldout, "training": training[-1:], "none": []}[job.config.stop.monitor]
+    if job.config.stop.monitor == "training":
         training = training[:-1]
     return job.of(training), job.of(monitored), job.of(heldout)
 

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from flaxflair.config import flatten
+from flaxflair.config.fields import flatten
+from flaxflair.config.universal import UniversalConfig
 from flaxflair.core.atomic_files import write_json
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import InputError
@@ -44,7 +45,6 @@ from flaxflair.training.synthesis import (
     make_synthesis_step,
 )
 from flaxflair.training.synthesis_batches import Source, simulate_ahead
-from flaxflair.universal_config import UniversalConfig
 
 _LOG_EVERY_STEPS = 20
 

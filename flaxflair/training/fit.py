@@ -216,7 +216,7 @@ def _plan(config: Config, steps_per_epoch: int, engine: Engine) -> Plan:
         config.train.epochs,
         steps_per_epoch,
         config.stop.every,
-        config.stop.strips,
+        config.stop.patience,
         config.stop.strip_length,
         stride=steps_per_epoch if engine.whole_epochs else 1,
     )

@@ -534,7 +534,7 @@ def measure_crossval(setting: Setting, epochs: int, subjects: int) -> list[Row]:
     part, name = "cross-validation", "ours"
     config = fcn64.get_config()
     config.network.filters = setting.filters
-    config.train.epochs, config.stop.strips = epochs, 0
+    config.train.epochs, config.stop.patience = epochs, 0
     config.folds.at_once = len(jax.local_devices())
     config.data.phantom.scale = min(max(setting.grid[0] / PAPER[0][0], SMALLEST_SCALE), 1.0)
     config.data.phantom.subjects = subjects

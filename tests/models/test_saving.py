@@ -44,7 +44,7 @@ def fit(method: str) -> Fitted:
         network = NETWORKS[method](2, config)
         return FittedNetwork(config, network, draw_params(network))
     config = Config()
-    config.forest.trees, config.propagation.search = 3, (1, 1, 1)
+    config.forest.n_estimators, config.propagation.search_radius = 3, (1, 1, 1)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(*SHAPE, 2)).astype(np.float32)
     example = images, images[..., 0], np.ones(SHAPE, bool)

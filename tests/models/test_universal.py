@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from flaxflair.config.universal import ConditionalConfig
 from flaxflair.core.records import InputError, Subject, Volume
 from flaxflair.core.sequences import INPUTS
 from flaxflair.imaging.standard import standardize
@@ -27,7 +28,6 @@ from flaxflair.models.universal import (
     make_network,
     predict_standard,
 )
-from flaxflair.universal_config import ConditionalConfig
 from tests.samples import ball
 
 TINY = ConditionalConfig(widths=(4, 6), convolutions=1, fine=3)

@@ -156,8 +156,8 @@ def load_tiny(method: str, variant: str) -> Config:
         config.network.filters = 4
     elif method != "fcn":
         config.method = method
-        config.forest.trees = 3
-        config.propagation.search = (1, 1, 0)
+        config.forest.n_estimators = 3
+        config.propagation.search_radius = (1, 1, 0)
     return config
 
 

@@ -11,12 +11,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from rich.console import Console
 
+from flaxflair.config.universal import UniversalConfig, validate
 from flaxflair.configs.universal import get_config
 from flaxflair.core.records import InputError
 from flaxflair.pipelines import universal
 from flaxflair.simulation.generator.storage import open_library, save_library
 from flaxflair.training.synthesis_batches import Source, make_batch, simulate_ahead
-from flaxflair.universal_config import UniversalConfig, validate
 from tests.simulation.test_generator import library  # noqa: F401  (a fixture)
 
 CONSOLE = Console(quiet=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from flaxflair.core.records import InputError
 
 
-@dataclass
+@dataclass(slots=True)
 class LibraryConfig:
     """What windows are simulated from.
 
@@ -26,7 +26,7 @@ class LibraryConfig:
     masks: str = ""
 
 
-@dataclass
+@dataclass(slots=True)
 class RealConfig:
     """Real sessions to learn from, beside simulated windows.
 
@@ -39,7 +39,7 @@ class RealConfig:
     without: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class ConditionalConfig:
     """The network; see `networks.conditional`.
 
@@ -58,7 +58,7 @@ class ConditionalConfig:
     dtype: str = "float32"
 
 
-@dataclass
+@dataclass(slots=True)
 class SynthesisConfig:
     """How it is trained.
 
@@ -91,7 +91,7 @@ class SynthesisConfig:
     workers: int = 1
 
 
-@dataclass
+@dataclass(slots=True)
 class UniversalConfig:
     """A training.
 

@@ -6,8 +6,6 @@ differs. Knows nothing of flags, files or JAX.
 Annotations here stay types (no `from __future__ import annotations`): the flags parse by them.
 """
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +16,7 @@ from flaxflair.imaging.normalization import METHODS
 NETWORK = "network"
 
 
-@dataclass
+@dataclass(slots=True)
 class PhantomConfig:
     """The embedded data set, used when no data root is given.
 
@@ -35,7 +33,7 @@ class PhantomConfig:
     scale: float = 1.0
 
 
-@dataclass
+@dataclass(slots=True)
 class DataConfig:
     """What is read.
 
@@ -55,7 +53,7 @@ class DataConfig:
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
 
-@dataclass
+@dataclass(slots=True)
 class NormalizationConfig:
     """How intensities become numbers near one.
 
@@ -72,7 +70,7 @@ class NormalizationConfig:
     statistics: str = "training"
 
 
-@dataclass
+@dataclass(slots=True)
 class NetworkConfig:
     """The network.
 
@@ -94,38 +92,38 @@ class NetworkConfig:
     init: str = "glorot"
 
 
-@dataclass
+@dataclass(slots=True)
 class ForestConfig:
     """The random forest.
 
     Attributes:
-      trees: averaged.
-      leaf: voxels that a leaf has at least.
-      features: share of the features that is tried at a split; a third is Breiman's choice for a
-        regression.
+      n_estimators: trees, whose predictions are averaged.
+      min_samples_leaf: voxels of a leaf, at least.
+      max_features: share of the features that is tried at a split; a third is Breiman's choice for
+        a regression.
       patches: voxels that it is fitted on, drawn evenly from the training subjects; 0 for all.
-      share: of these that each tree draws for itself, with replacement.
+      max_samples: share of these that each tree draws, with replacement.
     """
 
-    trees: int = 60
-    leaf: int = 3
-    features: float = 1 / 3
+    n_estimators: int = 60
+    min_samples_leaf: int = 3
+    max_features: float = 1 / 3
     patches: int = 0
-    share: float = 1.0
+    max_samples: float = 1.0
 
 
-@dataclass
+@dataclass(slots=True)
 class PropagationConfig:
     """Modality propagation.
 
     Attributes:
-      search: voxels along x, y and z, each way, in which the nearest patch is looked for.
+      search_radius: voxels along x, y and z, each way, in which the nearest patch is sought.
     """
 
-    search: tuple[int, int, int] = (3, 3, 3)
+    search_radius: tuple[int, int, int] = (3, 3, 3)
 
 
-@dataclass
+@dataclass(slots=True)
 class TrainConfig:
     """How the network is fitted.
 
@@ -153,28 +151,28 @@ class TrainConfig:
     call: str = "auto"
 
 
-@dataclass
+@dataclass(slots=True)
 class StopConfig:
     """When training ends, and which weights are kept.
 
     Attributes:
-      watch: the subjects whose error is watched: `heldout`, the fold itself (the paper; optimistic,
-        since the fold then chooses the weights it is scored with), `training`, one training
-        subject set aside, or `none`.
+      monitor: the subjects whose error is monitored: `heldout`, the fold itself (the paper;
+        optimistic, since the fold then chooses the weights it is scored with), `training`, one
+        training subject set aside, or `none`.
       every: epochs between two looks.
-      strips: p of STOP_p; 0 never stops early.
+      patience: p of STOP_p, in strips; 0 disables early stopping.
       strip_length: q, in epochs; a multiple of `every`.
-      keep: `best` weights by the watched error, or the `last`.
+      keep: `best` weights by the monitored error, or the `last`.
     """
 
-    watch: str = "heldout"
+    monitor: str = "heldout"
     every: int = 1
-    strips: int = 3
+    patience: int = 3
     strip_length: int = 5
     keep: str = "best"
 
 
-@dataclass
+@dataclass(slots=True)
 class FoldsConfig:
     """How the cohort is cut.
 
@@ -189,13 +187,13 @@ class FoldsConfig:
     at_once: int = 1
 
 
-@dataclass
+@dataclass(slots=True)
 class PredictConfig:
     """How volumes are predicted.
 
     Attributes:
       batch: subjects computed side by side under `vmap` in the one call of a fold.
-      voxels: computed at a time, about 16 bytes of memory each for every filter; 0 for whole
+      tile_voxels: voxels of a tile, about 16 bytes of memory each for every filter; 0 for whole
         volumes.
       saliency: whether maps of a network's inputs are made. Tiles of a saliency map overlap by four
         times the network's radius: for one that sees far, as the U-Net, they cost more than its
@@ -203,11 +201,11 @@ class PredictConfig:
     """
 
     batch: int = 1
-    voxels: int = 0
+    tile_voxels: int = 0
     saliency: bool = True
 
 
-@dataclass
+@dataclass(slots=True)
 class MeshConfig:
     """Devices that train one fold together.
 
@@ -221,7 +219,7 @@ class MeshConfig:
     space: int = 1
 
 
-@dataclass
+@dataclass(slots=True)
 class Config:
     """A run.
 
@@ -258,14 +256,14 @@ _CHOICES = {
     "network.init": ("glorot", "least_squares"),
     "train.schedule": ("constant", "cosine"),
     "train.call": ("auto", "step", "epoch"),
-    "stop.watch": ("heldout", "training", "none"),
+    "stop.monitor": ("heldout", "training", "none"),
     "stop.keep": ("best", "last"),
 }
 _AT_LEAST_ONE = (
     "network.layers",
     "network.filters",
-    "forest.trees",
-    "forest.leaf",
+    "forest.n_estimators",
+    "forest.min_samples_leaf",
     "train.epochs",
     "train.windows_per_subject",
     "train.batch",
@@ -276,8 +274,8 @@ _AT_LEAST_ONE = (
     "mesh.data",
     "mesh.space",
 )
-_NOT_NEGATIVE = ("stop.strips", "folds.count", "predict.voxels", "forest.patches")
-_SHARES = ("data.phantom.scale", "forest.features", "forest.share")
+_NOT_NEGATIVE = ("stop.patience", "folds.count", "predict.tile_voxels", "forest.patches")
+_SHARES = ("data.phantom.scale", "forest.max_features", "forest.max_samples")
 
 
 def _get(config: Config, path: str) -> Any:
@@ -320,9 +318,11 @@ def _check_ranges(config: Config) -> None:
     for path in _SHARES:
         if not 0 < (value := _get(config, path)) <= 1:
             raise InputError(f"config.{path} is {value}; it must be above 0, at most 1")
-    search = config.propagation.search
-    if len(search) != 3 or min(search) < 0:
-        raise InputError(f"config.propagation.search is {search}; give three edges, 0 or more")
+    radius = config.propagation.search_radius
+    if len(radius) != 3 or min(radius) < 0:
+        raise InputError(
+            f"config.propagation.search_radius is {radius}; give three numbers, 0 or more"
+        )
     if not (rate := config.train.learning_rate) > 0:
         raise InputError(f"config.train.learning_rate is {rate}; it must be above 0")
     window = config.train.window
@@ -332,13 +332,15 @@ def _check_ranges(config: Config) -> None:
 
 def _check_combinations(config: Config) -> None:
     """Refuses fields that exclude each other."""
-    if config.stop.keep == "best" and config.stop.watch == "none":
+    if config.stop.keep == "best" and config.stop.monitor == "none":
         raise InputError(
-            "config.stop.keep is 'best' and nothing is watched; set stop.watch or keep 'last'"
+            "config.stop.keep is 'best' and no error is monitored; set stop.monitor or keep 'last'"
         )
-    if config.stop.strips and config.stop.watch == "none":
-        raise InputError("config.stop.strips needs a watched error; set stop.watch, or strips to 0")
-    if config.stop.strips and config.stop.strip_length % config.stop.every:
+    if config.stop.patience and config.stop.monitor == "none":
+        raise InputError(
+            "config.stop.patience needs a monitored error; set stop.monitor, or patience to 0"
+        )
+    if config.stop.patience and config.stop.strip_length % config.stop.every:
         raise InputError(
             f"config.stop.strip_length is {config.stop.strip_length}; "
             f"it must be a multiple of stop.every ({config.stop.every})"
@@ -359,42 +361,3 @@ def _check_combinations(config: Config) -> None:
                 "config.train.call is 'epoch', which is for one device; set it to 'step' or 'auto' "
                 "where config.mesh takes several"
             )
-
-
-def to_json(config: Config) -> str:
-    """Returns the configuration as JSON text, its fields in a fixed order."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
-def from_json(text: str) -> Config:
-    """Undoes `to_json`."""
-    return _build(Config, json.loads(text))
-
-
-def _build(kind: type, values: dict[str, Any]) -> Any:
-    defaults = kind()
-    known = {
-        entry.name: _build(type(current), value)
-        if dataclasses.is_dataclass(current := getattr(defaults, entry.name))
-        else (tuple(value) if isinstance(value, list) else value)
-        for entry in dataclasses.fields(kind)
-        if (value := values.get(entry.name)) is not None
-    }
-    return kind(**known)
-
-
-def differences(ours: Config, theirs: Config) -> list[str]:
-    """Returns one line for each field in which two configurations differ."""
-    a, b = flatten(dataclasses.asdict(ours)), flatten(dataclasses.asdict(theirs))
-    return [f"{name}: {a[name]} instead of {b[name]}" for name in a if a[name] != b[name]]
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the leaves of nested dictionaries by their path: `train.steps`."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= flatten(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value
-    return leaves
