@@ -1,4 +1,4 @@
-"""Commands: what each subcommand of `flaxflair` does, given its flags. See `cli` for those."""
+"""Implementation of the subcommands of `flaxflair`; their flags are defined in `cli`."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Says what would stop a session, or make its FLAIR worthless."""
-    # The model that ships reads any voxels and any sequences.
+    """Reports errors and possible problems of the images of sessions."""
+    # The default model accepts any voxel size and any sequences.
     model = None if args.model is None else load_model(args.model, args.fold)
     size, inputs = (None, ()) if model is None else (model.voxel_size, wanted_inputs(model))
     unusable = []
@@ -132,7 +132,7 @@ def check(args: argparse.Namespace) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     """Synthesises the FLAIRs of a data set, or of single files."""
-    places = {"BIDS_DIR": args.bids_dir, "OUT_DIR": args.out_dir, "participant": args.level}
+    folders = {"BIDS_DIR": args.bids_dir, "OUT_DIR": args.out_dir, "participant": args.level}
     labels = {
         "--participant-label": args.participant_label,
         "--session-label": args.session_label,
@@ -141,17 +141,17 @@ def predict(args: argparse.Namespace) -> None:
     files |= {"--brain": args.brain, "--out": args.out}
     of_set, of_files = (
         [name for name, value in given.items() if value is not None]
-        for given in (places | labels, files)
+        for given in (folders | labels, files)
     )
     if of_set and of_files:
         raise InputError(
-            f"{of_set[0]} is of a data set and {of_files[0]} of single files; "
+            f"{of_set[0]} is for data sets and {of_files[0]} for single files; "
             "give the arguments of one of them"
         )
-    if None in places.values() and args.out is None:
+    if None in folders.values() and args.out is None:
         raise InputError(
             "give BIDS_DIR OUT_DIR participant to predict a data set, "
-            "or the sequences' files and --out to predict those"
+            "or files of sequences and --out to predict one session"
         )
     _expect_voxels(args)
     enable_compilation_cache()
@@ -173,7 +173,7 @@ def _predict_cohort(args: argparse.Namespace, model: AnyModel) -> None:
             args.bids_dir,
             args.out_dir,
             raw=False if args.prepared else None,
-            how=_preparation(args),
+            options=_preparation(args),
             patterns=_patterns(args),
             participants=args.participant_label,
             sessions=args.session_label,
@@ -188,7 +188,7 @@ def _predict_cohort(args: argparse.Namespace, model: AnyModel) -> None:
 
 
 def _predict_files(args: argparse.Namespace, model: AnyModel) -> None:
-    paths = _given(args)
+    paths = _sequence_files(args)
     derivatives.expect_file(args.out, [*paths.values(), *([args.brain] if args.brain else [])])
     if args.dry_run:
         files = choose_inputs(model, name_files(paths, wanted_inputs(model), brain=args.brain))
@@ -225,17 +225,17 @@ def evaluate(args: argparse.Namespace) -> None:
     inputs = tuple(name for name in paths if name != TARGET)
     files = name_files(paths, inputs, flair="needed", brain=args.brain, lesions=args.lesions)
     subject = load_subject(files, None)
-    way_out = "predict onto the true FLAIR's grid (--flair and --reference FLAIR), or resample it"
-    synthetic = read_onto(args.synthetic, "true FLAIR", subject.geometry, way_out)
-    own, truth = score(subject, synthetic), score_truth(subject)
+    remedy = "predict onto the true FLAIR's grid (--flair and --reference FLAIR), or resample it"
+    synthetic = read_onto(args.synthetic, "true FLAIR", subject.geometry, remedy)
+    scores, truth = score(subject, synthetic), score_truth(subject)
     table = Table("metric", "synthetic", "true")
-    for name, value in own.items():
+    for name, value in scores.items():
         table.add_row(_TITLES[name], format_number(value), format_number(truth.get(name, np.nan)))
     console.print(table)
     if subject.masks.lesion is None or subject.masks.white_matter is None:
         console.print("The lesions' contrast needs --lesions and --t1w.")
     if args.json is not None:
-        write_json(args.json, {"synthetic": own, "true": truth})
+        write_json(args.json, {"synthetic": scores, "true": truth})
 
 
 _TITLES = {
@@ -252,19 +252,19 @@ _TITLES = {
 
 
 def saliency(args: argparse.Namespace) -> None:
-    """Maps what each sequence contributed."""
+    """Writes a saliency map for each sequence."""
     enable_compilation_cache()
     _expect_voxels(args)
     model = load_model(args.model, args.fold)
     models.expect_gradient(model)
-    paths = _given(args)
+    paths = _sequence_files(args)
     if TARGET not in paths:
-        raise InputError("saliency is of the error against a true FLAIR; give --flair")
+        raise InputError("saliency requires the true FLAIR; give --flair")
     files = name_files(paths, wanted_inputs(model), flair="needed", brain=args.brain)
     expect_writable(next(p for p in (args.out, *args.out.absolute().parents) if p.exists()))
-    how = _preparation(args)
-    how = None if args.prepared else replace(how, reference=how.reference or TARGET)
-    subject = load_subject(files, how, model.voxel_size)
+    options = _preparation(args)
+    options = replace(options, reference=options.reference or TARGET)
+    subject = load_subject(files, None if args.prepared else options, model.voxel_size)
     maps = models.saliency_maps(model, subject, voxels=args.voxels)
     args.out.mkdir(parents=True, exist_ok=True)
     share = shares(maps, {"brain": subject.masks.brain})["brain"]
@@ -277,7 +277,7 @@ def saliency(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Makes a page to look at."""
+    """Writes an HTML page of a run or of a predicted session."""
     expect_output(args.out, ())
     if (args.place / "folds.json").is_file():
         session_page.write_run_page(args.place, args.out, args.participant_label)
@@ -287,22 +287,22 @@ def report(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes a model as one file."""
+    """Writes a model as a single file."""
     model = load_model(args.run, args.fold)
     about = read_object(args.about, "give a JSON object of facts") if args.about else {}
     export_model(model, args.out, half=args.half, about=about)
-    console.print(f"{args.out}: written; give it to --model, or to flaxflair.load_model")
+    console.print(f"{args.out}: written; for --model, or flaxflair.load_model")
 
 
 _ToCheck = tuple[str, Mapping[str, Path], tuple[str, ...], tuple[str, ...]]
 
 
 def _sessions_to_check(args: argparse.Namespace, inputs: Sequence[str]) -> Iterator[_ToCheck]:
-    """Yields of each session: name, sequence -> its file, what stops it, what is not used."""
-    given = _given(args)
+    """Yields name, sequence -> file, errors and notes on unused files of each session."""
+    given = _sequence_files(args)
     folders = [path for path in args.paths if path.is_dir()]
     if folders and (len(args.paths) > 1 or given):
-        raise InputError(f"{folders[0]}: is a data set; give it alone, or files alone")
+        raise InputError(f"{folders[0]}: is a data set; give either one data set, or files")
     if folders:
         for files in _find(args, folders[0], inputs):
             images, problems = usable_images(files)
@@ -320,7 +320,7 @@ def _sessions_to_check(args: argparse.Namespace, inputs: Sequence[str]) -> Itera
 
 
 def _identify(path: Path) -> str:
-    """Returns the sequence that a file's name says it holds, or else that name."""
+    """Returns the sequence by the name of a file, or the name itself if it is unknown."""
     stem = bids.strip_extension(path.name)
     *parts, suffix = stem.split("_")
     entities = dict(part.split("-", 1) for part in parts if "-" in part)
@@ -338,15 +338,17 @@ def _find(args: argparse.Namespace, root: Path, inputs: Sequence[str] = ()) -> l
     )
 
 
-def _given(args: argparse.Namespace) -> dict[str, Path]:
-    """Returns sequence -> file, of the flags given."""
+def _sequence_files(args: argparse.Namespace) -> dict[str, Path]:
+    """Returns sequence -> file, from the flags of sequences."""
     flags = {name: getattr(args, sequence.flag, None) for name, sequence in SEQUENCES.items()}
     return {name: path for name, path in flags.items() if path is not None}
 
 
 def _expect_voxels(args: argparse.Namespace) -> None:
     if args.voxels < 0:
-        raise InputError(f"--voxels is {args.voxels}; it must be at least 1, or 0 for all at once")
+        raise InputError(
+            f"--voxels is {args.voxels}; it must be at least 1, or 0 for the whole volume"
+        )
 
 
 def _preparation(args: argparse.Namespace) -> Preparation:

@@ -1,4 +1,4 @@
-"""Console: what commands print: an inspection, a plan, what failed."""
+"""Console output of commands: findings, plans, warnings and failures."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ console = open_console()
 
 
 def show_inspection(name: str, inspection: Inspection) -> None:
-    """Prints the files of a session and what was found in them."""
-    # What is found names its file; a narrow screen has no room to name it twice.
-    kept = [n for n, c in enumerate(COLUMNS) if c != "file" or console.width >= _WIDE]
+    """Prints the files of a session and the findings on them."""
+    # Findings name their file; a narrow screen has no room for the column.
+    columns = [n for n, c in enumerate(COLUMNS) if c != "file" or console.width >= _WIDE]
     table = Table(
         title=name,
         title_justify="left",
@@ -35,20 +35,20 @@ def show_inspection(name: str, inspection: Inspection) -> None:
         pad_edge=False,
         show_edge=False,
     )
-    for number in kept:
+    for number in columns:
         table.add_column(COLUMNS[number], overflow="fold")  # never an ellipsis for a number
     for row in tabulate(inspection):
         cells = (*row[:-1], Text(row[-1], style=_COLOURS[row[-1]]))
-        table.add_row(*(cells[number] for number in kept))
+        table.add_row(*(cells[number] for number in columns))
     console.print(table)
     for finding in inspection.findings:
         kind = "warning" if finding.severity == "warn" else "stop"
-        _show_sentence(kind, inspection.tell(finding))
+        _show_sentence(kind, inspection.describe(finding))
     console.print()
 
 
 def show_problems(name: str, problems: Sequence[str], notes: Sequence[str]) -> None:
-    """Prints why a session cannot be used, and which of its files are not."""
+    """Prints why a session cannot be used, and which of its files are not used."""
     if problems or notes:
         console.print(name)
     for kind, sentences in (("stop", problems), ("warning", notes)):
@@ -58,7 +58,7 @@ def show_problems(name: str, problems: Sequence[str], notes: Sequence[str]) -> N
 
 def _show_sentence(kind: str, sentence: str) -> None:
     console.print(Text(f"{kind}: ", style=_COLOURS[kind]), end="")
-    # Unbroken, for those who search what was said.
+    # Without line breaks, so that the output can be searched.
     console.print(sentence, highlight=False, soft_wrap=True)
 
 
@@ -67,10 +67,10 @@ _COLOURS = {"good": "green", "warning": "yellow", "stop": "red"}
 
 
 def show_plan(found: Sequence[SessionFiles], out: Path, reference: str, *, flair: bool) -> None:
-    """Prints what would be done, and does nothing.
+    """Prints the sessions and images that would be used, without any computation.
 
     Raises:
-      InputError: a session cannot be used, as when it is done.
+      InputError: a session cannot be used.
     """
     failed = []
     table = Table("session", "from", "on the grid of", title=f"to {out}", title_justify="left")
@@ -78,11 +78,10 @@ def show_plan(found: Sequence[SessionFiles], out: Path, reference: str, *, flair
         try:
             if files.inputs:
                 choose_images(files)
-            every = files_of(files)
-            usable = {n: p for n, p in every.items() if flair or n != TARGET}
+            usable = {n: p for n, p in files_of(files).items() if flair or n != TARGET}
             grid = choose_reference(usable, reference)
             for path in usable.values():
-                read_forms(path)  # a header tells what is no image, or is not there
+                read_forms(path)  # fails on missing files and other formats
             table.add_row(files.name, ", ".join(usable), grid)
         except InputError as error:
             failed.append(files.name)
@@ -95,22 +94,26 @@ def show_plan(found: Sequence[SessionFiles], out: Path, reference: str, *, flair
 
 
 def files_of(files: SessionFiles) -> dict[str, Path]:
-    """Returns sequence -> file, of all that a session has.
+    """Returns sequence -> file, of all sequences of a session.
 
     Raises:
-      InputError: a sequence is there twice.
+      InputError: a sequence is present twice.
     """
     images = {name: files.image_of(name) for name in files.sequences}
     return {name: image.path for name, image in images.items() if image is not None}
 
 
 def conclude(outcome: Report, what: str) -> None:
-    """Prints what should be looked at, and raises what has failed."""
+    """Prints the warnings of a report.
+
+    Raises:
+      InputError: a session failed; the message lists all failures.
+    """
     if outcome.kept:
         total = len(outcome.written) + len(outcome.failures)
         console.print(
             f"{len(outcome.kept)} of {total} sessions were {what} already; "
-            "--overwrite does them anew"
+            "--overwrite recomputes them"
         )
     for name, sentences in outcome.warnings.items():
         for sentence in sentences:
@@ -123,5 +126,5 @@ def conclude(outcome: Report, what: str) -> None:
 
 
 def format_number(value: float) -> str:
-    """Returns a number as tables show it; undefined is a dash."""
+    """Returns a number with four digits for tables; a dash if it is not finite."""
     return f"{value:.4g}" if np.isfinite(value) else "–"

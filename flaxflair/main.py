@@ -1,4 +1,4 @@
-"""The main job: `python -m flaxflair.main --config=configs/fcn64.py[:variant]`. Flags, no more."""
+"""Command line of trainings: `python -m flaxflair.main --config=configs/fcn64.py[:variant]`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
 
 
 def _cross_validate(config: Config, workdir: Path, console: Console) -> None:
-    # JAX is imported by the program that stays, not by the one that only starts it.
+    # JAX is imported after the restart with huge pages, not by the first process.
     from flaxflair.pipelines.cross_validation import run
 
     if _INPUTS.value is not None:
@@ -70,14 +70,16 @@ def _train_universal(config: UniversalConfig, workdir: Path, console: Console) -
 
 
 def _source(config: Config, console: Console) -> Path:
-    """Returns the data set to read: the one given, or the embedded phantom."""
+    """Returns the data set: `config.data.root`, or else the simulated phantom."""
     if config.data.root:
         return Path(config.data.root)
     from flaxflair.simulation.cache import locate, open_phantom
 
     phantom = config.data.phantom
     if not locate(phantom).is_dir():
-        console.print(f"no data root given: making the phantom, {phantom.subjects} subjects")
+        console.print(
+            f"config.data.root is empty: simulating a phantom of {phantom.subjects} subjects"
+        )
     with show_bar(console, "phantom", phantom.subjects, 0) as bar:
         return open_phantom(phantom, bar.advance)
 
@@ -96,7 +98,7 @@ def _parse(names: str) -> tuple[str, ...]:
 
 def _fold(text: str) -> int:
     if not text.strip().isdigit():
-        raise InputError(f"--folds: {text!r} is not the number of a fold")
+        raise InputError(f"--folds: {text!r} is not the number of a fold; give numbers such as 0,3")
     return int(text)
 
 

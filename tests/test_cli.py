@@ -1,4 +1,4 @@
-"""The command `flaxflair`: what it offers, and how it refuses."""
+"""The command `flaxflair`: its subcommands and errors."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ COMMANDS = (
 )
 
 
-def test_help_names_the_commands_and_imports_nothing_heavy() -> None:
-    told = subprocess.run(
+def test_help_lists_the_commands_without_large_imports() -> None:
+    output = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "flaxflair.cli", "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert all(command in told.stdout for command in COMMANDS)
-    imported = {line.rsplit("|", 1)[-1].strip() for line in told.stderr.splitlines()}
+    assert all(command in output.stdout for command in COMMANDS)
+    imported = {line.rsplit("|", 1)[-1].strip() for line in output.stderr.splitlines()}
     assert imported.isdisjoint({"jax", "flax", "nibabel", "scipy", "matplotlib", "rich"})
 
 
@@ -80,7 +80,7 @@ def test_a_prepared_data_set_is_predicted_as_a_bids_app(
     assert flaxflair.read_volume(written).geometry.matches(subject.native)
 
 
-def test_a_subject_that_fails_is_told_at_the_end_and_the_others_are_done(
+def test_a_failed_subject_is_reported_at_the_end_and_the_others_are_predicted(
     finished: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, out = tmp_path / "copy", tmp_path / "out"
@@ -96,25 +96,25 @@ def test_a_subject_that_fails_is_told_at_the_end_and_the_others_are_done(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "give BIDS_DIR OUT_DIR participant to predict a data set, or"),
         (["in", "out"], "give BIDS_DIR OUT_DIR participant to predict a data set, or"),
-        (["--t1w", "a.nii.gz"], "or the sequences' files and --out to predict those"),
+        (["--t1w", "a.nii.gz"], "or files of sequences and --out to predict one"),
         (
             ["in", "out", "participant", "--t1w", "a.nii.gz"],
-            "BIDS_DIR is of a data set and --t1w of",
+            "BIDS_DIR is for data sets and --t1w for",
         ),
-        (["--out", "a.nii.gz", "--session-label", "1"], "--session-label is of a data set and"),
+        (["--out", "a.nii.gz", "--session-label", "1"], "--session-label is for data sets and"),
     ],
 )
-def test_a_data_set_and_single_files_are_not_mixed_and_neither_is_half_given(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_arguments_of_data_sets_and_of_files_cannot_be_mixed_or_incomplete(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["predict", "--model", "/none", *arguments]) == 1
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
 
 
 def test_a_level_that_is_not_participant_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,29 +124,29 @@ def test_a_level_that_is_not_participant_is_refused(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["montage", "/none", "out.png"], "/none: no such folder"),
         (["predict", "--model", "/none", "--out", "out.nii.gz"], "/none/fold-0/model.json"),
         (["phantom", "."], "is not empty"),
         (["phantom", f"{__file__}/x"], f"{__file__}: File exists; check the name"),
-        (["saliency", "--out", "out"], "of a network that was trained on one data set; name"),
+        (["saliency", "--out", "out"], "a universal model has no saliency maps; name"),
         (["predict", "--out", "a.nii.gz", "--voxels", "-1"], "--voxels is -1; it must be at"),
-        (["report", ".", "--out", "/none/x.html"], "/none: no such folder; make it"),
-        (["montage", ".", "/none/x.png"], "/none: no such folder; make it"),
-        (["evaluate", "a.nii", "b.nii", "--json", "/none/x"], "/none: no such folder; make it"),
+        (["report", ".", "--out", "/none/x.html"], "/none: no such folder; create it"),
+        (["montage", ".", "/none/x.png"], "/none: no such folder; create it"),
+        (["evaluate", "a.nii", "b.nii", "--json", "/none/x"], "/none: no such folder; create it"),
     ],
 )
-def test_what_cannot_be_used_ends_with_one_sentence(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_unusable_arguments_give_one_sentence(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 1
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
 
 
-def test_raw_files_are_predicted_on_the_grid_of_the_t2_with_a_page_beside(
+def test_raw_files_are_predicted_on_the_grid_of_the_t2_with_a_page(
     raw_model: Path, raw_phantom: Path, tmp_path: Path
 ) -> None:
     anat, out = raw_phantom / "sub-01/anat", tmp_path / "flair.nii.gz"
@@ -159,12 +159,12 @@ def test_raw_files_are_predicted_on_the_grid_of_the_t2_with_a_page_beside(
     reference = flaxflair.read_volume(anat / "sub-01_T2w.nii.gz")
     np.testing.assert_allclose(flair.geometry.affine, reference.geometry.affine, atol=1e-4)
     assert flair.geometry.shape == reference.geometry.shape
-    said = json.loads((tmp_path / "flair.json").read_text())
-    assert said["Model"]["Sequences"] == ["T1", "T2"]
+    sidecar = json.loads((tmp_path / "flair.json").read_text())
+    assert sidecar["Model"]["Sequences"] == ["T1", "T2"]
     assert (tmp_path / "flair.html").read_text().startswith("<!doctype html>")
 
 
-def test_a_raw_data_set_is_predicted_and_what_it_was_predicted_from_is_kept(
+def test_a_raw_data_set_is_predicted_and_its_prepared_images_are_written(
     raw_model: Path, raw_phantom: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -182,9 +182,9 @@ def test_exchanged_files_are_refused_by_check_and_by_predict(
     anat, out = raw_phantom / "sub-01/anat", tmp_path / "flair.nii.gz"
     files = ["--t1w", str(anat / "sub-01_T2w.nii.gz"), "--t2w", str(anat / "sub-01_T1w.nii.gz")]
     assert main(["check", *files]) == 1
-    told = capsys.readouterr()
-    assert "looks like a T2" in told.out
-    assert "cannot be used as it is" in told.err
+    output = capsys.readouterr()
+    assert "looks like a T2" in output.out
+    assert "cannot be used as it is" in output.err
     assert main(["predict", "--model", str(raw_model), *files, "--out", str(out)]) == 1
     assert "looks like a T2" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -235,7 +235,7 @@ def test_another_grid_is_not_scored(
     assert "--reference FLAIR" in error
 
 
-def test_saliency_of_files_is_written_a_map_a_sequence(
+def test_saliency_of_files_is_one_map_per_sequence(
     finished: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = flaxflair.load_model(finished)
@@ -257,15 +257,15 @@ def test_saliency_of_files_is_written_a_map_a_sequence(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["check", "x.nii", "--pattern", "T1w"], "write SEQUENCE=PATTERN"),
-        (["predict", "--model", "/none", "--threads", "1000"], "--threads is 1000; this machine"),
+        (["predict", "--model", "/none", "--threads", "1000"], "--threads is 1000; give 1 to"),
     ],
 )
-def test_a_flag_that_makes_no_sense_is_refused(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_an_invalid_flag_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     arguments = [str(tmp_path) if a == "x.nii" else a for a in arguments]
     assert main(arguments) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -91,8 +91,8 @@ def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(
 ) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     process = _start(phantom, undisturbed, environment, "--config.save_every_seconds=0")
-    told, _ = process.communicate()
-    assert process.returncode == 0, told
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     moments = random.Random()
     saves = 0
     for _ in range(3):
@@ -106,8 +106,8 @@ def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(
         saves = sum(event["event"] == "saved" for event in _events(killed))
     assert not (killed / "fold-1" / "scores.json").exists()
     process = _start(phantom, killed, environment, "--config.save_every_seconds=0")
-    told, _ = process.communicate()
-    assert process.returncode == 0, told
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     assert any(event["event"] == "resumed" for event in _events(killed))
     pairs = zip(_parameters(killed), _parameters(undisturbed), strict=True)
     assert all(np.array_equal(ours, theirs) for ours, theirs in pairs)
@@ -118,7 +118,7 @@ def test_a_run_killed_at_three_random_moments_ends_with_the_same_bits(
     assert ours == theirs
 
 
-def test_sigterm_saves_and_ends_cleanly_and_the_same_command_goes_on(
+def test_sigterm_saves_and_the_same_command_resumes(
     phantom: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     flags = (
@@ -129,10 +129,10 @@ def test_sigterm_saves_and_ends_cleanly_and_the_same_command_goes_on(
     process = _start(phantom, tmp_path, environment, *flags)
     _wait_for_saves(tmp_path, process, 2)
     process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate()
+    output, _ = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "saved after step" in told
-    assert "Traceback" not in told
+    assert "saved after step" in output
+    assert "Traceback" not in output
     last = [event for event in _events(tmp_path) if event["event"] == "saved"][-1]
     process = _start(phantom, tmp_path, environment, *flags)
     _wait_for_saves(tmp_path, process, sum(e["event"] == "saved" for e in _events(tmp_path)) + 1)
@@ -142,7 +142,7 @@ def test_sigterm_saves_and_ends_cleanly_and_the_same_command_goes_on(
     assert resumed[0]["step"] == last["step"]
 
 
-def test_a_run_leaves_summary_folds_models_images_and_a_journal(finished: Path) -> None:
+def test_a_run_writes_summary_folds_models_images_and_a_log(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert set(summary["methods"]) == {"fcn", "least_squares"}
     for scores in summary["methods"].values():
@@ -165,7 +165,7 @@ def test_a_run_leaves_summary_folds_models_images_and_a_journal(finished: Path) 
     assert events.count("scored") == 3
 
 
-def test_synthetic_flairs_lie_on_the_subjects_own_grid_with_a_sidecar(
+def test_synthetic_flairs_are_on_the_subjects_grid_with_a_sidecar(
     finished: Path, phantom: Path
 ) -> None:
     for number in range(1, 7):
@@ -194,9 +194,7 @@ def test_a_finished_run_is_loaded_and_predicts_what_it_wrote(finished: Path, pha
     np.testing.assert_allclose(streamed, whole, atol=1e-5 * whole.std())
 
 
-def test_files_are_predicted_on_their_own_grid(
-    finished: Path, phantom: Path, tmp_path: Path
-) -> None:
+def test_files_are_predicted_on_their_grid(finished: Path, phantom: Path, tmp_path: Path) -> None:
     model = load_fold(finished, fold=0)
     subject = flaxflair.load_cohort(phantom, model.sequences)[0]
     files = {
@@ -226,7 +224,7 @@ def test_files_are_predicted_on_their_own_grid(
     assert not (tmp_path / "none.nii.gz").exists()
 
 
-def test_a_second_run_does_nothing_anew(finished: Path, phantom: Path) -> None:
+def test_a_second_run_computes_nothing(finished: Path, phantom: Path) -> None:
     before = (finished / "fold-0" / "scores.json").stat().st_mtime_ns
     again = run(tiny_config(), finished, phantom)
     assert (finished / "fold-0" / "scores.json").stat().st_mtime_ns == before
@@ -252,7 +250,7 @@ def test_a_network_too_narrow_to_start_linear_is_refused(phantom: Path, tmp_path
         run(config, tmp_path, phantom)
 
 
-def test_a_fold_is_the_same_whichever_others_are_run(
+def test_a_fold_is_independent_of_the_other_folds_run(
     finished: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -265,9 +263,7 @@ def test_a_fold_is_the_same_whichever_others_are_run(
 
 
 @pytest.mark.parametrize("field", ["network.name", "train.optimizer"])
-def test_a_name_that_no_registry_knows_is_refused(
-    phantom: Path, tmp_path: Path, field: str
-) -> None:
+def test_an_unknown_name_is_refused(phantom: Path, tmp_path: Path, field: str) -> None:
     config = tiny_config()
     section, name = field.split(".")
     setattr(getattr(config, section), name, "none")
@@ -275,7 +271,7 @@ def test_a_name_that_no_registry_knows_is_refused(
         run(config, tmp_path, phantom)
 
 
-def test_the_honest_variant_watches_a_participant_that_it_does_not_train_on(
+def test_the_honest_variant_monitors_a_participant_outside_its_training_set(
     phantom: Path, tmp_path: Path
 ) -> None:
     config = tiny_config()
@@ -286,7 +282,7 @@ def test_the_honest_variant_watches_a_participant_that_it_does_not_train_on(
     assert not set(fold["training"]) & set(fold["heldout"])
 
 
-_PARSING = [
+UNUSABLE = [
     (["--config.data.root=/none"], "/none: no such folder"),
     (["--inputs=T1,FLAIR"], "unknown input sequence 'FLAIR'"),
     (["--folds=a"], "'a' is not the number of a fold"),
@@ -307,8 +303,8 @@ _PARSING = [
 ]
 
 
-@pytest.mark.parametrize(("flags", "sentence"), _PARSING, ids=[" ".join(f) for f, _ in _PARSING])
-def test_what_cannot_be_used_ends_with_one_sentence(
+@pytest.mark.parametrize(("flags", "sentence"), UNUSABLE, ids=[" ".join(f) for f, _ in UNUSABLE])
+def test_unusable_flags_give_one_sentence(
     flags: list[str], sentence: str, tmp_path: Path
 ) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
@@ -335,15 +331,15 @@ def test_what_cannot_be_used_ends_with_one_sentence(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_second_start_compiles_nothing_anew(phantom: Path, tmp_path: Path):
+def test_a_second_start_compiles_nothing(phantom: Path, tmp_path: Path):
     cache = tmp_path / "compiled"
     kept = []
     for name in ("first", "second"):
         process = _start(
             phantom, tmp_path / name, os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
         )
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
         kept.append({path.name for path in cache.glob("*-cache")})
     assert kept[0]
     assert kept[1] == kept[0]

@@ -37,11 +37,11 @@ def copy(small: Path, tmp_path: Path) -> Path:
     ("name", "content", "said"),
     [
         ("participants.tsv", b"participant_id\tsite\nsub-01\tOrl\xe9ans\n", "byte 0xe9 of line 2"),
-        ("participants.tsv", "participant_id\nsub-01\n".encode("utf-16"), "is no UTF-8 text"),
+        ("participants.tsv", "participant_id\nsub-01\n".encode("utf-16"), "is not UTF-8 text"),
         ("dataset_description.json", b'{"Name": "S",}', "is not JSON"),
         ("dataset_description.json", b'{"Name": "\xe9"}', "is not JSON"),
         ("dataset_description.json", b"[]", "holds no JSON object"),
-        (".bidsignore", b"\xe9", "is no UTF-8 text"),
+        (".bidsignore", b"\xe9", "is not UTF-8 text"),
     ],
 )
 def test_text_that_cannot_be_read_is_refused_by_name(

@@ -1,6 +1,6 @@
-"""Named arrays: what a fitted method consists of, and whether they are those that it needs.
+"""Validation of named arrays, such as the parameters of a fitted method.
 
-Knows nothing of files or of methods.
+Independent of files and methods.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from flaxflair.core.records import Array, InputError
 
 
 class Spec(NamedTuple):
-    """What an array has to be.
+    """Expected shape and type of an array.
 
     Attributes:
       shape: length of each axis; None for any length.
-      dtypes: names of the types that will do, such as `float32`.
+      dtypes: names of the accepted types, such as `float32`.
     """
 
     shape: Sequence[int | None]
@@ -26,21 +26,21 @@ class Spec(NamedTuple):
 
 
 def expect_arrays(arrays: Mapping[str, Array], wanted: Mapping[str, Spec]) -> None:
-    """Refuses arrays of other names, shapes or types than are wanted, and values not finite.
+    """Checks the names, shapes and types of arrays, and that their values are finite.
 
     Raises:
       InputError: the message names the first array that differs.
     """
     if arrays.keys() != wanted.keys():
         found = [f"lacks {name!r}" for name in sorted(wanted.keys() - arrays.keys())[:1]]
-        found += [f"has {name!r} too many" for name in sorted(arrays.keys() - wanted.keys())[:1]]
+        found += [f"has unexpected {name!r}" for name in sorted(arrays.keys() - wanted.keys())[:1]]
         raise InputError(
-            f"{' and '.join(found)} ({len(arrays)} arrays are there, {len(wanted)} are needed)"
+            f"{' and '.join(found)} ({len(arrays)} arrays found, {len(wanted)} needed)"
         )
     for name, spec in wanted.items():
         array = arrays[name]
         fits = len(spec.shape) == array.ndim and all(
-            length in (None, own) for length, own in zip(spec.shape, array.shape, strict=True)
+            length in (None, actual) for length, actual in zip(spec.shape, array.shape, strict=True)
         )
         if not fits or array.dtype.name not in spec.dtypes:
             shape = "×".join("any" if n is None else str(n) for n in spec.shape)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all. Knows nothing of formats."""
+"""Atomic writing of files. Independent of formats, except for JSON."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-_MOST_BYTES = 200  # of a file's name, in that of its beginnings
+_MAX_BYTES = 200  # of a file's name in the name of its temporary file
 
 
 class WriteError(OSError):
-    """A file cannot be written; the message names it and says what to do."""
+    """A file cannot be written; the message names it and the remedy."""
 
 
 def describe_error(error: Exception) -> str:
-    """Returns an error as a sentence; one of the system names the file and what to look at."""
+    """Returns the message of an error; for errors of the operating system, with file and remedy."""
     if not isinstance(error, OSError) or error.filename is None:
         return str(error)
     why = error.strerror or type(error).__name__
@@ -27,22 +27,22 @@ def describe_error(error: Exception) -> str:
 
 
 def expect_writable(folder: Path) -> None:
-    """Refuses a folder that nothing can be written to, before hours are spent on what would be.
+    """Checks that a folder is writable, before a long computation.
 
     Raises:
-      WriteError: it is missing, no folder, or read-only.
+      WriteError: it is missing, not a folder, or read-only.
     """
     if not folder.is_dir():
-        raise WriteError(f"{folder}: no such folder; make it, or name another one to write to")
+        raise WriteError(f"{folder}: no such folder; create it, or name another one to write to")
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         raise WriteError(f"{folder}: is read-only; name a folder that you may write to")
 
 
 def expect_output(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuses a file to be written that is one of those read, or cannot be written.
+    """Checks that an output file is not an input and can be written.
 
     Raises:
-      WriteError: it is, or its folder is missing or read-only.
+      WriteError: it is an input, or its folder is missing or read-only.
     """
     if out.resolve() in [path.resolve() for path in inputs]:
         raise WriteError(f"{out}: is one of the inputs; name another file to write")
@@ -50,14 +50,14 @@ def expect_output(out: Path, inputs: Iterable[Path]) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file beside its place and renames it, so that readers see all of it or nothing.
+    """Writes a temporary file and renames it, so that readers see the whole file or none.
 
     Raises:
-      WriteError: the disk is full or the folder read-only; nothing is left behind.
+      WriteError: the disk is full or the folder read-only; no partial file remains.
     """
-    # A name of its own for every call: threads, and hosts that share a disk, share process numbers.
-    # A file system takes 255 bytes, and the name itself may have as many.
-    start = os.fsencode(path.name)[:_MOST_BYTES].decode(errors="ignore")
+    # Unique for each call: process numbers are shared by threads, and by hosts on a shared disk.
+    # The target's name may itself have the 255 bytes that a file system allows.
+    start = os.fsencode(path.name)[:_MAX_BYTES].decode(errors="ignore")
     part = path.with_name(f".{start}.{uuid.uuid4().hex}.part")
     try:
         with open(part, "wb") as stream:
@@ -75,13 +75,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all. JSON has no NaN: what is undefined is null."""
+    """Writes a JSON file atomically. NaN and infinity, which JSON lacks, become null."""
     text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
 
 
 def without_nan(value: Any) -> Any:
-    """Returns a tree of dictionaries and lists with None for every float that is not finite."""
+    """Returns nested dictionaries and lists with None for every float that is not finite."""
     if isinstance(value, Mapping):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -90,5 +90,5 @@ def without_nan(value: Any) -> Any:
 
 
 def with_nan(row: Mapping[str, float | None]) -> dict[str, float]:
-    """Returns a row of numbers that was read from JSON, with NaN where it has None."""
+    """Returns a row of numbers read from JSON, with NaN in place of None."""
     return {name: math.nan if value is None else value for name, value in row.items()}

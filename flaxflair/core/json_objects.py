@@ -1,4 +1,4 @@
-"""JSON objects, read: what is none is refused in one sentence. Knows nothing of what they hold."""
+"""Reading of JSON objects from files. Independent of their content."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from flaxflair.core.records import InputError
 
-_MOST_CHARACTERS = 200  # of a parser's complaint
+_MAX_CHARACTERS = 200  # of the parser's message
 
 
-def read_object(path: Path, way_out: str) -> dict[str, Any]:
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
     """Reads a JSON file.
 
     Args:
-      path: of the file.
-      way_out: what to do if it is of no use, for the sentence.
+      path: path of the file.
+      remedy: what to do if it cannot be used, for the message.
 
     Raises:
       InputError: it cannot be read, or holds no JSON object.
@@ -24,21 +24,21 @@ def read_object(path: Path, way_out: str) -> dict[str, Any]:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {way_out}") from None
-    return parse_object(path, text, way_out)
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    return parse_object(path, text, remedy)
 
 
-def parse_object(path: Path, text: bytes | str, way_out: str) -> dict[str, Any]:
-    """Parses a JSON object that stands in a file; see `read_object`. NaN and the like are none."""
+def parse_object(path: Path, text: bytes | str, remedy: str) -> dict[str, Any]:
+    """Parses the JSON object of a file; see `read_object`. NaN and infinity are not JSON."""
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number")
+        raise ValueError(f"{constant} is not a number")
 
     try:
         found = json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        said = (str(error).splitlines() or [""])[0][:_MOST_CHARACTERS]
-        raise InputError(f"{path}: is not JSON ({said}); {way_out}") from None
+        message = (str(error).splitlines() or [""])[0][:_MAX_CHARACTERS]
+        raise InputError(f"{path}: is not JSON ({message}); {remedy}") from None
     if not isinstance(found, dict):
-        raise InputError(f"{path}: holds no JSON object; {way_out}")
+        raise InputError(f"{path}: holds no JSON object; {remedy}")
     return found

@@ -1,7 +1,7 @@
-"""Locks between processes: who works in a place, said to whoever comes second.
+"""Locks between processes, by `flock`.
 
-The kernel holds them (flock), so that a killed process leaves none. A file system without locks
-lets everybody pass. Knows nothing of what is worked on.
+The kernel releases the locks of a killed process. On a file system without locks, every process
+proceeds. Independent of the locked resource.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[bool]:
     """Holds a lock within a block; its file is removed at the end.
 
     Args:
-      path: of the lock's file, whose folder must exist.
-      what: is locked, for the sentence.
-      wait: whether to wait for whoever holds it.
+      path: path of the lock's file, whose folder must exist.
+      what: name of the locked resource, for the message.
+      wait: whether to wait for another holder.
 
     Yields:
-      Whether it is held: False where the file system has no locks.
+      Whether the lock is held: False on a file system without locks.
 
     Raises:
       InputError: another process holds it, and `wait` is False.
@@ -75,7 +75,7 @@ def _take(path: Path, what: str, wait: bool) -> tuple[int, bool]:
         except BaseException:
             os.close(descriptor)
             raise
-        # Whoever held it may have removed the file that was opened; then it locks nothing.
+        # The previous holder may have removed the file that was opened; then the lock is void.
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor, True

@@ -1,12 +1,12 @@
-"""Records: geometry, volumes, subjects, and the errors that name them.
+"""Records: geometry, volumes, subjects, and errors of inputs.
 
-Knows nothing of files, of intensities or of networks.
+Independent of files and networks.
 
 Axis legend, for the whole package:
 
     b        subject (or window) in a batch
-    x y z    voxel axes: those of a `Subject` run closest to right, anterior, superior, whatever
-             the order in its files (`native`); a `Volume` has the axes that its affine states
+    x y z    voxel axes: in a `Subject` closest to right, anterior, superior (RAS), independent of
+             the order in its files (`native`); in a `Volume`, the axes of its affine
     m        pulse sequence, as an input channel
     f        filters of a hidden layer
 
@@ -24,16 +24,16 @@ Array = np.ndarray
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message names it and says what to do."""
+    """An input cannot be used; the message names it and the remedy."""
 
 
 class GeometryError(InputError):
-    """A grid or an affine cannot be used, or differs from the one it has to equal."""
+    """A grid or an affine cannot be used, or differs from the required one."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a grid of voxels lies in the scanner's space.
+    """Grid of voxels in the scanner's space.
 
     Attributes:
       shape: voxels along x, y, z.
@@ -51,12 +51,12 @@ class Geometry:
 
     @property
     def centre(self) -> Array:
-        """The middle of the grid, world mm, float64[3]."""
+        """Centre of the grid, world mm, float64[3]."""
         middle = (np.array(self.shape) - 1) / 2
         return self.affine[:3, :3] @ middle + self.affine[:3, 3]
 
     def matches(self, other: Geometry) -> bool:
-        """Whether both are one grid: equal shapes, and corners within a hundredth of a voxel."""
+        """Whether both grids are equal: shapes, and corners within a hundredth of a voxel."""
         if self.shape != other.shape:
             return False
         corner = np.array([*self.shape, 1.0])
@@ -68,20 +68,20 @@ class Geometry:
 
 
 def strides(edges: Sequence[float], millimetres: float) -> tuple[int, ...]:
-    """Returns how many voxels of these edges (mm) fit into so many mm, along each axis; at least 1.
+    """Returns the voxels of these edges (mm) that fit into a length (mm), per axis; at least 1.
 
-    A voxel that is a hundredth too large fits all the same.
+    Edges may exceed a divisor of the length by 1 %.
     """
     return tuple(max(1, int(millimetres / edge + 0.01)) for edge in edges)
 
 
 @dataclass(frozen=True)
 class Volume:
-    """An image and its place in space, which never part.
+    """An image with its geometry.
 
     Attributes:
       array: float32[x, y, z]; from `nifti.read_volume`, in the axis order of the file.
-      geometry: its grid.
+      geometry: grid of the image.
     """
 
     array: Array
@@ -90,10 +90,10 @@ class Volume:
 
 @dataclass(frozen=True)
 class Masks:
-    """Regions of one subject, bool[x, y, z]; None where the data set does not know one.
+    """Regions of one subject, bool[x, y, z]; None if unknown.
 
     Attributes:
-      brain: everything inside the skull. Always known.
+      brain: everything inside the skull; always known.
       lesion: white-matter lesions; all False in a healthy subject.
       white_matter: white matter, lesions included.
       ventricles: ventricular cerebrospinal fluid.
@@ -117,22 +117,22 @@ class Subject:
     """One scanning session of one participant, every sequence on one grid.
 
     Attributes:
-      participant: BIDS label with prefix (`sub-01`); folds never part its sessions.
+      participant: BIDS label with prefix (`sub-01`); its sessions are always in one fold.
       session: BIDS label with prefix (`ses-1`), or None.
-      group: `MS`, `HC`, or whatever `participants.tsv` says; empty if it says nothing.
+      group: `MS`, `HC`, or another value from `participants.tsv`; empty if not given.
       sequences: names of the channels of `images`, in order.
       images: float32[x, y, z, m].
-      flair: float32[x, y, z], the FLAIR that was scanned, or None.
+      flair: float32[x, y, z], scanned FLAIR, or None.
       masks: regions.
-      geometry: the one grid, its axes running closest to right, anterior, superior.
-      native: the grid of the same voxels in the order of the files, to which results return; None
-        if it is the same.
+      geometry: common grid, its axes closest to right, anterior, superior.
+      native: grid of the same voxels in the axis order of the files, in which results are written;
+        None if it is the same.
       space: BIDS `space` label of the files, or None.
       sources: the files read, relative to the data set's root.
-      scanned: sequence -> mm, the edges of the voxels in which it was scanned, along x, y, z; those
-        of `geometry` where a sequence is not named.
-      noisefree: float32[x, y, z], the FLAIR before noise; only a phantom has one.
-      warnings: what should be looked at before what is made of it is trusted, a sentence each.
+      scanned: sequence -> mm, edges of its scanned voxels along x, y, z; those of `geometry` for a
+        missing sequence.
+      noisefree: float32[x, y, z], noise-free FLAIR; of phantoms only.
+      warnings: possible problems of the images, one sentence each.
     """
 
     participant: str

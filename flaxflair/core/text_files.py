@@ -1,4 +1,4 @@
-"""Text files in UTF-8, with or without a byte order mark; others are refused by name."""
+"""Reading of UTF-8 text files, with or without a byte order mark."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from flaxflair.core.records import InputError
 
 
-def read_text(path: Path, way_out: str) -> str:
+def read_text(path: Path, remedy: str) -> str:
     """Reads a text file.
 
     Args:
-      path: of the file.
-      way_out: what to do if it is of no use, for the sentence.
+      path: path of the file.
+      remedy: what to do if it cannot be used, for the message.
 
     Raises:
       InputError: it cannot be read, or is not UTF-8.
@@ -20,12 +20,12 @@ def read_text(path: Path, way_out: str) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {way_out}") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(
-            f"{path}: is no UTF-8 text (byte 0x{content[error.start]:02x} of line {line}); "
-            f"save it as UTF-8, or {way_out}"
+            f"{path}: is not UTF-8 text (byte 0x{content[error.start]:02x} of line {line}); "
+            f"save it as UTF-8, or {remedy}"
         ) from None

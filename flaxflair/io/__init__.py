@@ -1,4 +1,4 @@
-"""Input and output: NIfTI files, BIDS data sets in, derivatives out, files of other packages.
+"""Input and output: NIfTI files, BIDS data sets and derivatives, and files of other packages.
 
 Independent of preprocessing, models and scores.
 """

@@ -1,7 +1,6 @@
-"""BIDS: which files a data set holds, and how derivatives are named and described.
+"""BIDS: images of a data set, file names, and descriptions of derivatives.
 
-Finds images by their entities and writes the JSON and TSV files around images. Knows nothing of
-voxels.
+Finds images by their entities and writes JSON and TSV files. Independent of voxels.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from flaxflair.core.text_files import read_text
 from flaxflair.io.bids_tree import Entry, Key, walk
 
 BIDS_VERSION = "1.10.0"
-# Hidden folder of a derivative: what was made of each session; see `io.receipts`.
+# Hidden folder of a derivative with one receipt for each session; see `io.receipts`.
 RECEIPTS = ".flaxflair"
 
 
@@ -31,13 +30,13 @@ class Image:
     """One image file of a data set.
 
     Attributes:
-      path: where it lies.
-      relative: its path below the data set's root.
+      path: path of the file.
+      relative: path relative to the data set's root.
       suffix: BIDS suffix (`T1w`, `mask`).
       entities: BIDS entities (`{"sub": "01", "space": "FLAIR"}`).
-      sequence: name of the pulse sequence it holds, if it is one of ours and was not synthesised.
+      sequence: name of the pulse sequence, if it is in `SEQUENCES` and not synthetic; or None.
       datatype: name of its folder (`anat`).
-      fault: why it cannot be told whose image it is, or None.
+      fault: why its participant or session is ambiguous, or None.
     """
 
     path: Path
@@ -61,13 +60,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the subjects' folders of a data set hold.
+    """Content of the subjects' folders of a data set.
 
     Attributes:
-      images: by path.
-      faults: (`sub-01`, `ses-1` or None) -> why what lies there cannot be used.
-      sessions: those that cannot be used, or hold a scan, if only one that no rule takes.
-      foreign: likewise -> paths of what by their names are scans in no format that is read.
+      images: sorted by path.
+      faults: (`sub-01`, `ses-1` or None) -> why the session cannot be used.
+      sessions: keys of sessions with a fault or with any scan, used or not.
+      foreign: (`sub-01`, `ses-1` or None) -> relative paths of scans in unsupported formats.
     """
 
     images: list[Image]
@@ -77,37 +76,37 @@ class Survey:
 
 
 def find_images(root: Path, patterns: Mapping[str, str] | None = None) -> list[Image]:
-    """Returns the images of `survey`."""
+    """Returns the images found by `survey`."""
     return survey(root, patterns).images
 
 
 def survey(root: Path, patterns: Mapping[str, str] | None = None) -> Survey:
     """Finds every NIfTI image in the subjects' folders, `sub-*` directly below `root`.
 
-    What `.bidsignore` names is left out.
+    Files listed in `.bidsignore` are excluded.
 
     Args:
-      root: of the data set.
-      patterns: sequence -> pattern of the paths below `root` that hold it (`*_ce-gd_T1w.nii.gz`),
-        and nothing else then does. The other sequences are known by `sequences.NAME_RULES`, of
-        images in a folder `anat`.
+      root: root of the data set.
+      patterns: sequence -> pattern of paths relative to `root` (`*_ce-gd_T1w.nii.gz`); only images
+        that match it are then of that sequence. Other sequences are identified by
+        `sequences.NAME_RULES`, in folders `anat` only.
 
     Raises:
-      InputError: `root` is missing or is not a BIDS data set, or a pattern fits no image.
+      InputError: `root` is missing or is not a BIDS data set, or a pattern matches no image.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the root of a prepared BIDS data set")
     description = root / _DESCRIPTION
     if not description.is_file():
-        raise InputError(f"{root}: holds no {_DESCRIPTION}, so it is no BIDS data set")
+        raise InputError(f"{root}: holds no {_DESCRIPTION}, so it is not a BIDS data set")
     read_object(description, "correct it")
     tree = walk(root)
     patterns = patterns or {}
     for sequence, pattern in patterns.items():
         if not any(fnmatchcase(entry.relative, pattern) for entry in tree.entries):
             raise InputError(
-                f"{root}: no image fits the pattern {sequence}={pattern}; it is of whole paths "
-                "below the data set, such as sub-01/anat/sub-01_T1w.nii.gz"
+                f"{root}: no image matches the pattern {sequence}={pattern}; give a pattern of "
+                "paths relative to the data set, such as sub-01/anat/sub-01_T1w.nii.gz"
             )
     faults, images, sessions = dict(tree.faults), [], set(tree.faults)
     for entry in tree.entries:
@@ -131,31 +130,29 @@ def survey(root: Path, patterns: Mapping[str, str] | None = None) -> Survey:
 
 
 _DESCRIPTION = "dataset_description.json"
-
-
 _SUFFIXES = {sequence.suffix for sequence in SEQUENCES.values()}
-_SIMULATED = ("synth", "noisefree")
+_NOT_SCANNED = ("synth", "noisefree")
 
 
 def _is_scan(entry: Entry) -> bool:
-    scanned = entry.datatype == "anat" and entry.entities.get("desc") not in _SIMULATED
-    return scanned and entry.suffix in _SUFFIXES
+    is_scan = entry.datatype == "anat" and entry.entities.get("desc") not in _NOT_SCANNED
+    return is_scan and entry.suffix in _SUFFIXES
 
 
 def _identify(entry: Entry, patterns: Mapping[str, str]) -> str | None:
-    if entry.entities.get("desc") in _SIMULATED:
+    if entry.entities.get("desc") in _NOT_SCANNED:
         return None
     for sequence, pattern in patterns.items():
         if fnmatchcase(entry.relative, pattern):
             return sequence
-    named = identify(entry.suffix, entry.entities) if entry.datatype == "anat" else None
-    return None if named in patterns else named
+    sequence = identify(entry.suffix, entry.entities) if entry.datatype == "anat" else None
+    return None if sequence in patterns else sequence
 
 
 def find_derivatives(root: Path) -> list[Image]:
-    """Returns the images of every derivative data set that lies in `root/derivatives`.
+    """Returns the images of every derivative data set in `root/derivatives`.
 
-    Their paths are relative to `root`.
+    `Image.relative` is relative to `root`.
     """
     found = []
     for description in sorted((root / "derivatives").glob(f"*/{_DESCRIPTION}")):
@@ -166,21 +163,21 @@ def find_derivatives(root: Path) -> list[Image]:
     return found
 
 
-def find_made_here(root: Path) -> frozenset[str]:
-    """Returns the names of the folders in `root/derivatives` that `start_derivative` made."""
-    made = set()
+def find_generated(root: Path) -> frozenset[str]:
+    """Returns the names of the folders in `root/derivatives` created by `start_derivative`."""
+    generated = set()
     for description in (root / "derivatives").glob(f"*/{_DESCRIPTION}"):
-        said = read_object(description, "correct it")
-        by = said.get("GeneratedBy")
-        items = by if isinstance(by, list) else []
+        content = read_object(description, "correct it")
+        generated_by = content.get("GeneratedBy")
+        items = generated_by if isinstance(generated_by, list) else []
         names = [item.get("Name") for item in items if isinstance(item, dict)]
-        if "flaxflair" in names and "DatasetLinks" in said:
-            made.add(description.parent.name)
-    return frozenset(made)
+        if "flaxflair" in names and "DatasetLinks" in content:
+            generated.add(description.parent.name)
+    return frozenset(generated)
 
 
 def read_groups(root: Path) -> dict[str, str]:
-    """Returns participant -> group, from `participants.tsv`; empty if there is none.
+    """Returns participant -> group, from `participants.tsv`; empty if it does not exist.
 
     Raises:
       InputError: the table has no `participant_id` column.
@@ -193,45 +190,45 @@ def read_groups(root: Path) -> dict[str, str]:
 
 
 def _read_participants(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of a table, the labels of participants with their prefix."""
+    """Returns the rows of a table, with the prefix `sub-` added to participant labels."""
     lines = read_text(path, "remove it").splitlines()
     rows = list(csv.DictReader(lines, delimiter="\t", restkey="", restval=""))
     if rows and "participant_id" not in rows[0]:
         raise InputError(f"{path}: has no column participant_id; see the BIDS specification")
     for row in rows:
-        row.pop("", None)  # what stands beyond the last column
+        row.pop("", None)  # cells beyond the last column
         row["participant_id"] = f"sub-{row['participant_id'].strip().removeprefix('sub-')}"
     return rows
 
 
-def keep_participants(source: Path, root: Path) -> None:
-    """Writes what a data set says of its participants into one derived from it.
+def copy_participants(source: Path, root: Path) -> None:
+    """Copies the participants table of a data set to its derivative.
 
-    Of those alone who have a folder there: the specification wants a table to name no others.
+    Only participants with a folder in the derivative are included, as BIDS requires.
     """
     path = source / "participants.tsv"
     if not path.is_file():
         return
-    there = {folder.name for folder in root.glob("sub-*/")}
-    rows = [row for row in _read_participants(path) if row["participant_id"] in there]
+    present = {folder.name for folder in root.glob("sub-*/")}
+    rows = [row for row in _read_participants(path) if row["participant_id"] in present]
     if rows:
         columns = tuple(rows[0])
         write_tsv(root / path.name, columns, (tuple(row.values()) for row in rows))
-    said = path.with_suffix(".json")
-    if rows and said.is_file():
-        write_bytes(root / said.name, said.read_bytes())
+    columns_json = path.with_suffix(".json")
+    if rows and columns_json.is_file():
+        write_bytes(root / columns_json.name, columns_json.read_bytes())
 
 
 _ORDER = ("sub", "ses", "acq", "space", "label", "desc")
 
 
 def name_file(suffix: str, **entities: str | None) -> str:
-    """Returns a BIDS file name, its entities in the order the specification wants.
+    """Returns a BIDS file name, its entities in the order of the specification.
 
     Args:
       suffix: `FLAIR`, `mask`.
       **entities: `sub`, `ses`, `acq`, `space`, `label`, `desc`, with or without their prefix; None
-        leaves one out.
+        omits one.
     """
     parts = [
         f"{name}-{re.sub(f'^{name}-', '', value)}"
@@ -247,54 +244,54 @@ def strip_extension(name: str) -> str:
 
 
 def sidecar(image: Path) -> Path:
-    """Returns the path of the JSON file that belongs to an image."""
+    """Returns the path of the sidecar (JSON file) of an image."""
     return image.with_name(strip_extension(image.name) + ".json")
 
 
 def is_derivative(root: Path) -> bool:
-    """Whether a data set says of itself that it is a derivative, and so was prepared.
+    """Whether the description of a data set states that it is a derivative, and so is prepared.
 
     Raises:
       InputError: its description cannot be read.
     """
     path = root / _DESCRIPTION
     if not path.is_file():
-        raise InputError(f"{root}: holds no {path.name}, so it is no BIDS data set")
+        raise InputError(f"{root}: holds no {path.name}, so it is not a BIDS data set")
     return read_object(path, "correct it").get("DatasetType") == "derivative"
 
 
 def name_sequence(sequence: str, **entities: str | None) -> str:
-    """Returns the file name of one pulse sequence, `acq` label included."""
+    """Returns the file name of one pulse sequence, including its `acq` label."""
     spec = SEQUENCES[sequence]
     return name_file(spec.suffix, acq=spec.acquisition, **entities)
 
 
 def subject_folder(root: Path, participant: str, session: str | None) -> Path:
-    """Returns (and makes) `root/sub-01[/ses-1]/anat`."""
+    """Returns `root/sub-01[/ses-1]/anat`, created if missing."""
     folder = root / participant / (session or "") / "anat"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def write_tsv(path: Path, columns: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> None:
-    """Writes a tab-separated table, whole or not at all."""
+    """Writes a tab-separated table atomically."""
     lines = ["\t".join(columns), *("\t".join(row) for row in rows)]
     write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
 def start_derivative(root: Path, name: str, source: Path, unnamed: Sequence[str]) -> None:
-    """Makes the data set `root`, derived by this package from the data set `source`.
+    """Creates the data set `root`, derived by this package from the data set `source`.
 
-    Any number of processes may do so at once, for the same source.
+    Several processes may call it concurrently for the same source.
 
     Args:
-      root: of the derivative; made if missing.
+      root: root of the derivative; created if missing.
       name: title of the data set.
-      source: what it derives from; a sidecar says `bids:source:path`.
-      unnamed: patterns of the files that BIDS has no name for, and a validator is to leave alone.
+      source: source data set; sidecars refer to it as `bids:source:path`.
+      unnamed: patterns of files without a BIDS name, for `.bidsignore`.
 
     Raises:
-      InputError: `root` is `source`, or another data set lies there.
+      InputError: `root` is `source`, or holds another data set.
     """
     if root.resolve() == source.resolve():
         raise InputError(f"{root}: is the data set itself; name another folder to write to")
@@ -302,11 +299,11 @@ def start_derivative(root: Path, name: str, source: Path, unnamed: Sequence[str]
     description = root / _DESCRIPTION
     if description.is_file():
         try:
-            there = read_object(description, "")
-            own = there.get("Name") == name and there.get("DatasetLinks") == links
+            content = read_object(description, "")
+            same = content.get("Name") == name and content.get("DatasetLinks") == links
         except InputError:
-            own = False
-        if not own:
+            same = False
+        if not same:
             raise InputError(
                 f"{description}: describes another data set than {name} of {links['source']}; "
                 "name another folder to write to"

@@ -1,8 +1,8 @@
-"""Files of a data set: those that lie where BIDS puts the scans of a subject, and their names.
+"""Directory walk of a BIDS data set, and parsing of file names.
 
-Walks `sub-*/[ses-*/]DATATYPE/` directly below the root and nothing else: `sourcedata/`, `code/`,
-data sets within the data set and outputs are never entered, and no link can lead in circles. Knows
-nothing of sequences or of voxels.
+Reads `sub-*/[ses-*/]DATATYPE/` directly below the root and nothing else: `sourcedata/`, `code/`,
+nested data sets and outputs are not entered, and cyclic links cannot occur. Independent of
+sequences and voxels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flaxflair.core.text_files import read_text
 
 _LABEL = re.compile(r"[0-9A-Za-z+]+")
 _EXTENSION = re.compile(r"\.nii(\.gz)?$")
-# What other extensions images have; the header of a pair stands for it.
+# Extensions of unsupported image formats; a pair of files is represented by its header.
 _FOREIGN = re.compile(
     r"\.(hdr|mgz|mgh|nrrd|nhdr|mnc|mif|dcm|nii\.zst|nii\.bz2|nii(\.gz)?)(\.gz)?$", re.I
 )
@@ -27,15 +27,15 @@ Key = tuple[str, str | None]
 
 @dataclass(frozen=True)
 class Entry:
-    """One NIfTI image of a subject's folder.
+    """One NIfTI image in a subject's folder.
 
     Attributes:
-      path: where it lies.
-      relative: its path below the data set's root.
+      path: path of the file.
+      relative: path relative to the data set's root.
       datatype: name of its folder (`anat`).
-      entities: of its name (`{"sub": "01"}`), but `sub` and `ses` are those of its folder.
+      entities: entities of its name (`{"sub": "01"}`), with `sub` and `ses` of its folder.
       suffix: BIDS suffix (`T1w`, `mask`).
-      fault: why it cannot be told whose image it is, or None.
+      fault: why its participant or session is ambiguous, or None.
     """
 
     path: Path
@@ -48,12 +48,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Tree:
-    """What the subjects' folders of a data set hold.
+    """Content of the subjects' folders of a data set.
 
     Attributes:
-      entries: images, by path.
+      entries: images, sorted by path.
       faults: (`sub-01`, `ses-1` or None) -> why the folder cannot be used.
-      foreign: likewise -> paths below the root of images in `anat` with no extension of NIfTI.
+      foreign: (`sub-01`, `ses-1` or None) -> relative paths of images in `anat` in other formats
+        than NIfTI.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -62,11 +63,11 @@ class Tree:
 
 
 def walk(root: Path) -> Tree:
-    """Returns the images of every subject's folder; a folder that cannot be read is a fault."""
+    """Returns the images of all subjects' folders; an unreadable folder is a fault."""
     tree = Tree()
     ignored = _read_ignored(root)
 
-    def enter(folder: Path, key: Key) -> Iterator[os.DirEntry[str]]:
+    def scan(folder: Path, key: Key) -> Iterator[os.DirEntry[str]]:
         try:
             with os.scandir(folder) as entries:
                 yield from sorted(entries, key=lambda entry: entry.name)
@@ -78,13 +79,13 @@ def walk(root: Path) -> Tree:
             continue
         if not os.path.islink(subject) and not subject.is_dir():
             continue
-        for below in enter(subject, (subject.name, None)):
+        for below in scan(subject, (subject.name, None)):
             key = (subject.name, below.name if below.name.startswith("ses-") else None)
             if key[1] is None:
                 _collect(root, below, key, tree, ignored)
                 continue
             if below.is_symlink() or below.is_dir():
-                for datatype in enter(Path(below.path), key):
+                for datatype in scan(Path(below.path), key):
                     _collect(root, datatype, key, tree, ignored)
     tree.entries.sort(key=lambda entry: entry.relative)
     return tree
@@ -93,7 +94,7 @@ def walk(root: Path) -> Tree:
 def _collect(
     root: Path, folder: os.DirEntry[str], key: Key, tree: Tree, ignored: list[str]
 ) -> None:
-    """Adds the images of one folder of a data type to the tree."""
+    """Adds the images of one data-type folder to the tree."""
     try:
         if not folder.is_dir():
             return
@@ -111,18 +112,18 @@ def _collect(
                 tree.foreign.setdefault(key, []).append(relative)
             continue
         entities, suffix = parsed
-        fault = _contradiction(relative, entities, key)
-        own = {"sub": key[0].removeprefix("sub-")}
-        own |= {} if key[1] is None else {"ses": key[1].removeprefix("ses-")}
+        fault = _find_fault(relative, entities, key)
+        of_folder = {"sub": key[0].removeprefix("sub-")}
+        of_folder |= {} if key[1] is None else {"ses": key[1].removeprefix("ses-")}
         rest = {name: label for name, label in entities.items() if name not in ("sub", "ses")}
-        tree.entries.append(Entry(path, relative, folder.name, own | rest, suffix, fault))
+        tree.entries.append(Entry(path, relative, folder.name, of_folder | rest, suffix, fault))
 
 
 def parse_name(name: str) -> tuple[dict[str, str], str] | None:
-    """Returns the entities and the suffix of a NIfTI file's name.
+    """Returns the entities and the suffix of the name of a NIfTI file.
 
-    None if it is no such name, or no name of a subject's file: parts of `entity-label`, `sub` among
-    them, and a suffix.
+    Returns None if the name is not of a NIfTI file of a subject: parts `entity-label` that include
+    `sub`, and a suffix.
     """
     *parts, suffix = _EXTENSION.sub("", name).split("_")
     pairs = [part.partition("-") for part in parts]
@@ -132,35 +133,35 @@ def parse_name(name: str) -> tuple[dict[str, str], str] | None:
     return (entities, suffix) if "sub" in entities else None
 
 
-def _contradiction(relative: str, entities: Mapping[str, str], key: Key) -> str | None:
-    """Returns why it cannot be told whose image a file is, or None."""
+def _find_fault(relative: str, entities: Mapping[str, str], key: Key) -> str | None:
+    """Returns why the participant or session of a file is ambiguous, or None."""
     for entity, folder in zip(("sub", "ses"), key, strict=True):
-        own = f"{entity}-{entities[entity]}" if entity in entities else None
+        named = f"{entity}-{entities[entity]}" if entity in entities else None
         label = "" if folder is None else folder.removeprefix(f"{entity}-")
         if folder is not None and not _LABEL.fullmatch(label):
             return (
-                f"{relative}: BIDS allows letters and digits in a label, so {folder} is none; "
-                "rename the folder and its files"
+                f"{relative}: BIDS allows only letters and digits in a label, so {folder} is "
+                "invalid; rename the folder and its files"
             )
-        if own != folder:
+        if named != folder:
             return (
-                f"{relative}: its name says {own or f'no {entity}-'} and its folder "
-                f"{folder or f'no {entity}-'}; rename it, or move it where it belongs"
+                f"{relative}: its name has {named or f'no {entity}-'} and its folder "
+                f"{folder or f'no {entity}-'}; rename it, or move it to the right folder"
             )
     return None
 
 
 def _read_ignored(root: Path) -> list[str]:
-    """Returns the patterns of `.bidsignore`, if there is one."""
+    """Returns the patterns of `.bidsignore`; empty if it does not exist."""
     path = root / ".bidsignore"
     lines = read_text(path, "correct it").splitlines() if path.is_file() else []
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _is_ignored(relative: str, patterns: list[str]) -> bool:
-    """Tells whether `.bidsignore` names a path, by the rules of `.gitignore`: the last one counts.
+    """Whether `.bidsignore` excludes a path, by the rules of `.gitignore`: the last match decides.
 
-    A pattern with a slash is of the path from the root, one without is of any part of it.
+    A pattern with a slash applies to the path from the root, one without to any part of it.
     """
     parts = relative.rstrip("/").split("/")
     above = ["/".join(parts[: n + 1]) for n in range(len(parts))]
@@ -172,10 +173,10 @@ def _is_ignored(relative: str, patterns: list[str]) -> bool:
         body = body.rstrip("/")
         if "/" in body.removeprefix("**/"):
             body = body.removeprefix("/").replace("**/", "*")
-            fits = any(fnmatchcase(path, body) for path in candidates)
+            matches = any(fnmatchcase(path, body) for path in candidates)
         else:
             name = body.removeprefix("**/")
-            fits = any(fnmatchcase(path.rsplit("/", 1)[-1], name) for path in candidates)
-        if fits:
+            matches = any(fnmatchcase(path.rsplit("/", 1)[-1], name) for path in candidates)
+        if matches:
             ignored = not pattern.startswith("!")
     return ignored

@@ -1,7 +1,7 @@
-"""Cohort: a prepared BIDS data set becomes subjects, all at once or one by one. The one loader.
+"""Loading of prepared BIDS data sets as subjects, all at once or one by one.
 
-Sessions are found first, which touches no image, and read later. Knows file names and grids; knows
-nothing of folds, normalisation or networks.
+Sessions are found first, from file names only, and read later. Independent of folds, normalisation
+and networks.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ from flaxflair.io import bids
 from flaxflair.io.nifti import read_volume
 from flaxflair.io.session_files import FlairUse, SessionFiles, choose_images, find_sessions
 
-# A brain fills about a fifth of its scan; images that are non-zero nearly everywhere have a head.
-MOST_BRAIN = 0.7
-# Field of a prepared image's sidecar: edges in mm of the voxels in which it was scanned, along the
-# axes of its grid that run closest to right, anterior, superior.
+# Maximum fraction of non-zero voxels in brain-extracted images; a brain fills about a fifth of its
+# scan.
+MAX_BRAIN = 0.7
+# Field of a prepared image's sidecar: edges of its scanned voxels in mm, along the axes of its grid
+# in RAS order.
 VOXEL_SIZE = "ScannedVoxelSize"
 
 
@@ -51,27 +52,27 @@ def load_cohort(
     patterns: Mapping[str, str] | None = None,
     on_subject: Callable[[str], None] = lambda name: None,
 ) -> list[Subject]:
-    """Loads every session of a prepared data set that holds the inputs asked for.
+    """Loads every session of a prepared data set.
 
     Args:
-      root: prepared BIDS data set: all images of a session on one grid.
+      root: prepared BIDS data set: all images of a session are on one grid.
       inputs: names of the input sequences, which become channels in this order.
       need_flair: whether a session without a FLAIR is refused.
       patterns: see `bids.find_images`.
-      on_subject: told each session's name before it is read.
+      on_subject: called with the name of each session before it is read.
 
     Returns:
-      Subjects, by participant and session.
+      Subjects, sorted by participant and session.
 
     Raises:
-      InputError: a sequence is missing or there twice, or a file cannot be used; the message names
-        it. See `nifti.read_volume` for what makes a file unusable.
+      InputError: a sequence is missing or present twice, or a file cannot be used (see
+        `nifti.read_volume`); the message names it.
       GeometryError: the grids of a session differ.
     """
     flair: FlairUse = "needed" if need_flair else "welcome"
     sessions = find_sessions(root, inputs, flair=flair, patterns=patterns)
     for session in sessions:
-        choose_images(session)  # what is missing is said before minutes of reading
+        choose_images(session)  # fails on missing sequences before minutes of reading
     subjects = []
     for session in sessions:
         on_subject(session.name)
@@ -82,17 +83,18 @@ def load_cohort(
 def load_session(
     files: SessionFiles, voxel_size: tuple[float, float, float] | None = None
 ) -> Subject:
-    """Reads one prepared session, its axes turned to right, anterior, superior.
+    """Reads one prepared session in RAS order.
 
-    Every file is read once. What `check_volumes` warns of becomes the subject's warnings.
+    Every file is read once. Warnings of `check_volumes` and `check_contrasts` are kept in the
+    subject.
 
     Args:
-      files: of the session, all on one grid.
+      files: files of the session, all on one grid.
       voxel_size: mm, of the model's training images; None if there is no model.
 
     Raises:
-      InputError: a sequence is missing or there twice, a file cannot be used, or an image cannot
-        be what it is said to be.
+      InputError: a sequence is missing or present twice, a file cannot be used, or an image cannot
+        be of its stated sequence.
       GeometryError: the grids differ.
     """
     chosen = choose_images(files)
@@ -100,7 +102,7 @@ def load_session(
     first = read_volume(chosen[reference].path)
     native, first = first.geometry, to_ras(first)
     geometry = first.geometry
-    # One by one into place: a list of volumes and their stack would be twice the inputs' size.
+    # Filled in place: a list of volumes and their stack would double the memory of the inputs.
     images = np.empty((*geometry.shape, len(files.inputs)), np.float32)
     volumes: dict[str, Volume] = {}
     for sequence, image in chosen.items():
@@ -114,9 +116,9 @@ def load_session(
     del first
     paths = {name: image.path for name, image in chosen.items()}
     warnings = refuse_or_warn(check_volumes(volumes, voxel_size), paths)
-    scanned, unread = _read_scanned(chosen)
+    scanned, sidecar_warnings = _read_scanned(chosen)
     masks, doubts = _load_masks(files, volumes, geometry, reference)
-    if not doubts:  # a wrong mask makes every contrast look wrong
+    if not doubts:  # contrasts are measured within the mask
         shown = {name: volume.array for name, volume in volumes.items()}
         doubts = refuse_or_warn(check_contrasts(shown, masks.brain, geometry.voxel_size), paths)
     noisefree = None
@@ -137,66 +139,67 @@ def load_session(
         sources=tuple(image.relative for image in chosen.values()),
         scanned=scanned,
         noisefree=noisefree,
-        warnings=(*files.notes, *warnings, *unread, *doubts),
+        warnings=(*files.notes, *warnings, *sidecar_warnings, *doubts),
     )
 
 
 def _read_scanned(
     chosen: Mapping[str, bids.Image],
 ) -> tuple[dict[str, tuple[float, float, float]], list[str]]:
-    """Returns sequence -> edges of its scanned voxels, where a sidecar has them; and warnings."""
+    """Returns sequence -> edges of its scanned voxels in mm, from sidecars; and warnings."""
     scanned: dict[str, tuple[float, float, float]] = {}
     warnings = []
     for sequence, image in chosen.items():
         path = bids.sidecar(image.path)
-        way_out = f"the {sequence} is taken to be scanned in the voxels of its grid"
+        remedy = f"the scanned voxel size of the {sequence} is assumed to be that of its grid"
         try:
-            edges = read_object(path, way_out).get(VOXEL_SIZE) if path.is_file() else None
+            edges = read_object(path, remedy).get(VOXEL_SIZE) if path.is_file() else None
             if edges is not None:
                 scanned[sequence] = _parse_edges(edges)
         except InputError as error:
             warnings.append(str(error))
         except (TypeError, ValueError):
-            warnings.append(
-                f"{path}: {VOXEL_SIZE} holds no three edges of a voxel in mm; {way_out}"
-            )
+            warnings.append(f"{path}: {VOXEL_SIZE} is not three edges of a voxel in mm; {remedy}")
     return scanned, warnings
 
 
 def _parse_edges(edges: Iterable[Any]) -> tuple[float, float, float]:
     x, y, z = (float(edge) for edge in edges)
     if not all(0.01 <= edge <= 100 for edge in (x, y, z)):
-        raise ValueError("no edges of a voxel")
+        raise ValueError("not the edges of a voxel")
     return x, y, z
 
 
 _ONE_GRID = "bring every sequence onto one grid first"
 
 
-def read_onto(path: Path, reference: str, geometry: Geometry, way_out: str = _ONE_GRID) -> Array:
-    """Returns an image that lies on the grid of the reference, in any axis order.
+def read_onto(path: Path, reference: str, geometry: Geometry, remedy: str = _ONE_GRID) -> Array:
+    """Reads an image on the grid of the reference, in any axis order of the file.
 
     Args:
-      path: of the image.
-      reference: what has that grid, for the message.
+      path: path of the image.
+      reference: name of the image that defines the grid, for the message.
       geometry: the grid.
-      way_out: what to do if the image lies on another, for the message.
+      remedy: what to do if the grids differ, for the message.
+
+    Returns:
+      float32[x, y, z], in RAS order.
 
     Raises:
       InputError: the file cannot be used.
-      GeometryError: its grid is another.
+      GeometryError: the grids differ.
     """
     volume = to_ras(read_volume(path))
-    own = volume.geometry
-    if own.shape != geometry.shape:
-        found = " against ".join("×".join(map(str, g.shape)) for g in (own, geometry))
+    found = volume.geometry
+    if found.shape != geometry.shape:
+        shapes = " against ".join("×".join(map(str, g.shape)) for g in (found, geometry))
         raise GeometryError(
-            f"{path}: its grid differs from the {reference}'s, {found} voxels; {way_out}"
+            f"{path}: its grid differs from the {reference}'s, {shapes} voxels; {remedy}"
         )
-    if not own.matches(geometry):
-        shift = np.abs(own.affine - geometry.affine).max()
+    if not found.matches(geometry):
+        shift = np.abs(found.affine - geometry.affine).max()
         raise GeometryError(
-            f"{path}: its affine differs from the {reference}'s by up to {shift:.3g} mm; {way_out}"
+            f"{path}: its affine differs from the {reference}'s by up to {shift:.3g} mm; {remedy}"
         )
     return volume.array
 
@@ -204,10 +207,13 @@ def read_onto(path: Path, reference: str, geometry: Geometry, way_out: str = _ON
 def _load_masks(
     files: SessionFiles, volumes: Mapping[str, Volume], geometry: Geometry, reference: str
 ) -> tuple[Masks, tuple[str, ...]]:
-    """Reads what masks there are, and derives brain and white matter where a mask is missing.
+    """Reads the masks, and derives brain and white matter if their masks are missing.
 
     Returns:
-      The masks, and what about the brain should be looked at, a sentence each.
+      The masks, and warnings about the brain mask, one sentence each.
+
+    Raises:
+      InputError: no brain is known, or an image is constant or empty within it.
     """
 
     def find(**entities: str) -> Array | None:
@@ -250,9 +256,9 @@ _BRAIN = {"desc": "brain"}
 
 
 def brain_of_stripped(images: Mapping[str, Array]) -> Array | None:
-    """Returns the brain of images already extracted: what is zero in no sequence, holes filled.
+    """Returns the brain of brain-extracted images: voxels non-zero in all of them, holes filled.
 
-    None if they are not extracted.
+    Returns None if the images are not brain-extracted.
 
     Args:
       images: sequence -> [x, y, z].
@@ -261,13 +267,13 @@ def brain_of_stripped(images: Mapping[str, Array]) -> Array | None:
     inside = first != 0
     for image in others:
         inside &= image != 0
-    if inside.mean() > MOST_BRAIN:
+    if inside.mean() > MAX_BRAIN:
         return None
     return np.asarray(ndimage.binary_fill_holes(inside), bool)
 
 
 def extract_brain(subject: Subject) -> Subject:
-    """Returns the subject with everything outside its brain mask zero: images, FLAIR and truth."""
+    """Returns the subject with images, FLAIR and noise-free FLAIR zero outside the brain mask."""
     brain = subject.masks.brain
     flair, noisefree = (
         None if image is None else zero_outside(brain, image)
@@ -278,7 +284,7 @@ def extract_brain(subject: Subject) -> Subject:
 
 
 def by_grid(subjects: Sequence[Subject]) -> Iterator[list[Subject]]:
-    """Yields subjects in groups of one grid shape, so that a group can be stacked."""
+    """Yields groups of subjects of one grid shape, which can be stacked."""
     shapes = dict.fromkeys(subject.geometry.shape for subject in subjects)
     for shape in shapes:
         yield [subject for subject in subjects if subject.geometry.shape == shape]

@@ -1,7 +1,7 @@
 """The BIDS derivative of a run: synthetic FLAIRs, saliency maps and their sidecars.
 
-Writes the images and reads them back. A subject's arrays have the axes right, anterior, superior;
-the files have those of the source images. Knows names and files; knows nothing of networks.
+Writes the images and reads them back. Arrays of a subject are in RAS order; files have the axis
+order of the source images. Independent of networks.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ NAME = "Synthetic FLAIR and saliency"
 
 
 def page_path(root: Path, session: str) -> Path:
-    """Returns where the page of a session lies in the derivative: beside the subjects' folders."""
+    """Returns the path of the HTML page of a session in the derivative."""
     return root / f"{session}.html"
 
 
 def start(root: Path, source: Path) -> None:
-    """Makes the data set `root`, derived from `source`; see `bids.start_derivative`."""
-    # BIDS has no suffix for a saliency map, and that of an image would be a trap: a pipeline that
-    # collects T1w files must not pick up a map of one. Nor has it one for a transform or a page.
+    """Creates the data set `root`, derived from `source`; see `bids.start_derivative`."""
+    # BIDS has no suffix for saliency maps, transforms and pages. The suffix of the input would be
+    # wrong for a map: a pipeline that collects T1w files must not include it.
     unnamed = ("*_p3s.nii.gz", "*_p3s.json", "*_xfm.txt", "*.html")
     bids.start_derivative(root, NAME, source, unnamed)
 
 
 def flair_path(root: Path, subject: Subject) -> Path:
-    """Returns where a subject's synthetic FLAIR lies in the derivative."""
-    folder, entities = _place(root, subject)
+    """Returns the path of a subject's synthetic FLAIR in the derivative."""
+    folder, entities = _locate(root, subject)
     return folder / bids.name_file("FLAIR", **entities, desc="synth")
 
 
 def saliency_path(root: Path, subject: Subject, sequence: str) -> Path:
-    """Returns where the saliency map of one of a subject's inputs lies in the derivative."""
-    folder, entities = _place(root, subject)
+    """Returns the path of the saliency map of one input in the derivative."""
+    folder, entities = _locate(root, subject)
     return folder / bids.name_file("p3s", **entities, desc=sequence)
 
 
 class Destination(NamedTuple):
-    """Where the synthetic FLAIR of a session goes.
+    """Output paths of the synthetic FLAIR of a session.
 
     Attributes:
-      image: `.nii` or `.nii.gz`; its sidecar lies beside it.
-      page: HTML to look at.
-      title: of the page.
-      scheme: what precedes a source's name in the sidecar: `bids:source:`, or nothing.
+      image: `.nii` or `.nii.gz`; its sidecar is in the same folder.
+      page: HTML page for inspection.
+      title: title of the page.
+      scheme: prefix of sources in the sidecar: `bids:source:`, or empty.
     """
 
     image: Path
@@ -64,7 +64,7 @@ class Destination(NamedTuple):
 
 
 def in_derivative(root: Path, subject: Subject) -> Destination:
-    """Returns where the FLAIR of a subject goes in a derivative."""
+    """Returns the output paths of a subject's FLAIR in a derivative."""
     title = f"Synthetic FLAIR of {subject.name}"
     return Destination(
         flair_path(root, subject), page_path(root, subject.name), title, "bids:source:"
@@ -72,22 +72,22 @@ def in_derivative(root: Path, subject: Subject) -> Destination:
 
 
 def at_file(path: Path, page: Path | None = None) -> Destination:
-    """Returns a single file as destination; the page is beside it unless named."""
-    beside = path.with_name(bids.strip_extension(path.name) + ".html")
-    return Destination(path, page or beside, path.name, "")
+    """Returns the output paths of a single file; by default, the page is in the same folder."""
+    default_page = path.with_name(bids.strip_extension(path.name) + ".html")
+    return Destination(path, page or default_page, path.name, "")
 
 
 def expect_file(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuses a single file as destination, before anything is computed.
+    """Checks a single output file before any computation.
 
     Raises:
-      WriteError: see `expect_image_output`; or its sidecar is that of an input.
+      WriteError: see `expect_image_output`; or its sidecar is the sidecar of an input.
     """
     inputs = list(inputs)
     expect_image_output(out, inputs)
-    beside = bids.sidecar(out).resolve()
+    sidecar = bids.sidecar(out).resolve()
     for path in inputs:
-        if bids.sidecar(path).resolve() == beside:
+        if bids.sidecar(path).resolve() == sidecar:
             raise WriteError(f"{out}: its sidecar would replace that of {path}; name another file")
 
 
@@ -102,14 +102,14 @@ def write_flair(
     """Writes a synthetic FLAIR, on the grid of the subject's files, and its sidecar.
 
     Args:
-      destination: a file, or a place in a derivative.
-      subject: whose FLAIR it is.
+      destination: output paths.
+      subject: subject of the FLAIR.
       flair: float32[x, y, z] on the subject's grid, in the units of the training FLAIRs.
       extracted: whether it is zero outside the brain.
-      model: what the sidecar says of the model.
+      model: facts on the model for the sidecar.
 
     Returns:
-      What was written, in the axis order of the file.
+      The volume written, in the axis order of the file.
     """
     written = write_image(destination.image, flair.array, subject)
     sidecar = {
@@ -127,8 +127,8 @@ def write_saliency(root: Path, subject: Subject, maps: Array) -> None:
     """Writes `sub-01_desc-T1_p3s.nii.gz` and a sidecar for each sequence.
 
     Args:
-      root: of the derivative.
-      subject: whose maps they are.
+      root: root of the derivative.
+      subject: subject of the maps.
       maps: [x, y, z, m], from `model.saliency_maps`.
     """
     for channel, name in enumerate(subject.sequences):
@@ -165,10 +165,10 @@ def write_image(path: Path, array: Array, subject: Subject) -> Volume:
     Args:
       path: `.nii` or `.nii.gz`; the folder must exist.
       array: [x, y, z], on the subject's grid.
-      subject: whose image it is.
+      subject: subject of the image.
 
     Returns:
-      What was written, in the axis order of the file.
+      The volume written, in the axis order of the file.
     """
     volume = to_native(array, subject)
     write_volume(path, volume.array, volume.geometry.affine)
@@ -180,7 +180,7 @@ def read_image(path: Path, subject: Subject) -> Array:
 
     Raises:
       InputError: the file is missing or cannot be used.
-      GeometryError: the file lies on a grid other than the subject's.
+      GeometryError: the grid of the file differs from the subject's.
     """
     volume = read_volume(path)
     try:
@@ -189,9 +189,9 @@ def read_image(path: Path, subject: Subject) -> Array:
         raise GeometryError(f"{path}: {error}; predict the session again") from None
 
 
-def _place(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:
+def _locate(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:
     folder = bids.subject_folder(root, subject.participant, subject.session)
-    # A FLAIR in its own space says nothing; one in a template's says which.
+    # The space `FLAIR` is that of the image itself and is omitted.
     space = None if subject.space in (None, "FLAIR") else subject.space
     return folder, {"sub": subject.participant, "ses": subject.session, "space": space}
 

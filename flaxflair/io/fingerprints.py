@@ -1,6 +1,6 @@
-"""Fingerprints: digests of the files that are read of a session, and what changed between two.
+"""Fingerprints: digests of the input files of a session, and differences between them.
 
-Knows files; knows nothing of what is made of them.
+Independent of the use of the files.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def digest_file(path: Path) -> str:
 def fingerprint(
     files: SessionFiles, sequences: Collection[str], *, sidecars: bool = False
 ) -> dict[str, str]:
-    """Returns path -> digest of all that may be read of a session.
+    """Returns path -> digest of all files of a session that may be read.
 
     Args:
-      files: of the session.
-      sequences: names of those that are read.
-      sidecars: whether the JSON files beside them are read, too.
+      files: files of the session.
+      sequences: names of the sequences read.
+      sidecars: whether their sidecars are included.
 
     Returns:
-      Paths relative to the data set's root.
+      Path relative to the data set's root -> `sha256:…`.
     """
     return {
         Path(os.path.relpath(path, files.root)).as_posix(): digest_file(path)
@@ -45,8 +45,8 @@ def _list_files(files: SessionFiles, sequences: Collection[str], sidecars: bool)
     for image in files.images:
         if image.sequence in sequences:
             yield image.path
-            if sidecars and (beside := bids.sidecar(image.path)).is_file():
-                yield beside
+            if sidecars and (sidecar := bids.sidecar(image.path)).is_file():
+                yield sidecar
     for image in files.find("mask", desc="brain"):
         yield image.path
         break
@@ -55,19 +55,21 @@ def _list_files(files: SessionFiles, sequences: Collection[str], sidecars: bool)
         yield from (i.path for i in files.find("FLAIR", desc="noisefree"))
 
 
-def say_changes(before: Mapping[str, Fingerprint], now: Mapping[str, Fingerprint]) -> list[str]:
-    """Returns one clause for each session or file that is new, gone or another.
+def describe_changes(
+    before: Mapping[str, Fingerprint], now: Mapping[str, Fingerprint]
+) -> list[str]:
+    """Returns one clause for each session or file that was added, removed or changed.
 
     Args:
       before: session -> fingerprint.
-      now: likewise.
+      now: session -> fingerprint.
     """
-    said = [f"{name} was added" for name in sorted(now.keys() - before.keys())]
-    said += [f"{name} is gone" for name in sorted(before.keys() - now.keys())]
+    changes = [f"{name} was added" for name in sorted(now.keys() - before.keys())]
+    changes += [f"{name} was removed" for name in sorted(before.keys() - now.keys())]
     for name in sorted(before.keys() & now.keys()):
         old, new = before[name], now[name]
-        said += [f"{path} was added" for path in sorted(new.keys() - old.keys())]
-        said += [f"{path} is gone" for path in sorted(old.keys() - new.keys())]
+        changes += [f"{path} was added" for path in sorted(new.keys() - old.keys())]
+        changes += [f"{path} was removed" for path in sorted(old.keys() - new.keys())]
         both = sorted(old.keys() & new.keys())
-        said += [f"{path} is not what it was" for path in both if old[path] != new[path]]
-    return said
+        changes += [f"{path} has changed" for path in both if old[path] != new[path]]
+    return changes

@@ -1,7 +1,7 @@
-"""Streams: the bytes of an image file, gzip or plain, as many as are asked for and no more.
+"""Streams: the bytes of an image file, gzip or plain, read on demand.
 
-A gzip stream is decompressed as it is read, so that a small file that expands without end costs
-what its reader wants of it. Knows nothing of image formats.
+A gzip stream is decompressed as it is read, so that a small file of unlimited expansion costs only
+the bytes that are read. Independent of image formats.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from isal.igzip_lib import IsalError
 from flaxflair.core.records import InputError
 
 _GZIP = b"\x1f\x8b"
-# Deflate codes at most 258 bytes by 2 bits.
-_MOST_EXPANSION = 1032
+# Deflate encodes at most 258 bytes in 2 bits.
+_MAX_EXPANSION = 1032
 _CHUNK = 2**20
 
 
@@ -28,15 +28,15 @@ class Stream:
     """The content of an open file, from its beginning.
 
     Attributes:
-      path: of the file.
+      path: path of the file.
       zipped: whether it is decompressed.
-      most: bytes that the content can have at most; if it is not zipped, those that it has.
+      max_bytes: upper limit of the length of the content; exact if it is not zipped.
     """
 
     def __init__(self, path: Path, source: BinaryIO, stored: int, *, zipped: bool):
         self.path = path
         self.zipped = zipped
-        self.most = stored * _MOST_EXPANSION if zipped else stored
+        self.max_bytes = stored * _MAX_EXPANSION if zipped else stored
         self._source = source
 
     def read(self, count: int) -> bytes:
@@ -48,7 +48,7 @@ class Stream:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def skip(self, count: int) -> int:
-        """Passes over the next bytes and returns how many there were."""
+        """Skips up to `count` bytes and returns the number skipped."""
         passed = 0
         while passed < count and (part := self._source.read(min(_CHUNK, count - passed))):
             passed += len(part)
@@ -57,11 +57,11 @@ class Stream:
 
 @contextmanager
 def open_stream(path: Path) -> Iterator[Stream]:
-    """Opens an image file; a stream read to its end has been compared with its checksum.
+    """Opens an image file; the checksum is verified if the stream is read to its end.
 
     Raises:
-      InputError: it is missing, no regular file, empty, a pointer or a web page; or, while it is
-        read, cannot be read or is damaged.
+      InputError: the file is missing, not a regular file, empty, a pointer or a web page; or it
+        cannot be read or is damaged, which is raised while it is read.
     """
     try:
         with _open(path) as raw:
@@ -71,7 +71,7 @@ def open_stream(path: Path) -> Iterator[Stream]:
                 yield Stream(path, cast(BinaryIO, unzipped), size, zipped=True)
             else:
                 yield Stream(path, raw, size, zipped=False)
-    # isal's stub calls its exception an instance.
+    # isal's stub declares its exception as an instance.
     except (EOFError, zlib.error, IsalError, igzip.BadGzipFile) as error:  # pyright: ignore
         raise InputError(
             f"{path}: the gzip stream is corrupt or cut short ({error}); copy it again"
@@ -87,12 +87,12 @@ def _open(path: Path) -> BinaryIO:
             raise InputError(f"{path}: {_explain_link(path)}")
         raise InputError(f"{path}: no such file; give the path of a NIfTI image")
     if not path.is_file() and not path.is_dir():
-        raise InputError(f"{path}: is no regular file; write the image to a file first")
+        raise InputError(f"{path}: is not a regular file; write the image to a file first")
     return open(path, "rb")
 
 
 def _explain_link(path: Path) -> str:
-    """Returns what is wrong with a link that leads nowhere, and what to do."""
+    """Returns the problem of a broken link, and its remedy."""
     target = os.readlink(path)
     if ".git/annex" in Path(target).as_posix():
         return "its content is not on this machine (git-annex); run 'datalad get' on it"
@@ -100,7 +100,7 @@ def _explain_link(path: Path) -> str:
 
 
 def _is_gzip(path: Path, raw: BinaryIO) -> bool:
-    """Tells whether a file is gzip, and refuses what is no image at all."""
+    """Whether a file is gzip; raises InputError if it is obviously not an image."""
     first = raw.read(256)
     raw.seek(0)
     if not first:

@@ -1,6 +1,6 @@
-"""Masks of a session, told from those of other spaces, other images and other sessions.
+"""Selection of the masks that are aligned with the scans of a session, by file names only.
 
-By names alone: no image is read.
+Masks of other spaces, other images and other data types are excluded. No image is read.
 """
 
 from __future__ import annotations
@@ -10,46 +10,47 @@ from collections.abc import Iterable, Sequence
 from flaxflair.core.sequences import SEQUENCES
 from flaxflair.io.bids import Image
 
-# A mask with any other entity is of a part of the head, or of another scan.
+# A mask with any other entity belongs to a part of the head, or to another scan.
 _ENTITIES = {"sub", "ses", "space", "res", "acq", "run", "rec", "desc", "label"}
 _NATIVE = {None, "orig", "scanner"}
 
 
 def choose_masks(
-    masks: Iterable[Image], images: Sequence[Image], made_here: frozenset[str]
+    masks: Iterable[Image], images: Sequence[Image], generated: frozenset[str]
 ) -> tuple[list[Image], list[str]]:
-    """Returns the masks that lie over a session's scans, one of a kind, and what is not used.
+    """Selects one mask of each kind that is aligned with the session's scans.
 
     Args:
-      masks: of the session, those that are preferred first.
-      images: the session's own.
-      made_here: names of the folders in `derivatives` that this package wrote.
+      masks: masks of the session, in order of preference.
+      images: images of the session, without derivatives.
+      generated: names of the folders in `derivatives` that this package wrote.
 
     Returns:
-      The masks, and of every other brain mask or labelled mask a sentence that says why not.
+      The selected masks, and one sentence for every other brain mask or labelled mask with the
+      reason why it is not used.
     """
-    spaces = _own_spaces(images)
+    spaces = _session_spaces(images)
     chosen: dict[tuple[str | None, str | None], Image] = {}
-    said = []
+    notes = []
     for mask in masks:
         kind = mask.entities.get("desc"), mask.entities.get("label")
         if kind[0] != "brain" and kind[1] is None:
             continue
         kind = (None, kind[1]) if kind[1] is not None else kind
-        why = _why_not(mask, spaces, made_here)
-        if why is None and kind in chosen:
+        reason = _find_conflict(mask, spaces, generated)
+        if reason is None and kind in chosen:
             if not chosen[kind].relative.startswith("derivatives/"):
-                continue  # the data set's own goes before those of derivatives, as it always does
-            why = f"{chosen[kind].relative} is"
-        if why is None:
+                continue  # masks of the data set always precede those of derivatives
+            reason = f"{chosen[kind].relative} is"
+        if reason is None:
             chosen[kind] = mask
         else:
-            said.append(f"{mask.relative}: is not used: {why}")
-    return list(chosen.values()), said
+            notes.append(f"{mask.relative}: is not used: {reason}")
+    return list(chosen.values()), notes
 
 
-def _own_spaces(images: Sequence[Image]) -> set[str | None]:
-    """Returns the `space` labels that say that a mask lies over the scans of a session."""
+def _session_spaces(images: Sequence[Image]) -> set[str | None]:
+    """Returns the `space` labels of masks that are aligned with the scans of a session."""
     scans = [image for image in images if image.sequence is not None]
     spaces = {image.entities.get("space") for image in scans}
     if None in spaces or spaces & {spec.suffix for spec in SEQUENCES.values()}:
@@ -57,16 +58,17 @@ def _own_spaces(images: Sequence[Image]) -> set[str | None]:
     return spaces
 
 
-def _why_not(mask: Image, spaces: set[str | None], made_here: frozenset[str]) -> str | None:
+def _find_conflict(mask: Image, spaces: set[str | None], generated: frozenset[str]) -> str | None:
+    """Returns why a mask is not of the session's scans, or None."""
     parts = mask.relative.split("/")
     if mask.fault is not None:
         return mask.fault.removeprefix(f"{mask.relative}: ")
-    if parts[0] == "derivatives" and parts[1] in made_here:
-        return "this program wrote it; to keep a mask, copy it to a derivative of its own"
+    if parts[0] == "derivatives" and parts[1] in generated:
+        return "this program wrote it; to use a mask, copy it to another derivative"
     if mask.datatype != "anat":
-        return f"it lies in {mask.datatype}, not in anat"
+        return f"it is in {mask.datatype}, not in anat"
     if other := sorted(mask.entities.keys() - _ENTITIES):
-        return f"{other[0]}-{mask.entities[other[0]]} says that it is of another image"
+        return f"{other[0]}-{mask.entities[other[0]]} marks it as the mask of another image"
     if (space := mask.entities.get("space")) not in spaces:
-        return f"it lies in the space {space or 'of the scanner'}, the session's scans do not"
+        return f"it is in the space {space or 'of the scanner'}, and the session's scans are not"
     return None

@@ -1,6 +1,6 @@
-"""NIfTI in and out: whole-stream checks, one volume a file, geometry that can be trusted.
+"""Reading and writing of NIfTI volumes, with checks of the whole stream and of the geometry.
 
-Knows nothing of BIDS, sequences or subjects.
+Independent of BIDS, sequences and subjects.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from flaxflair.io.gzip_stream import Stream, open_stream
 from flaxflair.io.nifti_header import HEADER_BYTES, Forms, Header, parse_header
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz")
-_CHUNK = 2**20  # voxels that are converted at a time
+_CHUNK = 2**20  # voxels converted at once
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
-    """Reads one 3-D NIfTI volume as float32, its whole stream checked.
+    """Reads one 3-D NIfTI volume as float32 and checks its whole stream.
 
-    A `.nii.gz` is decompressed to its end, so that a flipped bit anywhere, or a CRC that is wrong,
-    is an error; nibabel alone reads such a file without a word. Scaling (`scl_slope`) is applied,
-    and lengths in metres or micrometres (`xyzt_units`) become mm. Header extensions are passed
-    over. Memory beyond the array is a few MiB, whatever a stream expands to.
+    A `.nii.gz` is decompressed to its end, so that any flipped bit or wrong CRC is an error;
+    nibabel reads such files without an error. Scaling (`scl_slope`) is applied, and lengths in
+    metres or micrometres (`xyzt_units`) are converted to mm. Header extensions are skipped. Memory
+    beyond the array is a few MiB, independent of the expansion of the stream.
 
     Args:
       path: `.nii` or `.nii.gz`, NIfTI-1 or NIfTI-2; or either file of a pair, `.hdr` and `.img`.
@@ -38,7 +38,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
 
     Raises:
       InputError: missing, empty, truncated or corrupt file; a pointer or a web page in its place;
-        a header that contradicts itself, or the length of the file; more than one volume; complex
+        a header that contradicts itself or the length of the file; more than one volume; complex
         or RGB; NaN or infinity.
       GeometryError: affine singular or not finite, or both form codes zero.
     """
@@ -52,22 +52,23 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
 
 
 def read_forms(path: str | os.PathLike[str]) -> Forms:
-    """Reads what a header says of the place in space, of a file that `read_volume` accepts."""
+    """Reads the orientation fields of the header of a file that `read_volume` accepts."""
     first = _header_file(Path(path))
     with open_stream(first) as stream:
         return parse_header(first, stream.read(HEADER_BYTES)).forms
 
 
 def _header_file(path: Path) -> Path:
-    """Returns the file that holds an image's header."""
+    """Returns the file with the header of an image."""
     return _partner(path, ".img", ".hdr") if _extension(path) == ".img" else path
 
 
 def _voxel_file(path: Path) -> Path:
-    """Returns the file that holds the voxels of a header that says they are in another."""
+    """Returns the file with the voxels of a header in a separate file."""
     if _extension(path) != ".hdr":
         raise InputError(
-            f"{path}: says that its voxels are in another file, and is no .hdr; convert it again"
+            f"{path}: its header states that the voxels are in another file, but it is not a .hdr; "
+            "convert it again"
         )
     return _partner(path, ".hdr", ".img")
 
@@ -76,23 +77,25 @@ def _extension(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).suffix
 
 
-def _partner(path: Path, own: str, other: str) -> Path:
-    """Returns the other file of a pair, either of which may be compressed."""
-    stem = path.name.removesuffix(".gz").removesuffix(own)
-    places = [path.with_name(stem + other), path.with_name(f"{stem}{other}.gz")]
-    found = next((place for place in places if place.exists()), None)
+def _partner(path: Path, extension: str, other: str) -> Path:
+    """Returns the other file of a pair; each may be compressed."""
+    stem = path.name.removesuffix(".gz").removesuffix(extension)
+    candidates = [path.with_name(stem + other), path.with_name(f"{stem}{other}.gz")]
+    found = next((candidate for candidate in candidates if candidate.exists()), None)
     if found is None:
-        raise InputError(f"{path}: is one file of a pair, and {places[0].name} is not beside it")
+        raise InputError(
+            f"{path}: is one file of a pair, and {candidates[0].name} is missing; add it"
+        )
     return found
 
 
 def _read_voxels(stream: Stream, header: Header) -> Array:
-    """Reads all voxels, float32[x, y, z], and the stream to its end."""
+    """Reads all voxels, float32[x, y, z], and checks the stream to its end."""
     path, needed = stream.path, header.offset + header.content_bytes
-    if stream.most < needed:  # known before memory is taken
-        most = f"at most {stream.most}" if stream.zipped else stream.most
-        raise InputError(f"{path}: is cut short, {most} of {needed} bytes; copy it again")
-    there = stream.skip(header.offset)
+    if stream.max_bytes < needed:  # before memory is allocated
+        available = f"at most {stream.max_bytes}" if stream.zipped else stream.max_bytes
+        raise InputError(f"{path}: is cut short, {available} of {needed} bytes; copy it again")
+    available = stream.skip(header.offset)
     array, broken = np.empty(int(np.prod(header.shape)), np.float32), 0
     done = 0
     for values in _convert(stream, header):
@@ -100,8 +103,8 @@ def _read_voxels(stream: Stream, header: Header) -> Array:
         done += values.size
         broken += values.size - int(np.isfinite(values).sum())
     if done < array.size:
-        there += done * header.dtype.itemsize
-        raise InputError(f"{path}: is cut short, {there} of {needed} bytes; copy it again")
+        available += done * header.dtype.itemsize
+        raise InputError(f"{path}: is cut short, {available} of {needed} bytes; copy it again")
     _check_end(stream, header)
     if broken:
         raise InputError(f"{path}: {broken} voxels are NaN or infinite; replace or mask them")
@@ -109,12 +112,12 @@ def _read_voxels(stream: Stream, header: Header) -> Array:
 
 
 def _convert(stream: Stream, header: Header) -> Iterator[Array]:
-    """Yields the voxels in order, float32, some at a time; too few if the stream ends early."""
+    """Yields the voxels in chunks, float32; too few if the stream ends early."""
     missing, size = header.content_bytes, header.dtype.itemsize
     while missing and (part := stream.read(min(missing, _CHUNK * size))):
         missing -= len(part)
         values = np.frombuffer(part, header.dtype, count=len(part) // size)
-        # What float32 cannot hold becomes infinite, and is refused.
+        # Values beyond float32 become infinite, and are refused.
         with np.errstate(over="ignore", invalid="ignore"):
             if (header.slope, header.intercept) != (1.0, 0.0):
                 values = values.astype(np.float64) * header.slope + header.intercept
@@ -122,24 +125,24 @@ def _convert(stream: Stream, header: Header) -> Iterator[Array]:
 
 
 def _check_end(stream: Stream, header: Header) -> None:
-    """Refuses what goes on after the last voxel: its header claims too few, or too narrow ones.
+    """Refuses content after the last voxel: the header states too few or too narrow voxels.
 
-    Less than a slice of zeros is what some tools fill their last block with.
+    Less than a slice of zeros is accepted, because some tools pad the last block.
     """
     slice_bytes = header.shape[0] * header.shape[1] * header.dtype.itemsize
     rest = stream.read(max(slice_bytes, 1))
     if len(rest) >= max(slice_bytes, 1) or any(rest):
         raise InputError(
-            f"{stream.path}: goes on after the last of its {'×'.join(map(str, header.shape))} "
-            f"voxels of {header.dtype.name}; write its header anew"
+            f"{stream.path}: continues after the last of its {'×'.join(map(str, header.shape))} "
+            f"voxels of {header.dtype.name}; correct its header"
         )
 
 
 def expect_image_output(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuses a name for an image to be written, before hours are spent on it.
+    """Checks the path of an output image before any computation.
 
     Raises:
-      WriteError: it is neither .nii nor .nii.gz, or a folder; or see `expect_output`.
+      WriteError: it is neither .nii nor .nii.gz, or is a folder; or see `expect_output`.
     """
     if not out.name.endswith(IMAGE_SUFFIXES) or out.name in IMAGE_SUFFIXES:
         raise WriteError(f"{out}: images are written as .nii or .nii.gz; name such a file")
@@ -149,13 +152,13 @@ def expect_image_output(out: Path, inputs: Iterable[Path]) -> None:
 
 
 def pack_volume(array: Array, affine: Array, low: float, high: float) -> bytes:
-    """Returns a `.nii.gz` for a screen: 8 bits a voxel, from `low` to `high`, with its scaling.
+    """Returns a `.nii.gz` for display: 8 bits per voxel, from `low` to `high`, with its scaling.
 
     Args:
       array: [x, y, z].
       affine: float64[4, 4], voxel indices to mm (RAS+).
-      low: what is shown as 0; less is cut off.
-      high: what is shown as 255; more is cut off.
+      low: intensity of level 0; lower values are clipped.
+      high: intensity of level 255; higher values are clipped.
     """
     step = (high - low) / 255 or 1.0
     levels = np.clip(np.rint((array - low) / step), 0, 255).astype(np.uint8)
@@ -164,16 +167,16 @@ def pack_volume(array: Array, affine: Array, low: float, high: float) -> bytes:
     image.set_qform(affine, code="scanner")
     image.set_sform(affine, code="scanner")
     content = bytearray(image.to_bytes())
-    # nibabel sets the scaling aside on writing; it lies at bytes 112 and 116 of the header.
+    # nibabel drops the scaling on writing; it is at bytes 112 and 116 of the header.
     content[112:120] = np.array([step, low], "<f4").tobytes()
     return igzip.compress(bytes(content), compresslevel=2, mtime=0)
 
 
 def write_volume(path: str | os.PathLike[str], array: Array, affine: Array) -> None:
-    """Writes one volume, whole or not at all.
+    """Writes one volume atomically.
 
-    A fresh header with both forms set: an inherited integer header would rescale silently. Boolean
-    and unsigned 8-bit arrays (masks, labels) are written as uint8, everything else as float32.
+    The header is new, with both forms set: an inherited integer header would rescale silently.
+    Boolean and unsigned 8-bit arrays (masks, labels) are written as uint8, all others as float32.
 
     Args:
       path: `.nii` or `.nii.gz`; the folder must exist.
@@ -181,7 +184,7 @@ def write_volume(path: str | os.PathLike[str], array: Array, affine: Array) -> N
       affine: float64[4, 4], voxel indices to mm (RAS+).
 
     Raises:
-      OSError: the disk is full or the folder read-only; nothing is left behind.
+      WriteError: the disk is full or the folder read-only; no partial file remains.
     """
     path = Path(path)
     kind = np.uint8 if array.dtype in (np.bool_, np.uint8) else np.float32

@@ -1,7 +1,7 @@
-"""Headers: what a NIfTI-1 or NIfTI-2 header says of its voxels, checked before any is read.
+"""Parsing and checks of NIfTI-1 and NIfTI-2 headers, before any voxel is read.
 
-A header that contradicts itself is refused: which of its fields is right cannot be known. Reads
-bytes; knows nothing of files but to name them.
+A header that contradicts itself is refused, because the correct field is unknown. Reads bytes;
+paths are for messages only.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from nibabel.quaternions import quat2mat
 
 from flaxflair.core.records import Array, GeometryError, InputError
 
-# float32 of so many voxels is 800 MB; the largest heads scanned, 0.4 mm, have 180 million.
+# 800 MB as float32; the largest head scans, of 0.4 mm voxels, have 180 million voxels.
 MAX_VOXELS = 200_000_000
-# A NIfTI-2 header, and the four bytes after it that say whether extensions follow.
+# A NIfTI-2 header, and the four bytes after it that flag extensions.
 HEADER_BYTES = 544
-# Extensions are passed over. float32 holds an offset, and beyond this only some integers.
-_MOST_OFFSET = 2**30
+# Limit of the bytes before the voxels. NIfTI-1 stores the offset as float32, which is not exact
+# for large integers.
+_MAX_OFFSET = 2**30
 _KINDS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-# NIfTI-2 has these bytes in its header, which a transfer as text would change.
+# Bytes in a NIfTI-2 header that a transfer as text would change.
 _LINE_ENDS = (13, 10, 26, 10)
-# Codes of `xyzt_units` -> mm; 0, unknown, is taken for mm, as everyone does.
+# Code of `xyzt_units` -> mm; 0 (unknown) is read as mm, by convention.
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
-# Squared length of a quaternion's vector part: rounding alone makes it as much longer than 1.
+# Excess over 1 of the squared length of a quaternion's vector part, by rounding.
 _QUATERNION_SLACK = 1e-4
 
 
 @dataclass(frozen=True)
 class Forms:
-    """What a header says of an image's place in space, up to three times.
+    """Orientation fields of a header (qform, sform and pixdim), and their consistency.
 
     Attributes:
-      qform: its code, 0 if there is none.
-      sform: its code, 0 if there is none; `read_volume` uses this one if there is.
-      gap: mm, by which the two differ at most in the field of view; 0 unless there are both, NaN if
-        the qform cannot be read.
-      stretch: the largest ratio, 1 or more, of a voxel's edge by `pixdim` to the same by the affine
-        used.
-      mirrored: whether one is the mirror image of the other, so that left and right are unknown.
-      dtype: of the stored voxels (`int16`).
+      qform: qform_code; 0 if undefined.
+      sform: sform_code; 0 if undefined. `read_volume` uses the sform if defined.
+      gap: mm, maximum distance between qform and sform in the field of view; 0 unless both are
+        defined, NaN if the qform cannot be read.
+      stretch: largest ratio (at least 1) of the voxel edges by `pixdim` and by the affine used.
+      mirrored: whether qform and sform are mirror images, so that left and right are unknown.
+      dtype: type of the stored voxels (`int16`).
     """
 
     qform: int
@@ -58,17 +58,17 @@ class Forms:
 
 @dataclass(frozen=True)
 class Header:
-    """What is needed to read the voxels of one 3-D volume.
+    """Fields needed to read the voxels of one 3-D volume.
 
     Attributes:
       shape: voxels along x, y, z.
-      dtype: of the stored voxels, in the file's byte order.
-      offset: bytes before the first voxel, in the file that holds the voxels.
-      slope: by which a stored value is multiplied.
-      intercept: added to it then.
+      dtype: type of the stored voxels, in the file's byte order.
+      offset: bytes before the first voxel, in the file with the voxels.
+      slope: factor of stored values.
+      intercept: added after multiplication.
       affine: float64[4, 4], voxel indices to mm (RAS+).
-      separate: whether the voxels are in a file of their own (`.img`).
-      forms: what the header says of the place in space.
+      separate: whether the voxels are in a separate file (`.img`).
+      forms: orientation fields.
     """
 
     shape: tuple[int, int, int]
@@ -87,14 +87,14 @@ class Header:
 
 
 def parse_header(path: Path, start: bytes) -> Header:
-    """Reads the header of one real-valued, finite, placed 3-D volume.
+    """Parses the header of one real-valued 3-D volume with known orientation.
 
     Args:
-      path: named in errors.
-      start: the file's first bytes, `HEADER_BYTES` of them if it has as many.
+      path: path of the file, for messages.
+      start: the first `HEADER_BYTES` bytes of the file, or all of a shorter file.
 
     Raises:
-      InputError: it is no NIfTI header, is of no such volume, or contradicts itself.
+      InputError: it is not a NIfTI header, not of such a volume, or contradicts itself.
       GeometryError: affine singular or not finite, or both form codes zero.
     """
     fields = _identify(path, start)
@@ -102,13 +102,13 @@ def parse_header(path: Path, start: bytes) -> Header:
     dtype = _dtype(path, fields)
     separate = fields["magic"].tobytes().startswith(b"ni")
     slope, intercept = _scaling(path, fields)
-    affine, forms = _place(path, fields, shape)
+    affine, forms = _orientation(path, fields, shape)
     offset = _offset(path, fields, 0 if separate else int(fields["sizeof_hdr"]) + 4)
     return Header(shape, dtype, offset, slope, intercept, affine, separate, forms)
 
 
 def _identify(path: Path, start: bytes) -> Any:
-    """Returns the fields of a header, its version and byte order known by its first number."""
+    """Returns the fields of a header; its first number gives version and byte order."""
     kinds = itertools.product(_KINDS, "<>")
     found = next(((n, order) for n, order in kinds if start[:4] == pack(f"{order}i", n)), None)
     if found is None:
@@ -120,7 +120,7 @@ def _identify(path: Path, start: bytes) -> Any:
     magic = bytes(fields["magic"].tobytes())
     if size == 348 and not magic.strip(b"\0"):
         raise InputError(
-            f"{path}: is an ANALYZE 7.5 image, which does not say where left is; convert the "
+            f"{path}: is an ANALYZE 7.5 image, which does not define left and right; convert the "
             "DICOM files to NIfTI"
         )
     version = b"1" if size == 348 else b"2"
@@ -135,14 +135,14 @@ def _shape(path: Path, fields: Any) -> tuple[int, int, int]:
     dimensions = [int(n) for n in fields["dim"]]
     axes = dimensions[0]
     if not 1 <= axes <= 7:
-        raise InputError(f"{path}: claims {axes} dimensions; write its header anew")
+        raise InputError(f"{path}: claims {axes} dimensions; correct its header")
     shape = dimensions[1 : axes + 1]
     shown = "×".join(map(str, shape))
     volumes = [n for n in shape[3:] if n > 1]
     if len(shape) < 3:
         raise InputError(f"{path}: has shape {shown}; one 3-D volume is needed, so give one")
     if any(n < 1 for n in shape) or int(np.prod(shape[:3], dtype=object)) > MAX_VOXELS:
-        raise InputError(f"{path}: claims {shown} voxels; write its header anew")
+        raise InputError(f"{path}: claims {shown} voxels; correct its header")
     if volumes:
         count = int(np.prod(volumes, dtype=object))
         which = "that of the sequence"
@@ -160,9 +160,7 @@ def _dtype(path: Path, fields: Any) -> np.dtype[Any]:
     try:
         dtype = fields.get_data_dtype()
     except Exception:  # nibabel raises several kinds
-        raise InputError(
-            f"{path}: has the unknown datatype {code}; write its header anew"
-        ) from None
+        raise InputError(f"{path}: has the unknown datatype {code}; correct its header") from None
     if dtype.fields is not None or dtype.kind == "c":
         what = "RGB" if dtype.fields is not None else "complex"
         raise InputError(f"{path}: holds {what} values; a real-valued image is needed")
@@ -171,41 +169,41 @@ def _dtype(path: Path, fields: Any) -> np.dtype[Any]:
     bits = int(fields["bitpix"])
     if bits != 8 * dtype.itemsize:
         raise InputError(
-            f"{path}: claims voxels of {bits} bits (bitpix), and {dtype.name} (datatype); write "
-            "its header anew"
+            f"{path}: claims voxels of {bits} bits (bitpix), and {dtype.name} (datatype); "
+            "correct its header"
         )
     return dtype
 
 
 def _scaling(path: Path, fields: Any) -> tuple[float, float]:
-    """Returns slope and intercept; a slope of 0, or NaN as nibabel writes it, is none at all."""
+    """Returns slope and intercept; a slope of 0, or NaN (written by nibabel), means no scaling."""
     slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
     if slope == 0 or (np.isnan(slope) and (np.isnan(intercept) or intercept == 0)):
         return 1.0, 0.0
     if not np.isfinite(slope) or not np.isfinite(intercept):
         raise InputError(
             f"{path}: scales its values by {slope:g} and {intercept:g} (scl_slope, scl_inter); "
-            "write its header anew"
+            "correct its header"
         )
     return slope, intercept
 
 
 def _offset(path: Path, fields: Any, least: int) -> int:
-    # nibabel takes an offset of 0 literally, and reads the header as voxels.
+    # nibabel accepts an offset of 0, and reads the header as voxels.
     offset = float(fields["vox_offset"])
-    if not least <= offset <= _MOST_OFFSET or offset != int(offset):
+    if not least <= offset <= _MAX_OFFSET or offset != int(offset):
         raise InputError(
-            f"{path}: claims that its voxels start at byte {offset:g}; write its header anew"
+            f"{path}: claims that its voxels start at byte {offset:g}; correct its header"
         )
     return int(offset)
 
 
-def _place(path: Path, fields: Any, shape: tuple[int, int, int]) -> tuple[Array, Forms]:
-    """Returns the voxel-to-mm affine, and what was said of it."""
+def _orientation(path: Path, fields: Any, shape: tuple[int, int, int]) -> tuple[Array, Forms]:
+    """Returns the voxel-to-mm affine and the orientation fields."""
     qform, sform = int(fields["qform_code"]), int(fields["sform_code"])
     if qform == 0 and sform == 0:
         raise GeometryError(
-            f"{path}: both qform_code and sform_code are 0, so its place in space is unknown; "
+            f"{path}: both qform_code and sform_code are 0, so its orientation is unknown; "
             "set one from the scanner's DICOM"
         )
     unit = _MILLIMETRES.get(int(fields["xyzt_units"]) & 7, 1.0)
@@ -222,19 +220,19 @@ def _place(path: Path, fields: Any, shape: tuple[int, int, int]) -> tuple[Array,
         far[:, :3] *= shape
         gap = float(np.abs(far @ (other - affine).T).max())
     edges = np.linalg.norm(affine[:3, :3], axis=0)
-    said = unit * np.abs(np.asarray(fields["pixdim"][1:4], np.float64))
+    pixdim = unit * np.abs(np.asarray(fields["pixdim"][1:4], np.float64))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        stretch = float(np.max([said / edges, edges / said]))
+        stretch = float(np.max([pixdim / edges, edges / pixdim]))
     return affine, Forms(qform, sform, gap, stretch, mirrored, fields.get_data_dtype().name)
 
 
 def _qform(fields: Any) -> Array:
-    """Returns the affine of a quaternion, NaN where it is none; `pixdim` is not checked."""
+    """Returns the affine of the quaternion; NaN if it is invalid. `pixdim` is not checked."""
     affine = np.full((4, 4), np.nan)
     affine[3] = 0, 0, 0, 1
     vector = np.array([fields[f"quatern_{n}"] for n in "bcd"], np.float64)
     factor, *edges = np.asarray(fields["pixdim"][:4], np.float64)
-    # The standard takes a factor of 0 for 1.
+    # A factor of 0 means 1 by the standard.
     known = factor in (-1, 0, 1) and np.all(np.array(edges) > 0)
     if not known or not vector @ vector <= 1 + _QUATERNION_SLACK:
         return affine
@@ -248,9 +246,9 @@ def _qform(fields: Any) -> Array:
 def _check_affine(path: Path, affine: Array) -> None:
     if not np.isfinite(affine).all():
         raise GeometryError(
-            f"{path}: its affine is not finite, or its quaternion is no rotation; write its "
-            "header anew"
+            f"{path}: its affine is not finite, or its quaternion is not a rotation; correct "
+            "its header"
         )
     columns = np.linalg.norm(affine[:3, :3], axis=0)
     if (columns == 0).any() or abs(np.linalg.det(affine[:3, :3] / columns)) < 1e-3:
-        raise GeometryError(f"{path}: its affine is singular; write its header anew")
+        raise GeometryError(f"{path}: its affine is singular; correct its header")

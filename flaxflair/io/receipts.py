@@ -1,7 +1,8 @@
-"""Receipts: what was made of a session, from what and by what, so that it is not made again.
+"""Receipts: records of finished sessions, with which a repeated run skips them.
 
-One JSON a session in a hidden folder of the derivative, written last: a session that was cut off
-has none. Knows files and digests; knows nothing of what was made.
+A receipt is one JSON file for each session, in a hidden folder of the derivative, with digests of
+inputs and outputs. It is written last: an interrupted session has none. Independent of the content
+of outputs.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class Receipts:
     """The receipts of one derivative.
 
     Attributes:
-      root: of the derivative.
-      request: session -> all that decides what is made of it: digests of what is read, of what it
-        is made by, and options. Equal requests give equal files.
-      pages: whether a page to look at belongs to what is made.
+      root: root of the derivative.
+      request: session -> everything that its outputs depend on: digests of inputs and model, and
+        options. Equal requests give equal files.
+      pages: whether outputs include an HTML page.
     """
 
     root: Path
@@ -38,7 +39,7 @@ class Receipts:
     pages: bool = False
 
     def find(self, files: SessionFiles) -> Finished | None:
-        """Returns what was made of a session; None if it is not what is asked for, or not whole."""
+        """Returns the result of a finished session; None if request or outputs have changed."""
         path = self._path(files)
         if not path.is_file():
             return None
@@ -50,14 +51,14 @@ class Receipts:
             wanted = {self._relative(output) for output in self.list_outputs(files)}
             if not wanted <= digests.keys():
                 return None
-            if any(digest_file(self.root / name) != own for name, own in digests.items()):
+            if any(digest_file(self.root / name) != stored for name, stored in digests.items()):
                 return None
             return Finished(self.root / receipt["made"], tuple(receipt["warnings"]))
         except (InputError, OSError, KeyError, TypeError, AttributeError):
-            return None  # whatever is wrong with it, the session is made anew and says so
+            return None  # the session is computed again, which reports any error
 
-    def write(self, files: SessionFiles, request: Mapping[str, Any], made: Finished) -> None:
-        """Writes the receipt of a session that is made.
+    def write(self, files: SessionFiles, request: Mapping[str, Any], finished: Finished) -> None:
+        """Writes the receipt of a finished session.
 
         Raises:
           WriteError: the disk is full or the folder read-only.
@@ -68,22 +69,22 @@ class Receipts:
             self._relative(output): digest_file(output) for output in self.list_outputs(files)
         }
         content = {
-            "made": self._relative(made.path),
-            "warnings": list(made.warnings),
+            "made": self._relative(finished.path),
+            "warnings": list(finished.warnings),
             "request": request,
             "files": outputs,
         }
         write_json(path, content)
 
     def withdraw(self, files: SessionFiles) -> None:
-        """Removes the receipt of a session that is made anew, and what a kill left of its files."""
+        """Removes the receipt of a session and partial files of a killed process."""
         self._path(files).unlink(missing_ok=True)
         folder = self.root / files.participant / (files.session or "") / "anat"
-        for left in folder.glob(".*.part"):
-            left.unlink(missing_ok=True)
+        for part in folder.glob(".*.part"):
+            part.unlink(missing_ok=True)
 
     def list_outputs(self, files: SessionFiles) -> list[Path]:
-        """Returns the files that lie there of a session, and its page if one belongs to it."""
+        """Returns the output files of a session, including its page if `pages`."""
         folder = self.root / files.participant / (files.session or "") / "anat"
         page = derivatives.page_path(self.root, files.name)
         return [*sorted(folder.glob(f"{files.name}_*")), *([page] if self.pages else [])]
@@ -103,39 +104,38 @@ def run_unfinished(
     *,
     overwrite: bool = False,
 ) -> Report:
-    """Passes sessions through stages, those left out that are done already and whole.
+    """Runs the stages for all sessions without a valid receipt.
 
     Args:
       found: the sessions.
-      stages: from `SessionFiles` to `Finished`.
-      receipts: of the derivative that they write.
+      stages: stages from `SessionFiles` to `Finished`.
+      receipts: receipts of the output derivative.
       on_done: see `run_sessions`.
-      overwrite: whether all are done anew.
+      overwrite: whether finished sessions are recomputed.
     """
     with ThreadPoolExecutor() as pool:
-        kept = [None] * len(found) if overwrite else list(pool.map(receipts.find, found))
-    done = {files.name: own for files, own in zip(found, kept, strict=True) if own is not None}
-    left = [files for files in found if files.name not in done]
+        earlier = [None] * len(found) if overwrite else list(pool.map(receipts.find, found))
+    done = {f.name: result for f, result in zip(found, earlier, strict=True) if result is not None}
+    remaining = [files for files in found if files.name not in done]
     requests: dict[str, Mapping[str, Any]] = {}
     first = stages[0]
 
     def begin(files: SessionFiles) -> Any:
         receipts.withdraw(files)
-        requests[files.name] = receipts.request(files)  # before it is read
+        requests[files.name] = receipts.request(files)  # digests of the inputs before they are read
         return first.function(files)
 
     report = run_sessions(
-        left,
+        remaining,
         [replace(first, function=begin), *stages[1:]],
         lambda count, _: on_done(count + len(done), len(found)),
-        on_finished=lambda files, made: receipts.write(files, requests.pop(files.name), made),
+        on_finished=lambda files, result: receipts.write(files, requests.pop(files.name), result),
     )
-    warnings = {name: own.warnings for name, own in done.items() if own.warnings}
+    warnings = {name: result.warnings for name, result in done.items() if result.warnings}
+    written = {**report.written, **{name: result.path for name, result in done.items()}}
     return replace(
         report,
-        written=dict(
-            sorted({**report.written, **{n: own.path for n, own in done.items()}}.items())
-        ),
+        written=dict(sorted(written.items())),
         warnings=dict(sorted({**report.warnings, **warnings}.items())),
         kept=tuple(sorted(done)),
     )

@@ -1,4 +1,4 @@
-"""Sessions of a data set, found by file names alone; no image is read."""
+"""Sessions of a data set, found by file names only; no image is read."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from flaxflair.core.sequences import SEQUENCES, TARGET, find_rule
 from flaxflair.io import bids
 from flaxflair.io.masks import choose_masks
 
-# `ignored` is for prediction: neither the FLAIR nor a region that only scores it is read.
+# `ignored` is for prediction: neither the FLAIR nor regions used for its scores are read.
 FlairUse = Literal["needed", "welcome", "ignored"]
 
 
 @dataclass(frozen=True)
 class SessionFiles:
-    """The files of one session, none of them read yet. Some may be missing, or there twice.
+    """The files of one session, not read yet. Sequences may be missing or present twice.
 
     Attributes:
-      root: of the data set.
+      root: root of the data set.
       participant: `sub-01`.
       session: `ses-1`, or None.
       group: see `Subject`.
       inputs: names of the input sequences, which become channels in this order.
-      flair: what the true FLAIR is for.
-      images: what the data set holds of the session, masks that lie over its scans among them.
-      derived: likewise of the derivatives within the data set: masks, but never a sequence.
+      flair: whether the true FLAIR is `needed`, `welcome` (read if present) or `ignored`.
+      images: images of the session in the data set, including masks aligned with its scans.
+      derived: images in derivatives within the data set; used for masks, never as a sequence.
       patterns: see `bids.survey`.
       fault: why the session cannot be used, or None.
-      notes: what is there and is not used, a sentence each.
+      notes: files that are not used and why, one sentence each.
     """
 
     root: Path
@@ -53,29 +53,29 @@ class SessionFiles:
 
     @property
     def sequences(self) -> tuple[str, ...]:
-        """Names of the sequences that there are, wanted or not."""
-        there = {image.sequence for image in self.images}
-        return tuple(name for name in SEQUENCES if name in there)
+        """Names of all sequences of the session, requested or not."""
+        present = {image.sequence for image in self.images}
+        return tuple(name for name in SEQUENCES if name in present)
 
     def image_of(self, sequence: str) -> bids.Image | None:
-        """Returns the one image that holds a sequence, or None.
+        """Returns the one image of a sequence, or None.
 
         Raises:
-          InputError: it is there twice, or the session cannot be used.
+          InputError: it is present twice, or the session cannot be used.
         """
         if self.fault is not None:
             raise InputError(f"{self.root}: {self.fault}")
-        own = [image for image in self.images if image.sequence == sequence]
-        if len(own) > 1:
-            both = " and ".join(image.relative for image in own[:2])
+        images = [image for image in self.images if image.sequence == sequence]
+        if len(images) > 1:
+            both = " and ".join(image.relative for image in images[:2])
             raise InputError(
                 f"{self.root}: {self.name} has {sequence} twice, {both}; keep one of them, or "
                 "choose by a pattern"
             )
-        return own[0] if own else None
+        return images[0] if images else None
 
     def find(self, suffix: str, **entities: str) -> Iterator[bids.Image]:
-        """Yields the images of a suffix and entities, those within derivatives last."""
+        """Yields the images with a suffix and entities; those of derivatives last."""
         for image in self.images + self.derived:
             if image.suffix == suffix and entities.items() <= image.entities.items():
                 yield image
@@ -90,41 +90,43 @@ def find_sessions(
     sessions: Collection[str] | None = None,
     patterns: Mapping[str, str] | None = None,
 ) -> list[SessionFiles]:
-    """Finds the sessions of a data set, raw or prepared, by file names alone.
+    """Finds the sessions of a data set, raw or prepared, by file names only.
 
-    A session that misses a sequence is found all the same: `load_session` refuses it, so that one
-    bad session need not stop the others.
+    Sessions with a missing sequence are included; `load_session` refuses them, so that one bad
+    session does not stop the others.
 
     Args:
       root: BIDS data set.
       inputs: names of the input sequences.
-      flair: what the true FLAIR is for.
-      participants: labels to keep, with or without `sub-`; None for all.
-      sessions: labels to keep, with or without `ses-`; None for all.
+      flair: see `SessionFiles`.
+      participants: labels to include, with or without `sub-`; None for all.
+      sessions: labels to include, with or without `ses-`; None for all.
       patterns: see `bids.find_images`.
 
     Returns:
-      By participant and session.
+      Sessions, sorted by participant and session.
 
     Raises:
-      InputError: it is no data set, or holds no image of ours, or no such label.
+      InputError: `root` is not a data set, holds no scan, or lacks a label.
     """
     survey = bids.survey(root, patterns)
     found = set(survey.sessions)
     if not found:
         wanted = ", ".join([*inputs, TARGET] if flair == "needed" else inputs or SEQUENCES)
         raise InputError(f"{root}: holds no image of {wanted}; is it a BIDS data set?")
-    kept = _keep(root, "participant", "sub", participants, {p for p, _ in found})
-    found = {(p, s) for p, s in found if p in kept}
+    labels = _select(root, "participant", "sub", participants, {p for p, _ in found})
+    found = {(p, s) for p, s in found if p in labels}
     if sessions is not None:
-        kept = _keep(root, "session", "ses", sessions, {s for _, s in found if s})
-        found = {(p, s) for p, s in found if s in kept}
-    groups, made_here = bids.read_groups(root), bids.find_made_here(root)
+        labels = _select(root, "session", "ses", sessions, {s for _, s in found if s})
+        found = {(p, s) for p, s in found if s in labels}
+    groups, generated = bids.read_groups(root), bids.find_generated(root)
     raw, derived = (_by_session(i) for i in (survey.images, bids.find_derivatives(root)))
     files = []
     for participant, session in found:
         key = participant, session
-        own, others, notes = _leave_masks(raw.get(key, []), derived.get(key, []), made_here)
+        images, derived_images, notes = _drop_masks(
+            raw.get(key, []), derived.get(key, []), generated
+        )
         files.append(
             SessionFiles(
                 root=root,
@@ -133,49 +135,49 @@ def find_sessions(
                 group=groups.get(participant, ""),
                 inputs=tuple(inputs),
                 flair=flair,
-                images=own,
-                derived=others,
+                images=images,
+                derived=derived_images,
                 patterns=patterns or {},
                 fault=survey.faults.get(key),
-                notes=(*notes, *_say_unused(own, survey.foreign.get(key, ()))),
+                notes=(*notes, *_describe_unused(images, survey.foreign.get(key, ()))),
             )
         )
     return sorted(files, key=lambda session: session.name)
 
 
-def _say_unused(images: Collection[bids.Image], foreign: Sequence[str]) -> Iterator[str]:
-    """Yields a sentence for each scan that is not used, where no other is of its sequence."""
-    there = {image.sequence for image in images}
+def _describe_unused(images: Collection[bids.Image], foreign: Sequence[str]) -> Iterator[str]:
+    """Yields one sentence for each unused scan whose sequence is otherwise missing."""
+    present = {image.sequence for image in images}
     bare = {spec.suffix: spec.name for spec in SEQUENCES.values() if spec.acquisition is None}
     for image in images:
         rule = find_rule(image.suffix, image.entities)
         if rule is None or rule.sequence or image.sequence or image.datatype != "anat":
             continue
-        if (name := bare[image.suffix]) not in there:
+        if (name := bare[image.suffix]) not in present:
             yield (
                 f"{image.relative}: is not used: by its name it is {rule.meaning}; if it is the "
-                f"{name} all the same, give --pattern '{name}=…'"
+                f"{name} nevertheless, give --pattern '{name}=…'"
             )
     for relative in foreign:
         stem = relative.rsplit("/", 1)[-1].split(".", 1)[0]
-        if bare.get(stem.rsplit("_", 1)[-1], TARGET) not in {*there, TARGET}:
-            yield f"{relative}: is not used: a data set holds .nii or .nii.gz; convert it to one"
+        if bare.get(stem.rsplit("_", 1)[-1], TARGET) not in {*present, TARGET}:
+            yield f"{relative}: is not used: its format is neither .nii nor .nii.gz; convert it"
 
 
 _MASK = "mask"
 
 
-def _leave_masks(
-    raw: list[bids.Image], derived: list[bids.Image], made_here: frozenset[str]
+def _drop_masks(
+    raw: list[bids.Image], derived: list[bids.Image], generated: frozenset[str]
 ) -> tuple[tuple[bids.Image, ...], tuple[bids.Image, ...], tuple[str, ...]]:
-    """Returns the images without masks from elsewhere, and a sentence for each of those."""
+    """Returns the images without masks of other spaces or scans, and a note on each of these."""
     every = [image for image in (*raw, *derived) if image.suffix == _MASK]
-    masks, notes = choose_masks(every, raw, made_here)
-    own, others = (
+    masks, notes = choose_masks(every, raw, generated)
+    of_session, of_derivatives = (
         tuple(image for image in images if image.suffix != _MASK or image in masks)
         for images in (raw, derived)
     )
-    return own, others, tuple(notes)
+    return of_session, of_derivatives, tuple(notes)
 
 
 def _by_session(images: list[bids.Image]) -> dict[tuple[str, str | None], list[bids.Image]]:
@@ -185,16 +187,16 @@ def _by_session(images: list[bids.Image]) -> dict[tuple[str, str | None], list[b
     return sessions
 
 
-def _keep(
+def _select(
     root: Path, what: str, prefix: str, wanted: Collection[str] | None, known: set[str]
 ) -> set[str]:
-    """Returns the labels wanted, with their prefix."""
+    """Returns the requested labels, with their prefix."""
     if wanted is None:
         return known
     labels = {f"{prefix}-{label.removeprefix(f'{prefix}-')}" for label in wanted}
     if unknown := sorted(labels - known):
-        there = sorted(known)
-        shown = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+        names = sorted(known)
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise InputError(f"{root}: has no {what} {unknown[0]}; it has {shown or 'none'}")
     return labels
 
@@ -207,17 +209,17 @@ def name_files(
     brain: Path | None = None,
     lesions: Path | None = None,
 ) -> SessionFiles:
-    """Returns single files as what `find_sessions` would find of them in a data set.
+    """Returns single files as a session, like one found by `find_sessions`.
 
     Args:
       paths: sequence -> file, at least the inputs.
       inputs: names of the input sequences.
-      flair: what the true FLAIR is for.
+      flair: see `SessionFiles`.
       brain: brain mask.
       lesions: lesion mask.
 
     Raises:
-      InputError: an input is missing, or there is no file at all.
+      InputError: an input is missing, or no file is given.
     """
     if not paths:
         raise InputError("no file of any sequence is given; name one or more")
@@ -245,29 +247,31 @@ def name_files(
     )
 
 
-# The suffix that BIDS had for PD and T2 in one file.
+# Deprecated BIDS suffix of PD and T2 in one file.
 _DUAL_ECHO = "PDT2"
 
 
 def choose_images(files: SessionFiles) -> dict[str, bids.Image]:
-    """Returns sequence -> the one image that holds it.
+    """Returns sequence -> image, of the inputs and the FLAIR as `files.flair` requires.
 
     Raises:
-      InputError: a sequence is missing or there twice, or the session cannot be used.
+      InputError: a sequence is missing or present twice, or the session cannot be used.
     """
     chosen: dict[str, bids.Image] = {}
     needed = [*files.inputs, TARGET] if files.flair == "needed" else files.inputs
-    looked_for = files.inputs if files.flair == "ignored" else [*files.inputs, TARGET]
-    for sequence in dict.fromkeys(looked_for):
+    requested = files.inputs if files.flair == "ignored" else [*files.inputs, TARGET]
+    for sequence in dict.fromkeys(requested):
         if (image := files.image_of(sequence)) is not None:
             chosen[sequence] = image
         elif sequence in needed:
-            raise InputError(f"{files.root}: {files.name} has no {_say_missing(files, sequence)}")
+            raise InputError(
+                f"{files.root}: {files.name} has no {_describe_missing(files, sequence)}"
+            )
     return chosen
 
 
 def usable_images(files: SessionFiles) -> tuple[dict[str, bids.Image], tuple[str, ...]]:
-    """Returns sequence -> image of all that can be used, and a sentence for each that cannot."""
+    """Returns sequence -> image of all usable sequences, and a sentence for each unusable one."""
     images: dict[str, bids.Image] = {}
     problems: list[str] = []
     for sequence in files.sequences:
@@ -280,23 +284,25 @@ def usable_images(files: SessionFiles) -> tuple[dict[str, bids.Image], tuple[str
     if not files.sequences and not missing:
         suffixes = {image.suffix for image in files.images}
         missing = [name for name, spec in SEQUENCES.items() if spec.suffix in suffixes][:1]
-    problems += [f"{files.root}: {files.name} has no {_say_missing(files, n)}" for n in missing]
+    problems += [
+        f"{files.root}: {files.name} has no {_describe_missing(files, n)}" for n in missing
+    ]
     if files.fault is not None:
         problems = [f"{files.root}: {files.fault}"]
     return images, tuple(dict.fromkeys(problems))
 
 
-def _say_missing(files: SessionFiles, sequence: str) -> str:
-    """Returns what is missing, what it may be mistaken for, and what to do."""
+def _describe_missing(files: SessionFiles, sequence: str) -> str:
+    """Returns the missing sequence, a file that resembles it, and what to do."""
     spec = SEQUENCES[sequence]
     both = next(files.find(_DUAL_ECHO), None)
     if both is not None and sequence in ("PD", "T2"):
         return (
-            f"{sequence} of its own; split {both.relative} (fslsplit): the shorter EchoTime of its "
+            f"separate {sequence}; split {both.relative} (fslsplit): the shorter EchoTime of its "
             "sidecar is the PDw, the longer the T2w"
         )
     if sequence in files.patterns:
-        return f"{sequence} (a path that fits {files.patterns[sequence]}); correct the pattern"
+        return f"{sequence} (a path that matches {files.patterns[sequence]}); correct the pattern"
     label = f"acq-{spec.acquisition}_{spec.suffix}" if spec.acquisition else spec.suffix
     missing = f"{sequence} (a file ending in _{label}.nii.gz)"
     for image in files.images:
@@ -304,12 +310,12 @@ def _say_missing(files: SessionFiles, sequence: str) -> str:
         if image.suffix == spec.suffix and rule is not None and rule.sequence != sequence:
             what = rule.meaning or f"a {rule.sequence}"
             return (
-                f"{missing}: by its name, {image.relative} is {what}; if it is meant all the same, "
+                f"{missing}: by its name, {image.relative} is {what}; if it is meant nevertheless, "
                 f"give --pattern '{sequence}=…'"
             )
-    way_out = "leave the sequence out of the inputs"
+    remedy = "remove the sequence from the inputs"
     if sequence == TARGET:
-        way_out = "leave out the session"
+        remedy = "exclude the session"
     elif files.flair == "ignored":
-        way_out = "take a model that does without"
-    return f"{missing}; add it, or {way_out}"
+        remedy = "use a model without this input"
+    return f"{missing}; add it, or {remedy}"

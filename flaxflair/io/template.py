@@ -1,4 +1,4 @@
-"""Template: the ICBM152 brain that nilearn ships, at 1 mm.
+"""ICBM152 template at 1 mm, from the package nilearn.
 
 Source: Fonov et al., NeuroImage 54:313 (2011), the non-linear 2009a template.
 """
@@ -13,10 +13,10 @@ from flaxflair.io.resources import nilearn_file
 
 
 def read_template(name: Literal["t1", "gm", "wm"]) -> Volume:
-    """Returns one map of the template: its T1, the brain alone, or a tissue's probability.
+    """Returns one map of the template: its T1 (brain only), or the probability of a tissue.
 
     Raises:
-      InputError: nilearn is missing, or ships it no more.
+      InputError: nilearn is not installed, or does not contain the map.
     """
     return read_volume(
         nilearn_file(f"datasets/data/mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")

@@ -1,4 +1,4 @@
-"""Models: fitted methods, saved, loaded and applied: prediction and saliency.
+"""Models: saving, loading, prediction and saliency of fitted methods.
 
-Independent of how they were fitted, of raw scans and of whole data sets.
+Independent of training, raw scans and whole data sets.
 """

@@ -1,7 +1,7 @@
-"""Checkpoints: any pytree of arrays to a folder and back. The only module that imports orbax.
+"""Checkpoints: saving and loading of any pytree of arrays. The only module that imports orbax.
 
-A checkpoint is committed whole or not at all, so a process killed at any moment leaves the one
-before it. Knows nothing of what the arrays mean.
+A checkpoint is committed atomically: a process killed at any moment leaves the previous one intact.
+Independent of the meaning of the arrays.
 """
 
 from __future__ import annotations
@@ -22,52 +22,52 @@ from flaxflair.io.model_files import digest
 
 Tree = TypeVar("Tree")
 
-# orbax numbers its operations for the whole process: of two saves at once, in threads that train a
-# fold each, both wait for a signal that the other took.
+# orbax numbers its operations for the whole process: two concurrent saves, by threads that train a
+# fold each, wait for each other forever.
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def save(folder: Path, step: int, tree: object) -> None:
-    """Saves a tree and its digest as the newest in `folder`; older ones are removed after that.
+    """Saves a tree and its digest as the newest checkpoint in `folder`, then removes older ones.
 
     Args:
-      folder: made if missing; holds one checkpoint at a time.
-      step: number of the checkpoint; one that is not newer than the newest is skipped, since the
-        same step of the same run holds the same values.
+      folder: created if missing; holds one checkpoint.
+      step: number of the checkpoint; skipped unless larger than that of the newest, because equal
+        steps of one run hold equal values.
       tree: pytree of arrays.
 
     Raises:
-      WriteError: the disk is full or the folder read-only; the checkpoint before is still there.
+      WriteError: the disk is full or the folder read-only; the previous checkpoint remains.
     """
     named = name_leaves(tree)
     try:
         with _ONE_AT_A_TIME, _open(folder) as checkpoints:
             if checkpoints.latest is None or checkpoints.latest.step < step:
                 checkpoints.save(step, named, custom_metadata={"digest": _digest(step, named)})
-    except Exception as error:  # orbax and TensorStore raise many kinds where a disk is full
+    except Exception as error:  # orbax and TensorStore raise various types on a full disk
         first = (str(error).splitlines() or [""])[0][:200]
         raise WriteError(
             f"{folder}: the checkpoint of step {step} cannot be written ({type(error).__name__}: "
-            f"{first}); free space there, and the same command goes on from the one before"
+            f"{first}); free space and repeat the command, which resumes from the previous one"
         ) from error
 
 
 def load(folder: Path, like: Tree) -> Tree | None:
-    """Loads the newest tree of `folder`, or returns None if there is none.
+    """Loads the newest tree of `folder`; returns None if it holds no checkpoint.
 
-    What kills left beside it, begun checkpoints and older ones, is removed: no other process may be
-    saving there.
+    Incomplete and older checkpoints of killed processes are removed; no other process may be saving
+    to the folder.
 
     Args:
-      folder: as given to `save`.
-      like: a tree of the same structure, shapes and types.
+      folder: folder of `save`.
+      like: tree of the same structure, shapes and types.
 
     Raises:
-      InputError: the checkpoint holds another structure, cannot be read, or is not what was saved.
+      InputError: the checkpoint has another structure, cannot be read, or was changed.
     """
     if not folder.is_dir():
         return None
-    # Where new arrays go: folds may be training on a device each.
+    # The default device of this thread: each fold may be trained on a separate device.
     device = jnp.zeros(()).sharding
     wanted = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
@@ -75,18 +75,18 @@ def load(folder: Path, like: Tree) -> Tree | None:
     }
     try:
         newest = _load_newest(folder, wanted)
-    except Exception as error:  # orbax raises many kinds; each means that this one is no use
+    except Exception as error:  # orbax raises various types for unusable checkpoints
         raise InputError(
             f"{folder}: the checkpoint does not fit this network or is damaged; "
-            f"remove the folder to train anew ({type(error).__name__})"
+            f"remove the folder to restart training ({type(error).__name__})"
         ) from error
     if newest is None:
         return None
-    step, named, saved = newest
-    if saved != _digest(step, named):
+    step, named, stored_digest = newest
+    if stored_digest != _digest(step, named):
         raise InputError(
-            f"{folder}: the checkpoint is not what was saved (its digest is another, or none); "
-            "remove the folder to train anew"
+            f"{folder}: the checkpoint was changed since it was saved (its digest differs or is "
+            "missing); remove the folder to restart training"
         )
     return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in wanted])
 
@@ -101,13 +101,13 @@ def _load_newest(
         newest = checkpoints.latest.step
         for step in {checkpoint.step for checkpoint in checkpoints.checkpoints} - {newest}:
             checkpoints.delete(step)
-        said = checkpoints.metadata(newest).custom_metadata or {}
-        return newest, checkpoints.load(newest, wanted), said.get("digest")
+        metadata = checkpoints.metadata(newest).custom_metadata or {}
+        return newest, checkpoints.load(newest, wanted), metadata.get("digest")
 
 
 def _open(folder: Path) -> ocp.training.Checkpointer:
     newest = ocp.training.preservation_policies.LatestN(1)
-    # orbax's protocol and its own policy differ in the type of one argument.
+    # orbax's protocol and its policy differ in the type of one argument.
     policy = cast(ocp.training.preservation_policies.PreservationPolicy, newest)
     return ocp.training.Checkpointer(
         str(folder.resolve()), preservation_policy=policy, cleanup_tmp_directories=True
@@ -119,8 +119,8 @@ def _digest(step: int, named: Mapping[str, jax.Array]) -> str:
 
 
 def name_leaves(tree: object) -> dict[str, jax.Array]:
-    """Returns the leaves by their place: `train/params/hidden/0/kernel`."""
+    """Returns path -> leaf: `train/params/hidden/0/kernel`."""
     return {
-        jax.tree_util.keystr(place, simple=True, separator="/"): leaf
-        for place, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }

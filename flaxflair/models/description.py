@@ -1,7 +1,7 @@
-"""The description of a stored model: its schema, and the normalisation that it holds.
+"""Description of a stored model: JSON schema, validation and parsing.
 
-Anything may stand in a model of a stranger. What the schema lets pass can be built and applied;
-what it does not is refused in one sentence. Knows nothing of files or arrays.
+Model files of unknown origin may contain anything. A description that passes the schema can be
+built and applied; others are refused with one sentence. Independent of files and arrays.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from flaxflair.imaging.normalization import METHODS, Normalization, Stats, expec
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.network import ARITHMETIC
 
-UNIVERSAL = "universal"  # the method of a universal model
-_MOST_CHARACTERS = 160  # of what a sentence shows of a stranger's text
+UNIVERSAL = "universal"  # method of a universal model
+_MAX_CHARACTERS = 160  # of quoted content in a message
 
 _NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "maxItems": 1000}
 _STATS: dict[str, Any] = {
@@ -78,7 +78,7 @@ SCHEMA: dict[str, Any] = {
         },
     },
 }
-# Of a universal model: see `models.universal`.
+# Of a universal model; see `models.universal`.
 UNIVERSAL_SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
@@ -109,19 +109,19 @@ _UNIVERSAL_VALIDATOR = Draft202012Validator(UNIVERSAL_SCHEMA)
 
 
 def expect_description(found: Mapping[str, Any]) -> None:
-    """Refuses a description that no model of ours has.
+    """Validates the description of a model.
 
     Raises:
-      InputError: the message says where it departs from the schema.
+      InputError: the message names the field that violates the schema.
     """
     universal = found.get("method") == UNIVERSAL
     validator = _UNIVERSAL_VALIDATOR if universal else _VALIDATOR
     if (error := best_match(validator.iter_errors(found))) is not None:
-        said = error.message
-        if len(said) > _MOST_CHARACTERS:
-            said = f"{said[:_MOST_CHARACTERS]}…"
-        where = error.json_path.removeprefix("$").removeprefix(".")
-        raise InputError(f"{where[:_MOST_CHARACTERS]}: {said}" if where else said)
+        message = error.message
+        if len(message) > _MAX_CHARACTERS:
+            message = f"{message[:_MAX_CHARACTERS]}…"
+        field = error.json_path.removeprefix("$").removeprefix(".")
+        raise InputError(f"{field[:_MAX_CHARACTERS]}: {message}" if field else message)
     if universal:
         return
     if (found["method"] == NETWORK) != ("network" in found):
@@ -134,24 +134,24 @@ def expect_description(found: Mapping[str, Any]) -> None:
 
 
 def parse_network(found: Mapping[str, Any]) -> NetworkConfig:
-    """Returns the network's configuration, from what `expect_description` let pass."""
-    # JSON's 3.0 is an integer to the schema, and none to Python.
+    """Returns the configuration of a network from a validated description."""
+    # 3.0 is an integer in JSON schema, but a float in Python.
     whole = {name: int(found[name]) for name in ("layers", "filters")}
     return NetworkConfig(**{**found, **whole})
 
 
 def parse_conditional(found: Mapping[str, Any]) -> ConditionalConfig:
-    """Returns a universal network's configuration, from what `expect_description` let pass."""
+    """Returns the configuration of a universal network from a validated description."""
     widths = tuple(int(width) for width in found["widths"])
     whole = {name: int(found[name]) for name in ("convolutions", "reduction", "fine")}
     return ConditionalConfig(widths, dtype=found["dtype"], **whole)
 
 
 def parse_normalization(found: Mapping[str, Any], channels: int) -> Normalization:
-    """Returns the normalisation, from what `expect_description` let pass.
+    """Returns the normalisation from a validated description.
 
     Raises:
-      InputError: it cannot be one of so many sequences.
+      InputError: it is inconsistent with the number of input sequences.
     """
     images, flair = (
         Stats(tuple(found[part]["mean"]), tuple(found[part]["std"])) for part in ("images", "flair")

@@ -1,7 +1,7 @@
-"""Methods: what was fitted, each with the same `predict` and `save`.
+"""Fitted methods with a common interface: `predict` and `pack`.
 
-A network, a forest and an atlas are alike to everything above this module: z-scores of the inputs
-in, z-scores of the FLAIR out. Knows no intensities, no subjects and no training.
+Networks, forests and atlases all map z-scores of the inputs to z-scores of the FLAIR. Independent
+of intensities, subjects and training.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from flaxflair.networks.network import Params
 
 
 class Packed(NamedTuple):
-    """What was learnt, to be stored.
+    """Learnt parameters in the form in which they are stored.
 
     Attributes:
       method: `network`, or a key of `BASELINES`.
-      network: what the network was built from; None for a baseline.
-      arrays: by name.
+      network: configuration of the network; None for a baseline.
+      arrays: name -> array.
     """
 
     method: str
@@ -40,11 +40,11 @@ class Packed(NamedTuple):
 
 
 class Fitted(Protocol):
-    """What was fitted."""
+    """A fitted method."""
 
     @property
     def name(self) -> str:
-        """What tables call it: a key of `NETWORKS` or of `BASELINES`."""
+        """Name in tables: a key of `NETWORKS` or of `BASELINES`."""
         ...
 
     def predict(
@@ -59,10 +59,9 @@ class Fitted(Protocol):
 
         Args:
           images: [x, y, z, m] each, z-scores.
-          insides: bool[x, y, z] each, the voxels that are asked for; others may be anything. None
-            asks for all.
-          voxels: computed at a time; 0 for whole volumes.
-          batch: volumes side by side.
+          insides: bool[x, y, z] each, voxels to predict; others are undefined. None for all.
+          voxels: voxels computed at once; 0 for whole volumes.
+          batch: volumes computed at once.
 
         Returns:
           float32[x, y, z] each, z-scores.
@@ -70,7 +69,7 @@ class Fitted(Protocol):
         ...
 
     def pack(self) -> Packed:
-        """Returns what was learnt, for `unpack`."""
+        """Returns the learnt parameters, for `unpack`."""
         ...
 
 
@@ -79,9 +78,9 @@ class FittedNetwork:
     """A trained network.
 
     Attributes:
-      config: what the network was built from.
-      network: its pure functions.
-      params: its parameters.
+      config: configuration of the network.
+      network: network as pure functions.
+      params: parameters.
     """
 
     config: NetworkConfig
@@ -101,7 +100,7 @@ class FittedNetwork:
         voxels: int = 0,
         batch: int = 1,
     ) -> list[Array]:
-        """See `Fitted`; a network computes every voxel, whichever are asked for."""
+        """See `Fitted`; networks predict all voxels, ignoring `insides`."""
         forward, params = self.network.forward, self.params
         radius, stride = self.network.radius, self.network.stride
         if voxels:
@@ -124,7 +123,7 @@ class FittedBaseline:
 
     Attributes:
       name: a key of `BASELINES`.
-      state: what it learnt, for the functions there.
+      state: learnt parameters, for the functions of the baseline.
     """
 
     name: str
@@ -138,7 +137,7 @@ class FittedBaseline:
         voxels: int = 0,
         batch: int = 1,
     ) -> list[Array]:
-        """See `Fitted`; baselines keep their own memory bounded, whatever `voxels` says."""
+        """See `Fitted`; baselines bound their memory themselves and ignore `voxels`."""
         predict = BASELINES[self.name].predict
         return [
             predict(self.state, whole[:, :, :], inside)
@@ -151,14 +150,14 @@ class FittedBaseline:
 
 
 def unpack(packed: Packed, channels: int) -> Fitted:
-    """Undoes `pack`.
+    """Inverse of `pack`.
 
     Args:
-      packed: as stored, by whomever.
-      channels: input sequences, m.
+      packed: stored parameters, of any origin.
+      channels: number of input sequences, m.
 
     Raises:
-      InputError: the arrays are not those of such a method.
+      InputError: the arrays do not fit the method.
     """
     if packed.network is None:
         return FittedBaseline(
@@ -170,10 +169,10 @@ def unpack(packed: Packed, channels: int) -> Fitted:
 
 
 def pack_params(params: Params) -> dict[str, Array]:
-    """Returns a network's parameters by name, for `unpack_params`.
+    """Returns name -> parameter of a network, for `unpack_params`.
 
-    They are float16 if that loses nothing, as after loading weights that were stored so: a model
-    has one digest, whether it was loaded or is yet to be saved.
+    The arrays are float16 if that is exact, as for weights loaded from float16 files, so that the
+    digest of a model is the same before saving and after loading.
     """
     arrays = {name: np.asarray(leaf) for name, leaf in name_leaves(params).items()}
     half = {name: array.astype(np.float16) for name, array in arrays.items()}
@@ -182,16 +181,16 @@ def pack_params(params: Params) -> dict[str, Array]:
 
 
 def unpack_params(init: Callable[[jax.Array], Params], arrays: Mapping[str, Array]) -> Params:
-    """Undoes `pack_params`; float32.
+    """Inverse of `pack_params`; float32.
 
     Args:
-      init: of the network.
-      arrays: as stored, by whomever.
+      init: `init` of the network.
+      arrays: stored parameters, of any origin.
 
     Raises:
-      InputError: the arrays are not those of such a network.
+      InputError: the arrays do not fit the network.
     """
-    # Shapes alone: a stranger's widths may be those of a network that no memory holds.
+    # Without allocation: a file may describe a network larger than any memory.
     shapes = jax.eval_shape(init, jax.random.key(0))
     names = name_leaves(shapes)
     wanted = {name: Spec(leaf.shape, ("float32", "float16")) for name, leaf in names.items()}

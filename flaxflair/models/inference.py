@@ -1,6 +1,6 @@
 """Prediction: whole volumes in one call, or any volume in tiles of bounded memory.
 
-Works on normalised arrays. Knows nothing of files, subjects or intensities.
+Operates on normalised arrays. Independent of files, subjects and intensities.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def predict_volumes(
     """Predicts volumes of one grid in one compiled call.
 
     Args:
-      forward: of the network.
-      params: of the network.
+      forward: forward function of the network.
+      params: parameters of the network.
       images: [n, x, y, z, m], z-scores.
-      batch: volumes computed side by side under `vmap`; the rest follow in a loop on the device, so
-        that memory grows with `batch` and not with n.
+      batch: volumes computed at once under `vmap`, in a loop on the device; memory grows with
+        `batch`, not with n.
 
     Returns:
       [n, x, y, z], z-scores.
@@ -55,12 +55,12 @@ def predict_streamed(
     """Predicts one volume in tiles; equal to `predict_volumes` to rounding.
 
     Args:
-      forward: of the network; a hashable function (params, images) -> b x y z or b x y z f.
+      forward: forward function of the network, hashable: (params, images) -> b x y z or b x y z f.
       params: its first argument.
-      images: [x, y, z, m], z-scores, on the host (a memory map will do).
+      images: [x, y, z, m], z-scores, on the host; may be a memory map.
       radius: voxels on each side that an output depends on.
-      voxels: that are computed at a time; 0 for the whole volume.
-      stride: of the network.
+      voxels: voxels computed at once; 0 for the whole volume.
+      stride: stride of the network.
 
     Returns:
       [x, y, z] or [x, y, z, f], z-scores.

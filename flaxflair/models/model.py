@@ -1,7 +1,7 @@
-"""Model: a fitted method and all it needs to be used, applied as one; and runs, which made it.
+"""Model: a fitted method with its normalisation, from intensities to intensities; and runs.
 
-What a notebook, the command line and another program use. Takes intensities and gives intensities;
-knows nothing of how it was trained, nor of how it is stored.
+The interface for notebooks, the command line and other programs. Independent of training and of
+storage.
 """
 
 from __future__ import annotations
@@ -24,18 +24,15 @@ from flaxflair.imaging.normalization import (
     relative_levels,
     zero_outside,
 )
-from flaxflair.io.fingerprints import say_changes
+from flaxflair.io.fingerprints import describe_changes
 from flaxflair.io.session_files import SessionFiles
 from flaxflair.models.estimators import Fitted, FittedNetwork
 from flaxflair.models.saliency import p3s_streamed
 from flaxflair.models.universal import UniversalModel, predict_flair, resolution_warnings
 
-# A session this much brighter or darker than the training's is another problem.
-_MOST_LEVEL = 2.0
-# Voxels along an axis that tell a level well enough.
-_FINE = 128
-# Where only one thread predicts, nothing has to be held.
-_UNSHARED = nullcontext()
+_MAX_LEVEL = 2.0  # ratio of the brightness of a session to the training's, without a warning
+_MAX_SIZE = 128  # voxels along an axis from which a level is measured
+_NO_LOCK = nullcontext()  # for prediction by a single thread
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,8 @@ class Model:
       sequences: names of the input sequences, in the order of the channels.
       fitted: z-scores to z-scores.
       normalization: intensities to z-scores and back.
-      region: `volume`, or `brain`: then the FLAIR outside the brain is zero.
-      voxel_size: mm, the median of its training images'; None if that is not known.
+      region: `volume` or `brain`; if `brain`, the FLAIR is zero outside the brain.
+      voxel_size: mm, median of the training images; None if unknown.
     """
 
     sequences: tuple[str, ...]
@@ -61,14 +58,14 @@ AnyModel: TypeAlias = Model | UniversalModel
 
 
 class Run(NamedTuple):
-    """A run that has begun: where its data lie and who was held out when.
+    """A cross-validation, finished or not: its data set and folds.
 
     Attributes:
-      folder: given to `--workdir`.
-      source: the data set that it reads.
-      heldout: participants of each fold.
-      summary: what `summary.json` holds; empty while no run of it has ended.
-      read: session -> path -> digest of the files that it read.
+      folder: folder of the run (`--workdir`).
+      source: input data set.
+      heldout: held-out participants of each fold.
+      summary: content of `summary.json`; empty if it does not exist yet.
+      read: session -> path -> digest of the input files.
     """
 
     folder: Path
@@ -78,38 +75,37 @@ class Run(NamedTuple):
     read: Mapping[str, Mapping[str, str]]
 
     def expect_unchanged(self, name: str, now: Mapping[str, str]) -> None:
-        """Refuses a session whose files are not those that the run read.
+        """Checks that the files of a session are unchanged since the run.
 
         Args:
-          name: of the session.
+          name: name of the session.
           now: path -> digest; see `io.fingerprints`.
 
         Raises:
           InputError: the message names the first file that changed.
         """
-        if changes := say_changes({name: self.read.get(name, {})}, {name: now}):
+        if changes := describe_changes({name: self.read.get(name, {})}, {name: now}):
             raise InputError(
-                f"{self.source}: has changed since {self.folder} read it ({changes[0]}); "
-                "bring it back as it was"
+                f"{self.source}: has changed since {self.folder} read it ({changes[0]}); restore it"
             )
 
     def fold_of(self, participant: str) -> int:
-        """Returns the fold whose model never saw a participant.
+        """Returns the fold in which a participant is held out.
 
         Raises:
-          InputError: the run knows no such participant.
+          InputError: the participant is not in the run.
         """
         for fold, names in enumerate(self.heldout):
             if participant in names:
                 return fold
-        raise InputError(f"{self.folder}: knows no participant {participant!r}")
+        raise InputError(f"{self.folder}: has no participant {participant!r}; name another")
 
 
 def load_run(folder: str | Path) -> Run:
-    """Loads what a run says of itself; its models come from `load_model`.
+    """Loads the data set, folds and summary of a run; for its models, see `load_model`.
 
     Args:
-      folder: given to `--workdir`.
+      folder: folder of the run (`--workdir`).
 
     Raises:
       InputError: it is not the folder of a run.
@@ -120,19 +116,19 @@ def load_run(folder: str | Path) -> Run:
         if not path.is_file():
             raise InputError(f"{path}: no such file; give the folder of a run (its --workdir)")
     try:
-        said = read_object(folds, _WAY_OUT)
+        folds_record = read_object(folds, _REMEDY)
         return Run(
             folder,
-            Path(read_object(config, _WAY_OUT)["source"]),
-            [list(fold) for fold in said["heldout"]],
-            read_object(summary, _WAY_OUT) if summary.is_file() else {},
-            {name: dict(own) for name, own in said["read"].items()},
+            Path(read_object(config, _REMEDY)["source"]),
+            [list(fold) for fold in folds_record["heldout"]],
+            read_object(summary, _REMEDY) if summary.is_file() else {},
+            {name: dict(digests) for name, digests in folds_record["read"].items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder}: is no run ({error} is not as it was); {_WAY_OUT}") from None
+        raise InputError(f"{folder}: is not a run ({error}); {_REMEDY}") from None
 
 
-_WAY_OUT = "give the folder of a run as it was left"
+_REMEDY = "give the unchanged folder of a run"
 
 
 def predict(
@@ -140,25 +136,24 @@ def predict(
     subject: Subject,
     *,
     voxels: int = 0,
-    device: AbstractContextManager[Any] = _UNSHARED,
+    device: AbstractContextManager[Any] = _NO_LOCK,
 ) -> Volume:
     """Synthesises the FLAIR of one session.
 
     Args:
       model: from `load_model`.
       subject: with the model's sequences, or for a universal model with any of them.
-      voxels: computed at a time, for volumes that do not fit into memory, about 16 bytes each for
-        every filter; 0 for the whole volume at once. Only with tiles is the input encoded tile by
-        tile.
-      device: held while the method itself computes, so that other threads encode and decode
-        meanwhile.
+      voxels: voxels computed at once, about 16 bytes each for every filter, for volumes that do not
+        fit into memory; 0 for the whole volume. If not 0, the input is also encoded in tiles.
+      device: lock held during the computation of the method, so that other threads can encode and
+        decode.
 
     Returns:
-      float32[x, y, z] on the subject's grid, in the units of the training FLAIRs; of a universal
-      model, normal-appearing white matter is at `universal.WHITE`.
+      float32[x, y, z] on the subject's grid, in the units of the training FLAIRs; with a universal
+      model, normal-appearing white matter has the intensity `universal.WHITE`.
 
     Raises:
-      InputError: the subject has other sequences than the model, or its tissues cannot be found.
+      InputError: the sequences differ from the model's, or its tissues cannot be segmented.
     """
     if isinstance(model, UniversalModel):
         return predict_flair(model, subject, voxels=voxels, device=device)
@@ -171,11 +166,11 @@ def predict_many(
     *,
     voxels: int = 0,
     batch: int = 1,
-    device: AbstractContextManager[Any] = _UNSHARED,
+    device: AbstractContextManager[Any] = _NO_LOCK,
 ) -> list[Volume]:
     """Synthesises the FLAIRs of sessions that share one grid shape, in one compiled call.
 
-    See `predict` for arguments and errors; `batch` is the number of volumes side by side.
+    See `predict` for arguments and errors; `batch` is the number of volumes computed at once.
     """
     for subject in subjects:
         _expect_sequences(model, subject)
@@ -194,7 +189,7 @@ def predict_array(
       model: from `load_model`.
       images: [x, y, z, m], intensities of `model.sequences` in that order, on one grid whose axes
         run closest to right, anterior, superior.
-      brain: bool[x, y, z]; needed if the model was trained on the brain, else of no effect.
+      brain: bool[x, y, z]; needed if the model was trained on the brain, otherwise ignored.
       voxels: see `predict`.
 
     Returns:
@@ -213,9 +208,9 @@ def _synthesise(
     *,
     voxels: int = 0,
     batch: int = 1,
-    device: AbstractContextManager[Any] = _UNSHARED,
+    device: AbstractContextManager[Any] = _NO_LOCK,
 ) -> list[Array]:
-    """Turns images into FLAIRs: encode, predict, decode. All other functions come here."""
+    """Synthesises FLAIRs from images: encode, predict, decode."""
     read = Encoded if voxels else encode
     encoded = [read(model, image, brain) for image, brain in zip(images, brains, strict=True)]
     # Outside the brain, a model of the brain may predict anything.
@@ -237,7 +232,7 @@ def _expect_sequences(model: Model, subject: Subject) -> None:
 
 
 def encode(model: Model, images: Array, brain: Array | None) -> Array:
-    """Returns what the network reads: z-scores, zeroed outside the brain first if the model does.
+    """Returns the z-scores of a session; with a model of the brain, zeroed outside it first.
 
     See `predict_array` for arguments and errors.
 
@@ -248,9 +243,9 @@ def encode(model: Model, images: Array, brain: Array | None) -> Array:
 
 
 class Encoded:
-    """What the network reads of a session, made tile by tile as it is asked for.
+    """Z-scores of a session, computed lazily for each tile.
 
-    See `predict_array` for arguments and errors. Never holds more than the tile.
+    See `predict_array` for arguments and errors. Memory is that of one tile.
     """
 
     def __init__(self, model: Model, images: Array, brain: Array | None):
@@ -278,12 +273,12 @@ class Encoded:
 
 
 def decode(model: Model, flair: Array, images: Array, brain: Array | None) -> Array:
-    """Returns the intensities of a FLAIR that the network predicted.
+    """Returns the intensities of a predicted FLAIR.
 
     Args:
-      model: that predicted it.
+      model: model of the prediction.
       flair: [x, y, z], z-scores.
-      images: [x, y, z, m], the inputs' intensities, which tell the session's level.
+      images: [x, y, z, m], intensities of the inputs, for the level of the session.
       brain: see `predict_array`.
 
     Returns:
@@ -295,22 +290,22 @@ def decode(model: Model, flair: Array, images: Array, brain: Array | None) -> Ar
 
 
 def method_name(model: AnyModel) -> str:
-    """Returns what tables and sidecars call the method."""
+    """Returns the name of the method in tables and sidecars."""
     return "universal" if isinstance(model, UniversalModel) else model.fitted.name
 
 
 def wanted_inputs(model: AnyModel) -> tuple[str, ...]:
-    """Returns the sequences that every session must have: none of a universal model's."""
+    """Returns the sequences required in every session; none for a universal model."""
     return () if isinstance(model, UniversalModel) else model.sequences
 
 
 def choose_inputs(model: AnyModel, files: SessionFiles) -> SessionFiles:
-    """Returns the files of a session with those inputs that a model reads.
+    """Returns the files of a session with the inputs of a model.
 
-    A universal model reads whichever of its sequences there are.
+    A universal model reads all of its sequences that were scanned.
 
     Raises:
-      InputError: a universal model finds none of its sequences.
+      InputError: a session has none of the sequences of a universal model.
     """
     if not isinstance(model, UniversalModel):
         return replace(files, inputs=model.sequences)
@@ -318,37 +313,37 @@ def choose_inputs(model: AnyModel, files: SessionFiles) -> SessionFiles:
     if not inputs:
         raise InputError(
             f"{files.root}: {files.name} has none of {', '.join(model.sequences)}; "
-            "a FLAIR is synthesised from one of them or more"
+            "at least one is needed to synthesise a FLAIR"
         )
     return replace(files, inputs=inputs)
 
 
 def level_warnings(model: AnyModel, subject: Subject) -> tuple[str, ...]:
-    """Returns the warnings of a model, and one of each input unlike those it was trained on."""
+    """Returns the warnings of a model, and one for each input of unusual level or resolution."""
     if isinstance(model, UniversalModel):
         return (*model.warnings, *resolution_warnings(subject))
     encoded = Encoded(model, subject.images, subject.masks.brain)
-    x, y, z = (slice(None, None, max(1, size // _FINE)) for size in subject.geometry.shape)
+    x, y, z = (slice(None, None, max(1, size // _MAX_SIZE)) for size in subject.geometry.shape)
     levels = relative_levels(model.normalization, encoded[x, y, z])
     return tuple(
-        f"the {name} is {level:.2g} times as bright as those that the model was trained on, which "
-        "this model does not even out; take a model that is normalised by session"
+        f"the {name} is {level:.2g} times as bright as in the training data, which this model does "
+        "not normalise; use a model with normalisation by session"
         for name, level in zip(model.sequences, levels, strict=True)
-        if not 1 / _MOST_LEVEL <= level <= _MOST_LEVEL
+        if not 1 / _MAX_LEVEL <= level <= _MAX_LEVEL
     )
 
 
 def expect_gradient(model: AnyModel) -> tuple[Model, FittedNetwork]:
-    """Returns a model that saliency maps can be made of, and its network.
+    """Returns a model that has saliency maps, and its network.
 
     Raises:
-      InputError: it is universal, or no network, and so has no gradient.
+      InputError: it is universal, or not a network and so without gradient.
     """
     if isinstance(model, UniversalModel):
-        raise InputError("saliency is of a network that was trained on one data set; name its run")
+        raise InputError("a universal model has no saliency maps; name a run of a network")
     fitted = model.fitted
     if not isinstance(fitted, FittedNetwork):
-        raise InputError(f"a {fitted.name} has no gradient to make a saliency map of; name another")
+        raise InputError(f"a {fitted.name} has no gradient and so no saliency map; name a network")
     return model, fitted
 
 
@@ -358,19 +353,19 @@ def saliency_maps(model: AnyModel, subject: Subject, *, voxels: int = 0) -> Arra
     Args:
       model: from `load_model`.
       subject: with a true FLAIR and the model's sequences.
-      voxels: computed at a time; 0 for the whole volume at once.
+      voxels: voxels computed at once; 0 for the whole volume.
 
     Returns:
-      float32[x, y, z, m], one map a sequence, in squared z-scores per z-score. With a model of the
-      brain, errors outside the brain do not count.
+      float32[x, y, z, m], one map per sequence, in squared z-scores per z-score. With a model of
+      the brain, errors outside the brain are excluded.
 
     Raises:
-      InputError: the subject has no FLAIR, or other sequences than the model; or the model is no
-        network, and so has no gradient.
+      InputError: the subject has no FLAIR, or its sequences differ from the model's; or the model
+        has no gradient.
     """
     trained, fitted = expect_gradient(model)
     if subject.flair is None:
-        raise InputError(f"{subject.name}: has no FLAIR, and saliency is of the error against it")
+        raise InputError(f"{subject.name}: has no FLAIR, which saliency requires; add it")
     _expect_sequences(trained, subject)
     brain = subject.masks.brain
     images = encode(trained, subject.images, brain)
@@ -391,7 +386,7 @@ def saliency_maps(model: AnyModel, subject: Subject, *, voxels: int = 0) -> Arra
 
 
 def _region(model: Model, brain: Array | None) -> Array:
-    """Returns the brain mask if the model needs one, else nothing in its place."""
+    """Returns the brain mask if the model needs one, otherwise an empty array."""
     needed = model.normalization.needs_brain or model.region == "brain"
     if not needed:
         return np.empty(0, bool)

@@ -1,7 +1,7 @@
-"""Pulse-sequence-specific saliency (P3S): what each input contributed to the error.
+"""Pulse-sequence-specific saliency (P3S): sensitivity of the error to each input.
 
-Source: Wei et al. 2019, section 2.2, eq. 3. Works on normalised arrays, for any network and any
-stack of inputs. Knows nothing of files or figures.
+Source: Wei et al. 2019, section 2.2, eq. 3. Operates on normalised arrays, for any network and any
+stack of inputs. Independent of files and figures.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def p3s(
     """Returns `|∂‖target − forward(params, images)‖² / ∂images|`.
 
     Args:
-      forward: of the network.
-      params: of the network.
+      forward: forward function of the network.
+      params: parameters of the network.
       images: [x, y, z, m], z-scores.
       target: [x, y, z], z-scores of the true FLAIR.
-      weight: [x, y, z], what each voxel's error counts; None counts all alike, as the paper does.
+      weight: [x, y, z], weight of each voxel's error; None for equal weights, as in the paper.
 
     Returns:
       [x, y, z, m], the map of each input sequence, in units of squared z-scores per z-score.
@@ -59,25 +59,25 @@ def p3s_streamed(
 ) -> Array:
     """Returns `p3s` computed in tiles, equal to rounding, in bounded memory.
 
-    The gradient at a voxel gathers outputs up to `radius` away, each of which reads inputs up to
-    `radius` away: the halo is twice the network's radius.
+    The gradient at a voxel depends on outputs up to `radius` away, each of which depends on inputs
+    up to `radius` away: the halo is twice the network's radius.
 
     Args:
-      forward: of the network.
-      params: of the network.
+      forward: forward function of the network.
+      params: parameters of the network.
       images: [x, y, z, m].
       target: [x, y, z].
-      weight: [x, y, z]; None counts all voxels alike.
+      weight: [x, y, z]; None for equal weights.
       radius: voxels on each side that an output depends on.
-      voxels: that are computed at a time; 0 for the whole volume.
-      stride: of the network.
+      voxels: voxels computed at once; 0 for the whole volume.
+      stride: stride of the network.
     """
-    counts = np.ones(target.shape, np.float32) if weight is None else weight.astype(np.float32)
+    weights = np.ones(target.shape, np.float32) if weight is None else weight.astype(np.float32)
 
-    def maps(images: Array, target: Array, counts: Array) -> Array:
-        return np.asarray(p3s(forward, params, *map(jnp.asarray, (images, target, counts))))
+    def maps(images: Array, target: Array, weights: Array) -> Array:
+        return np.asarray(p3s(forward, params, *map(jnp.asarray, (images, target, weights))))
 
-    volumes = images, target, counts
+    volumes = images, target, weights
     return stream(maps, volumes, halo=2 * radius, voxels=voxels, stride=stride)
 
 
@@ -86,11 +86,10 @@ def shares(maps: Array, regions: Mapping[str, Array | None]) -> dict[str, list[f
 
     Args:
       maps: [x, y, z, m], from `p3s`.
-      regions: name -> bool[x, y, z]; None for a region that is not known.
+      regions: name -> bool[x, y, z]; None for an unknown region.
 
     Returns:
-      name -> m shares that add up to 1; NaN where the region is unknown or empty, or
-      holds no saliency.
+      name -> m shares with sum 1; NaN if the region is unknown or empty, or has no saliency.
     """
     table = {}
     for name, region in regions.items():

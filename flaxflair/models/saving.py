@@ -1,6 +1,6 @@
-"""Saving: models to disk and back, as the fold of a run or as one file to hand on.
+"""Saving and loading of models, as the fold of a run or as a single file.
 
-Knows which parts a model has; `stored` knows the files and `description` what may stand in them.
+File formats are defined in `io.model_files`, valid descriptions in `description`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from flaxflair.core.atomic_files import expect_output
 from flaxflair.core.records import Array, InputError
 from flaxflair.io.model_files import (
+    REMEDY,
     SUFFIX,
-    WAY_OUT,
     Stored,
     digest,
     read_file,
@@ -36,19 +36,19 @@ from flaxflair.models.estimators import Packed, pack_params, unpack, unpack_para
 from flaxflair.models.model import AnyModel, Model
 from flaxflair.models.universal import UniversalModel, make_network
 
-# The model that `load_model` takes unless another is named.
+# Default model of `load_model`.
 SHIPPED = Path(__file__).parent / "weights" / "universal.safetensors"
 UNIVERSAL_FILE = "universal.safetensors"  # in the folder of a universal model's training
 
 
 def save_model(folder: Path, model: Model) -> None:
-    """Saves a model as the folder of a fold: `model.json`, written last, and its arrays beside it.
+    """Saves a model in the folder of a fold: its arrays, and then `model.json`.
 
     Raises:
       WriteError: the disk is full or the folder read-only.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_folder(folder, *_take_apart(model))
+    write_folder(folder, *_to_stored(model))
 
 
 def export_model(
@@ -58,65 +58,66 @@ def export_model(
     half: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a model as one file, which `load_model` takes.
+    """Writes a model as a single file for `load_model`.
 
     Args:
-      model: any.
+      model: model of any kind.
       path: `.safetensors` to write; its folder must exist.
-      half: whether weights are rounded to float16, in half of the bytes.
-      about: facts to state of a universal model, beside its own; see `UniversalModel.about`.
+      half: whether weights are rounded to float16, for half the file size.
+      about: additional facts on a universal model; see `UniversalModel.about`.
 
     Raises:
-      InputError: the name does not end so, or facts are given that a model cannot state.
+      InputError: `path` has another extension, or `about` is given for another kind of model or is
+        invalid.
       WriteError: the folder is missing, read-only or full.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
-        raise InputError(f"{path}: a model is exported as {SUFFIX}; name the file so")
+        raise InputError(f"{path}: a model is exported as {SUFFIX}; change the extension")
     expect_output(path, ())
     if about:
         if not isinstance(model, UniversalModel):
-            raise InputError("only a universal model states facts of itself; leave --about out")
+            raise InputError("only a universal model has facts; omit --about")
         model = replace(model, about={**model.about, **about})
-    description, arrays = _take_apart(model)
-    expect_description(json.loads(json.dumps(description)))  # as it will be read, without tuples
+    description, arrays = _to_stored(model)
+    expect_description(json.loads(json.dumps(description)))  # as it is read, without tuples
     if half:
         arrays = {name: _halve(array) for name, array in arrays.items()}
     write_file(path, description, arrays)
 
 
 def load_model(source: str | Path | None = None, fold: int = 0) -> AnyModel:
-    """Loads a model: the shipped one, one fold of a finished run, or a single file.
+    """Loads a model: the default model, one fold of a finished run, or a single file.
 
-    Runs no code of whoever made it.
+    Never executes code of the file.
 
     Args:
-      source: folder given to `--workdir`, or a `.safetensors` that `export_model` wrote; None for
-        the universal model that is part of the package.
-      fold: which of the run's folds; 0 for a single file or a universal model.
+      source: folder of a run (`--workdir`), or a `.safetensors` file of `export_model`; None for
+        the universal model in the package.
+      fold: fold of the run; 0 for a single file or a universal model.
 
     Raises:
-      InputError: there is no such run, fold or file; it is not finished, damaged, changed since it
-        was saved, or no model.
+      InputError: the run, fold or file does not exist; or it is not finished, damaged, changed
+        since it was saved, or not a model.
     """
     source = SHIPPED if source is None else Path(source)
     if (source / UNIVERSAL_FILE).is_file():
         source = source / UNIVERSAL_FILE
     if source.suffix == SUFFIX and not source.is_dir():
         if fold:
-            raise InputError(f"{source}: holds one model, so there is no fold {fold}; leave it out")
-        return _put_together(read_file(source))
+            raise InputError(f"{source}: holds one model and has no fold {fold}; omit the fold")
+        return _from_stored(read_file(source))
     if source.is_file():
-        raise InputError(f"{source}: is no model; give the folder of a run, or a {SUFFIX} file")
-    return _put_together(read_folder(source / f"fold-{fold}"))
+        raise InputError(f"{source}: is not a model; give the folder of a run, or a {SUFFIX} file")
+    return _from_stored(read_folder(source / f"fold-{fold}"))
 
 
 def digest_model(model: AnyModel) -> str:
-    """Returns `sha256:…` of all that a model computes with; the same before and after saving."""
-    return digest(*_take_apart(model))
+    """Returns `sha256:…` of description and parameters; the same before and after saving."""
+    return digest(*_to_stored(model))
 
 
-def _take_apart(model: AnyModel) -> tuple[dict[str, Any], dict[str, Array]]:
+def _to_stored(model: AnyModel) -> tuple[dict[str, Any], dict[str, Array]]:
     if isinstance(model, UniversalModel):
         network = {**asdict(model.config), "widths": list(model.config.widths)}
         description = {"method": UNIVERSAL, "network": network, "about": dict(model.about)}
@@ -137,22 +138,22 @@ def _halve(array: Array) -> Array:
     return array.astype(np.float16) if array.dtype == np.float32 else array
 
 
-def _put_together(stored: Stored) -> AnyModel:
-    said = stored.description
+def _from_stored(stored: Stored) -> AnyModel:
+    description = stored.description
     try:
-        expect_description(said)
-        stored.expect_whole()
-        if said["method"] == UNIVERSAL:
-            config = parse_conditional(said["network"])
+        expect_description(description)
+        stored.expect_intact()
+        if description["method"] == UNIVERSAL:
+            config = parse_conditional(description["network"])
             network = make_network(config)
             params = unpack_params(network.init, stored.arrays)
-            return UniversalModel(config, network, params, said["about"])
-        sequences = tuple(said["sequences"])
-        network = parse_network(said["network"]) if "network" in said else None
-        fitted = unpack(Packed(said["method"], network, stored.arrays), len(sequences))
-        normalization = parse_normalization(said["normalization"], len(sequences))
+            return UniversalModel(config, network, params, description["about"])
+        sequences = tuple(description["sequences"])
+        network = parse_network(description["network"]) if "network" in description else None
+        fitted = unpack(Packed(description["method"], network, stored.arrays), len(sequences))
+        normalization = parse_normalization(description["normalization"], len(sequences))
     except InputError as error:
-        raise InputError(f"{stored.path}: {error}; {WAY_OUT}") from None
-    size = said["voxel_size"]
+        raise InputError(f"{stored.path}: {error}; {REMEDY}") from None
+    size = description["voxel_size"]
     voxel_size = None if size is None else (size[0], size[1], size[2])
-    return Model(sequences, fitted, normalization, said["region"], voxel_size)
+    return Model(sequences, fitted, normalization, description["region"], voxel_size)

@@ -1,4 +1,4 @@
-"""The universal model: a FLAIR from any subset of the sequences, of any scanner.
+"""Universal model: a FLAIR from any subset of the sequences, of any scanner.
 
 A session is brought to standard form (`imaging.standard`), the network predicts on a grid of 1 mm,
 and the FLAIR returns to the session's grid. Independent of how the network was trained.
@@ -34,7 +34,7 @@ WARNING = "Warning"  # key of `UniversalModel.about`
 WHITE = 1000.0  # intensity of normal-appearing white matter in a synthetic FLAIR
 # Range of a plausible median of the brain, relative to it; grey matter is at about 1.2.
 _PLAUSIBLE = (0.7, 1.5)
-# Voxels computed at a time, unless asked for otherwise: about 100 bytes each.
+# Default number of voxels computed at once, about 100 bytes each.
 VOXELS = 8_000_000
 
 
@@ -43,10 +43,10 @@ class UniversalModel:
     """A network for any subset of the sequences.
 
     Attributes:
-      config: what the network was built from.
-      network: its pure functions.
-      params: its parameters.
-      about: facts of its training, for the model card; every FLAIR of it carries its `Warning`.
+      config: configuration of the network.
+      network: network as pure functions.
+      params: parameters.
+      about: facts on its training, for the model card; its `Warning` is added to every FLAIR.
     """
 
     config: ConditionalConfig
@@ -56,13 +56,13 @@ class UniversalModel:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences that every FLAIR of the model carries."""
+        """Warnings added to every FLAIR of the model."""
         text = self.about.get(WARNING)
         return (str(text),) if text else ()
 
     @property
     def sequences(self) -> tuple[str, ...]:
-        """Names of the sequences of which it reads whichever there are."""
+        """Names of the possible inputs; any subset is accepted."""
         return INPUTS
 
     @property
@@ -72,7 +72,7 @@ class UniversalModel:
 
     @property
     def voxel_size(self) -> None:
-        """None: any will do."""
+        """None: any voxel size is accepted."""
         return None
 
 
@@ -114,7 +114,7 @@ def predict_standard(
     Args:
       model: from `load_model`.
       standard: from `standardize`.
-      voxels: computed at a time; 0 for `VOXELS`.
+      voxels: voxels computed at once; 0 for `VOXELS`.
       device: held while the network computes.
 
     Returns:
@@ -147,7 +147,7 @@ def predict_flair(
       model: from `load_model`.
       subject: with one or more of `INPUTS`.
       brain_only: whether the FLAIR is zero outside the brain.
-      voxels: computed at a time; 0 for `VOXELS`.
+      voxels: voxels computed at once; 0 for `VOXELS`.
       device: held while the network computes.
 
     Returns:
@@ -164,16 +164,16 @@ def predict_flair(
 
 
 def resolution_warnings(subject: Subject) -> tuple[str, ...]:
-    """Returns a sentence for each input whose voxels are larger than any that were trained with."""
+    """Returns one sentence for each input with larger voxels than in training."""
     return tuple(
-        f"the {name} was scanned in voxels larger than the model was trained with; look at the "
+        f"the {name} was scanned in larger voxels than the model was trained with; look at the "
         "FLAIR before it is used"
         for name in coarse_sequences(subject)
     )
 
 
 def flair_warnings(subject: Subject, flair: Volume) -> tuple[str, ...]:
-    """Returns a sentence if a universal model's FLAIR cannot be one: its level is implausible."""
+    """Returns one sentence if the brightness of a universal model's FLAIR is implausible."""
     inside = flair.array[subject.masks.brain]
     median = float(np.median(inside)) / WHITE if inside.size else 0.0
     if _PLAUSIBLE[0] <= median <= _PLAUSIBLE[1]:

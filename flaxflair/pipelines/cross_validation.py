@@ -28,10 +28,10 @@ from flaxflair.io.datasets import (
 )
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.network import count_parameters
-from flaxflair.pipelines.belongings import expect_config, is_done, occupied, take_folds
 from flaxflair.pipelines.fold_scoring import score_fold
 from flaxflair.pipelines.fold_training import train_folds
 from flaxflair.pipelines.job import Job, steps_per_epoch
+from flaxflair.pipelines.run_state import expect_config, is_done, occupied, take_folds
 from flaxflair.pipelines.summary import summarize, tabulate, tabulate_saliency
 from flaxflair.runtime.environment import describe_machine
 from flaxflair.runtime.progress import EventLog
@@ -137,7 +137,7 @@ def _finish(job: Job) -> dict[str, Any]:
 def _print_plan(job: Job) -> None:
     """Prints data, network, training and folds of the run."""
     config = job.config
-    shapes = {subject.geometry.shape for subject in job.of(list(job.subjects))}
+    shapes = {subject.geometry.shape for subject in job.sessions_of(list(job.subjects))}
     grid = " and ".join("×".join(map(str, shape)) for shape in sorted(shapes)[:3])
     size = training = ""
     if config.method == NETWORK:

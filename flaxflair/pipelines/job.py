@@ -41,7 +41,7 @@ class Job:
     event_log: EventLog
     console: Console
 
-    def of(self, participants: Sequence[str]) -> list[Subject]:
+    def sessions_of(self, participants: Sequence[str]) -> list[Subject]:
         """Returns the sessions of participants."""
         return [subject for name in participants for subject in self.subjects[name]]
 
@@ -52,7 +52,7 @@ def subjects_of_fold(job: Job, fold: int) -> tuple[list[Subject], list[Subject],
     monitored = {"heldout": heldout, "training": training[-1:], "none": []}[job.config.stop.monitor]
     if job.config.stop.monitor == "training":
         training = training[:-1]
-    return job.of(training), job.of(monitored), job.of(heldout)
+    return job.sessions_of(training), job.sessions_of(monitored), job.sessions_of(heldout)
 
 
 def steps_per_epoch(job: Job, fold: int) -> int:

@@ -30,7 +30,7 @@ from flaxflair.models.model import (
 from flaxflair.models.saving import digest_model
 from flaxflair.models.universal import UniversalModel, flair_warnings
 from flaxflair.preprocessing.dataset import load_subject
-from flaxflair.preprocessing.options import AS_USUAL, Preparation
+from flaxflair.preprocessing.options import DEFAULTS, Preparation
 from flaxflair.runtime.sessions import Finished, Report, expect_workers
 from flaxflair.runtime.stages import Stage
 from flaxflair.visualization.session_page import write_page
@@ -42,7 +42,7 @@ def predict_cohort(
     out: str | Path,
     *,
     raw: bool | None = None,
-    how: Preparation = AS_USUAL,
+    options: Preparation = DEFAULTS,
     patterns: Mapping[str, str] | None = None,
     participants: Collection[str] | None = None,
     sessions: Collection[str] | None = None,
@@ -66,7 +66,7 @@ def predict_cohort(
       root: BIDS data set.
       out: the derivative; created if missing.
       raw: whether sessions need preparation; None derives it from `dataset_description.json`.
-      how: options of the preparation.
+      options: options of the preparation.
       patterns: see `bids.find_images`.
       participants: labels, with or without `sub-`; None for all.
       sessions: labels, with or without `ses-`; None for all.
@@ -89,21 +89,29 @@ def predict_cohort(
     found = find_sessions(root, inputs, flair="ignored", patterns=patterns, **labels)
     raw = not bids.is_derivative(root) if raw is None else raw
     derivatives.start(out, root)
-    options, keep = (how, out) if raw else (None, None)
+    preparation, derivative = (options, out) if raw else (None, None)
     place = partial(derivatives.in_derivative, out)
-    steps = make_steps(model, options, place, keep=keep, voxels=voxels, pages=pages, about=about)
-    receipts = Receipts(out, _requests(model, options), pages)
+    steps = make_steps(
+        model,
+        preparation,
+        place,
+        derivative=derivative,
+        voxels=voxels,
+        pages=pages,
+        about=about,
+    )
+    receipts = Receipts(out, _requests(model, preparation), pages)
     stages = make_stages(steps, workers)
     return run_unfinished(found, stages, receipts, on_done, overwrite=overwrite)
 
 
 def _requests(
-    model: AnyModel, how: Preparation | None
+    model: AnyModel, options: Preparation | None
 ) -> Callable[[SessionFiles], Mapping[str, Any]]:
     """Returns a function from the files of a session to everything that its FLAIR depends on."""
-    options = None if how is None else {**asdict(how), "workers": 0}
-    made_by = {"version": version("flaxflair"), "model": digest_model(model), "how": options}
-    sequences = {*model.sequences, *([] if how is None else [how.reference])}
+    chosen = None if options is None else {**asdict(options), "workers": 0}
+    made_by = {"version": version("flaxflair"), "model": digest_model(model), "how": chosen}
+    sequences = {*model.sequences, *([] if options is None else [options.reference])}
 
     def request(files: SessionFiles) -> Mapping[str, Any]:
         return {**made_by, "read": fingerprint(files, sequences, sidecars=True)}
@@ -127,10 +135,10 @@ class Steps(NamedTuple):
 
 def make_steps(
     model: AnyModel,
-    how: Preparation | None,
+    options: Preparation | None,
     place: Callable[[Subject], derivatives.Destination],
     *,
-    keep: Path | None = None,
+    derivative: Path | None = None,
     voxels: int = 0,
     pages: bool = False,
     about: Mapping[str, Any] | None = None,
@@ -139,14 +147,14 @@ def make_steps(
 
     Args:
       model: from `load_model`.
-      how: options of the preparation; None if sessions are prepared already.
+      options: options of the preparation; None if sessions are prepared already.
       place: subject -> destination of its FLAIR.
-      keep: see `load_subject`.
+      derivative: see `load_subject`.
       voxels: see `predict`.
       pages: whether an HTML page for inspection is written for each session.
       about: additional facts on the model for the sidecars.
     """
-    described = {
+    model_facts = {
         "Method": method_name(model),
         "Sequences": list(model.sequences),
         "Digest": digest_model(model),
@@ -157,25 +165,27 @@ def make_steps(
 
     def load(files: SessionFiles) -> Subject:
         chosen = choose_inputs(model, files)
-        subject = load_subject(chosen, how, model.voxel_size, keep=keep)
+        subject = load_subject(chosen, options, model.voxel_size, derivative=derivative)
         return replace(subject, warnings=(*subject.warnings, *level_warnings(model, subject)))
 
     def synthesise(subject: Subject) -> tuple[Subject, Volume]:
         flair = predict(model, subject, voxels=voxels, device=device)
         if isinstance(model, UniversalModel):
-            found = flair_warnings(subject, flair)
-            subject = replace(subject, warnings=(*subject.warnings, *found))
+            warnings = (*subject.warnings, *flair_warnings(subject, flair))
+            subject = replace(subject, warnings=warnings)
         return subject, flair
 
     def write(predicted: tuple[Subject, Volume]) -> tuple[Finished, Volume]:
         subject, flair = predicted
-        to = place(subject)
+        destination = place(subject)
         extracted = model.region == "brain"
-        written = derivatives.write_flair(to, subject, flair, extracted=extracted, model=described)
+        written = derivatives.write_flair(
+            destination, subject, flair, extracted=extracted, model=model_facts
+        )
         if pages:
-            facts = {"model": _format_facts(described)}
-            write_page(to.page, subject, flair.array, facts, to.title)
-        return Finished(to.image, subject.warnings), written
+            facts = {"model": _format_facts(model_facts)}
+            write_page(destination.page, subject, flair.array, facts, destination.title)
+        return Finished(destination.image, subject.warnings), written
 
     return Steps(load, synthesise, write)
 
@@ -193,7 +203,7 @@ def predict_session(
     model: AnyModel,
     inputs: Mapping[str, str | Path],
     out: str | Path,
-    how: Preparation | None = AS_USUAL,
+    options: Preparation | None = DEFAULTS,
     *,
     brain: str | Path | None = None,
     voxels: int = 0,
@@ -208,7 +218,7 @@ def predict_session(
         one of them), each on its own grid unless prepared; and a FLAIR, if it is the reference.
       out: `.nii` or `.nii.gz` to write, on the grid of the reference; its folder must exist. A
         sidecar, `.json`, is written beside it.
-      how: options of the preparation, which is done in memory; None if the files are prepared.
+      options: options of the preparation, which is done in memory; None if the files are prepared.
       brain: file of the brain mask. Without one, the template finds the brain of raw files, and
         prepared ones have to be brain-extracted.
       voxels: see `predict`.
@@ -228,9 +238,14 @@ def predict_session(
     paths = {name: Path(path) for name, path in inputs.items()}
     derivatives.expect_file(out, [*paths.values(), *([Path(brain)] if brain else [])])
     files = name_files(paths, wanted_inputs(model), brain=None if brain is None else Path(brain))
-    to = derivatives.at_file(out, None if page is None else Path(page))
+    destination = derivatives.at_file(out, None if page is None else Path(page))
     steps = make_steps(
-        model, how, lambda subject: to, voxels=voxels, pages=page is not None, about=about
+        model,
+        options,
+        lambda subject: destination,
+        voxels=voxels,
+        pages=page is not None,
+        about=about,
     )
     finished, volume = steps.write(steps.predict(steps.load(files)))
     return volume, finished.warnings

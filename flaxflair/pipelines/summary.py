@@ -42,17 +42,17 @@ def summarize(workdir: Path) -> dict[str, Any]:
       `scoring.summarize` for what the numbers are. Undefined is null.
     """
     paths = sorted(workdir.glob("fold-*/scores.json"), key=lambda p: int(p.parent.name[5:]))
-    done = [read_object(path, "remove it, and the fold is done anew") for path in paths]
+    done = [read_object(path, "remove it to run the fold again") for path in paths]
     names = list(done[0]["methods"]) if done else []
     summary = {
         "methods": {
-            name: scoring.summarize([[*map(with_nan, own["methods"][name])] for own in done])
+            name: scoring.summarize([[*map(with_nan, fold["methods"][name])] for fold in done])
             for name in names
         },
-        "truth": scoring.summarize([[*map(with_nan, own["truth"])] for own in done]),
-        "saliency": _mean_shares([own for scores in done for own in scores["saliency"].values()]),
-        "folds": [scores["fold"] for scores in done],
-        "seconds": sum(scores["seconds"] for scores in done),
+        "truth": scoring.summarize([[*map(with_nan, fold["truth"])] for fold in done]),
+        "saliency": _mean_shares([table for fold in done for table in fold["saliency"].values()]),
+        "folds": [fold["fold"] for fold in done],
+        "seconds": sum(fold["seconds"] for fold in done),
         "machine": describe_machine(),
     }
     return without_nan(summary)

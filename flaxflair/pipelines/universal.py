@@ -29,7 +29,7 @@ from flaxflair.models import checkpoints
 from flaxflair.models.saving import UNIVERSAL_FILE, export_model, load_model
 from flaxflair.models.universal import UniversalModel, make_network
 from flaxflair.networks.network import ConditionalNetwork, Params, count_parameters
-from flaxflair.pipelines.belongings import occupied
+from flaxflair.pipelines.run_state import occupied
 from flaxflair.runtime.environment import describe_machine
 from flaxflair.runtime.progress import Bar, EventLog, show_bar
 from flaxflair.runtime.signals import Interrupted, deferred
@@ -164,7 +164,7 @@ def _save(
 
 def _write_or_check_config(config: UniversalConfig, path: Path) -> None:
     """Writes the configuration, or checks that it equals that of the training to be resumed."""
-    # A training may be prolonged, and these do not affect the weights of its earlier steps.
+    # A training may be extended; these fields do not affect the weights of earlier steps.
     free = {"steps", "cooldown", "workers", "save_every_seconds"}
     requested = json.loads(json.dumps(dataclasses.asdict(config)))
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Preprocessing: raw scans become images on one grid, with a brain mask, checked on the way.
+"""Preprocessing: quality checks, brain extraction, bias correction and registration of raw scans.
 
-Independent of models and of what the prepared images serve for.
+The results are images on one grid and a brain mask. Independent of models.
 """

@@ -1,8 +1,8 @@
-"""Alignment: the scans of one session registered onto the reference, in the reference's frame.
+"""Alignment: registration of the scans of one session onto the reference.
 
-Everything happens in a frame in which the axes of the reference run right, anterior and superior:
-how a file orders its axes, or a header turns them, makes no difference. In memory; independent of
-file names and of bias.
+All coordinates are in the frame of the reference, whose axes run right, anterior and superior, so
+the result does not depend on the axis order of the files or on rotations in the headers. In memory;
+independent of file names and of bias.
 """
 
 from __future__ import annotations
@@ -20,65 +20,74 @@ from flaxflair.imaging.resampling import resample
 from flaxflair.preprocessing.options import Preparation
 from flaxflair.preprocessing.registration import register
 
-# Registration compares images this far around the brain, mm: of a PD its edge tells the most.
+# Margin of the registration mask around the brain, mm: the contrast of a PD is largest at its edge.
 _MARGIN = 3.0
-HERE = np.eye(4)
-# Decimals of a voxel's edge, mm, that count; of its place two fewer.
+IDENTITY = np.eye(4)
+# Decimals to which axis vectors are rounded, mm; positions are rounded to two fewer.
 _DIGITS = 5
 _T = TypeVar("_T")
 
 
 def align(
-    even: Mapping[str, Volume], kept: str, leader: str, mask: Volume, how: Preparation
+    scans: Mapping[str, Volume],
+    reference: str,
+    masked: str,
+    mask: Volume,
+    options: Preparation,
 ) -> tuple[dict[str, Array], Volume]:
-    """Registers every scan onto the reference, where the brain is.
+    """Registers every scan onto the reference, within the brain.
 
     Args:
-      even: sequence -> scan, as `_correct_alone` leaves it.
-      kept: the reference.
-      leader: the sequence that the brain mask lies over.
-      mask: of the brain, float32 from 0 to 1.
-      how: what is chosen.
+      scans: sequence -> scan, bias-corrected by `session_bias.correct_scan`.
+      reference: sequence that the others are registered onto.
+      masked: sequence that the brain mask is aligned with.
+      mask: brain, float32 from 0 to 1.
+      options: options of the preparation.
 
     Returns:
       Sequence -> float64[4, 4], mm of the reference to mm of the scan; and the brain, float32 from
       0 to 1, on the reference's grid.
+
+    Raises:
+      InputError: by the headers, the brain is outside the reference's field of view.
     """
-    geometry = even[kept].geometry
-    # Headers alone say where the brain is in the others: near enough to begin with.
-    near = resample_volume(mask, geometry, HERE) > 0.5
+    geometry = scans[reference].geometry
+    # The headers alone are accurate enough for the mask of the first registration.
+    near = resample_volume(mask, geometry, IDENTITY) > 0.5
     if not near.any():
-        raise InputError(f"the brain lies outside the {kept}; check the headers of the session")
+        raise InputError(
+            f"the brain lies outside the {reference}; check the headers of the session"
+        )
 
     def find(name: str, where: Array) -> Array:
-        return register(even[name], even[kept], where, how.freedom)
+        return register(scans[name], scans[reference], where, options.dof)
 
-    transforms = {kept: HERE}
-    if leader != kept:
-        transforms[leader] = find(leader, _dilate(near, geometry))
+    transforms = {reference: IDENTITY}
+    if masked != reference:
+        transforms[masked] = find(masked, _dilate(near, geometry))
     inside = mask
-    if leader != kept or not mask.geometry.matches(geometry):
-        inside = Volume(resample_volume(mask, geometry, transforms[leader]), geometry)
+    if masked != reference or not mask.geometry.matches(geometry):
+        inside = Volume(resample_volume(mask, geometry, transforms[masked]), geometry)
     around = _dilate(inside.array > 0.5, geometry)
-    rest = [name for name in even if name not in transforms]
-    transforms |= map_scans(lambda name: find(name, around), rest, how.workers)
-    return {name: transforms[name] for name in even}, inside
+    rest = [name for name in scans if name not in transforms]
+    transforms |= map_scans(lambda name: find(name, around), rest, options.workers)
+    return {name: transforms[name] for name in scans}, inside
 
 
 def frame_of(geometry: Geometry) -> Array:
-    """Returns the rigid matrix, mm along a grid's axes from its centre to world mm."""
+    """Returns the rigid matrix, mm along a grid's axes from its centre -> world mm."""
     sides, _, axes = np.linalg.svd(geometry.affine[:3, :3] / geometry.voxel_size)
     frame = np.eye(4)
-    frame[:3, :3] = sides @ axes  # the rotation closest to the axes, should they be sheared
+    frame[:3, :3] = sides @ axes  # the closest rotation, if the axes are sheared
     frame[:3, 3] = geometry.centre
     return frame
 
 
 def to_frame(frame: Array, volume: Volume) -> Volume:
-    """Returns a volume whose mm are those of a frame.
+    """Returns a volume in the coordinates of a frame, its axes in RAS order.
 
-    Headers hold 32 bits: the same session, turned, would differ in the last of them, and a descent
-    end 0.002 mm from where it did.
+    The affine is rounded: headers hold 32 bits, and rounding errors of a rotated header would
+    change the result of a registration by up to 0.002 mm.
     """
     turned = to_ras(volume)
     affine = np.linalg.inv(frame) @ turned.geometry.affine
@@ -88,9 +97,9 @@ def to_frame(frame: Array, volume: Volume) -> Volume:
 
 
 def edges_along(scan: Geometry, grid: Geometry) -> tuple[float, float, float]:
-    """Returns the edges in mm of a scan's voxels along the axes of a grid, at least the grid's own.
+    """Returns the edges in mm of a scan's voxels along the axes of a grid, at least the grid's.
 
-    Each axis of the grid takes the edge of the scan's axis that runs closest to it.
+    Each axis of the grid is assigned the edge of the scan's axis closest in direction.
     """
     axes = grid.affine[:3, :3] / np.array(grid.voxel_size)
     scanned = np.array(scan.voxel_size)
@@ -105,19 +114,18 @@ def _dilate(mask: Array, geometry: Geometry) -> Array:
 
 
 def resample_volume(volume: Volume, geometry: Geometry, transform: Array) -> Array:
-    """Returns a volume on a grid, float32[x, y, z]; zero where it was not scanned.
+    """Resamples a volume to a grid, float32[x, y, z]; zero outside the volume.
 
     Args:
-      volume: in its own space.
+      volume: to be resampled.
       geometry: the grid.
       transform: float64[4, 4], mm of the grid to mm of the volume.
     """
-    own = volume.geometry.affine
     array = volume.array.astype(np.float32, copy=False)
-    return resample(array, own, geometry, transform, beyond="zero")
+    return resample(array, volume.geometry.affine, geometry, transform, beyond="zero")
 
 
 def map_scans(call: Callable[[str], _T], names: Collection[str], workers: int) -> dict[str, _T]:
-    """Returns sequence -> result of a call, so many at a time."""
+    """Returns sequence -> result of `call`, computed in `workers` threads."""
     with ThreadPoolExecutor(workers) as pool:
         return dict(zip(names, pool.map(call, names), strict=True))

@@ -1,6 +1,6 @@
-"""Intake: raw sessions, inspected and prepared; as subjects, or written as a BIDS derivative.
+"""Preparation of raw data sets: sessions become subjects in memory, or a BIDS derivative.
 
-What it writes is what `io.datasets` reads. Knows names and files; knows nothing of networks.
+The derivative is read by `io.datasets`. Independent of networks.
 """
 
 from __future__ import annotations
@@ -29,11 +29,16 @@ from flaxflair.io.nifti import read_volume, write_volume
 from flaxflair.io.receipts import Receipts, run_unfinished
 from flaxflair.io.session_files import SessionFiles, choose_images, find_sessions
 from flaxflair.preprocessing import hdbet
-from flaxflair.preprocessing.anatomy_check import judge_anatomy
+from flaxflair.preprocessing.anatomy_check import anatomy_warnings
 from flaxflair.preprocessing.inspection import inspect_files
-from flaxflair.preprocessing.options import AS_USUAL, Preparation
+from flaxflair.preprocessing.options import DEFAULTS, Preparation
 from flaxflair.preprocessing.registration import transform_text
-from flaxflair.preprocessing.session import Prepared, check_sequences, judge, prepare_session
+from flaxflair.preprocessing.session import (
+    Prepared,
+    check_sequences,
+    preparation_warnings,
+    prepare_session,
+)
 from flaxflair.runtime.sessions import Finished, Report, expect_workers
 from flaxflair.runtime.stages import Stage
 
@@ -44,7 +49,7 @@ _METHOD = (
     "interpolation from the scanned voxels, averaged over larger ones"
 )
 _SOFTWARE = ("flaxflair", "SimpleITK", "scipy")
-_FOUND = {
+_BRAIN_SOURCES = {
     "template": "the ICBM152 template, by an affine registration",
     "hdbet": "HD-BET (Isensee et al. 2019)",
 }
@@ -53,36 +58,36 @@ VoxelSize = tuple[float, float, float]
 
 def load_subject(
     files: SessionFiles,
-    how: Preparation | None = AS_USUAL,
+    options: Preparation | None = DEFAULTS,
     voxel_size: VoxelSize | None = None,
     *,
-    keep: Path | None = None,
+    derivative: Path | None = None,
 ) -> Subject:
     """Reads one session, raw or prepared.
 
     Args:
-      files: of the session. A FLAIR is read if it is not `ignored`, or is to be the reference.
-      how: options of the preparation; None if the session is prepared already.
+      files: files of the session. A FLAIR is read unless `ignored`, or if it is the reference.
+      options: options of the preparation; None if the session is prepared already.
       voxel_size: mm, of the model's training images; None if there is no model.
-      keep: a derivative of the data set to write the prepared images into; None for none.
+      derivative: BIDS derivative that the prepared images are written to; None for none.
 
     Returns:
-      The subject, and with it what should be looked at before its FLAIR is trusted.
+      The subject, with warnings about its images.
 
     Raises:
-      InputError: a sequence is missing or there twice; or a file, or the session, cannot be used.
+      InputError: a sequence is missing or present twice; or a file, or the session, cannot be used.
       GeometryError: the grids of a prepared session differ.
     """
-    if how is None:
+    if options is None:
         subject = load_session(files, voxel_size)
-        return replace(subject, warnings=(*subject.warnings, *_judge_prepared(subject)))
-    prepared, warnings, images = _take_in(files, how, voxel_size)
-    if keep is not None:
-        _write(files, keep, prepared, images, how)
+        return replace(subject, warnings=(*subject.warnings, *_prepared_warnings(subject)))
+    prepared, warnings, images = _prepare_files(files, options, voxel_size)
+    if derivative is not None:
+        _write(files, derivative, prepared, images, options)
     lesion = white = None
     if files.flair != "ignored":
         lesions = files.find("mask", label="lesion")
-        lesion = next((_lay_mask(image, prepared) for image in lesions), None)
+        lesion = next((_resample_mask(image, prepared) for image in lesions), None)
         if "T1" in prepared.images:
             white = white_matter(prepared.images["T1"], prepared.brain, lesion)
     return Subject(
@@ -102,19 +107,19 @@ def load_subject(
     )
 
 
-def _judge_prepared(subject: Subject) -> tuple[str, ...]:
+def _prepared_warnings(subject: Subject) -> tuple[str, ...]:
     images = {name: subject.images[..., n] for n, name in enumerate(subject.sequences)}
     if subject.flair is not None:
         images[TARGET] = subject.flair
-    return judge_anatomy(images, next(iter(images)), subject.masks.brain, subject.geometry)
+    return anatomy_warnings(images, next(iter(images)), subject.masks.brain, subject.geometry)
 
 
-def _take_in(
-    files: SessionFiles, how: Preparation, voxel_size: VoxelSize | None = None
+def _prepare_files(
+    files: SessionFiles, options: Preparation, voxel_size: VoxelSize | None = None
 ) -> tuple[Prepared, tuple[str, ...], dict[str, bids.Image]]:
-    """Returns a session prepared, what to look at, and sequence -> the image it came from."""
+    """Returns the prepared session, its warnings, and sequence -> source image."""
     wanted = files
-    if how.reference == TARGET and files.flair == "ignored":
+    if options.reference == TARGET and files.flair == "ignored":
         wanted = replace(files, flair="needed")
     images = choose_images(wanted)
     paths = {name: image.path for name, image in images.items()}
@@ -123,42 +128,41 @@ def _take_in(
     mask = next(files.find("mask", desc="brain"), None)
     brain = None if mask is None else _read_brain(mask.path)
     try:
-        prepared = prepare_session(volumes, how, brain=brain)
+        prepared = prepare_session(volumes, options, brain=brain)
     except InputError as error:
         raise InputError(f"{files.root}: {files.name}: {error}") from None
     doubts = judge_brain(prepared.brain, prepared.geometry.voxel_size)
     if brain is not None:
         reference = Volume(prepared.images[prepared.reference], prepared.geometry)
         doubts += judge_given(Volume(prepared.brain, prepared.geometry), reference)
-    if not doubts:  # a wrong mask makes every contrast look wrong
+    if not doubts:  # contrasts are measured within the mask
         doubts = refuse_or_warn(check_sequences(prepared), paths)
-    warnings = (*files.notes, *inspection.warnings(), *doubts, *judge(prepared))
+    warnings = (*files.notes, *inspection.warnings(), *doubts, *preparation_warnings(prepared))
     return prepared, warnings, images
 
 
 def _read_brain(path: Path) -> Volume:
-    """Returns a brain mask, 0 and 1."""
+    """Returns a brain mask, float32, 0 or 1."""
     volume = read_volume(path)
     mask = binarize(volume.array)
     expect_mask(mask, str(path))
     return Volume(mask.astype(np.float32), volume.geometry)
 
 
-def _lay_mask(image: bids.Image, prepared: Prepared) -> Array:
-    """Returns a mask on the grid of a session, in whose reference's space it lies already."""
+def _resample_mask(image: bids.Image, prepared: Prepared) -> Array:
+    """Returns a mask in the reference's space on the grid of a prepared session, bool[x, y, z]."""
     mask = to_ras(read_volume(image.path))
     array = binarize(mask.array)
     if mask.geometry.matches(prepared.geometry):
         return array
-    here, array = np.eye(4), array.astype(np.float32)
-    laid = resample(array, mask.geometry.affine, prepared.geometry, here, beyond="zero")
-    return laid > 0.5
+    array, affine = array.astype(np.float32), mask.geometry.affine
+    return resample(array, affine, prepared.geometry, np.eye(4), beyond="zero") > 0.5
 
 
 def prepare_dataset(
     root: str | Path,
     out: str | Path,
-    how: Preparation = AS_USUAL,
+    options: Preparation = DEFAULTS,
     *,
     patterns: Mapping[str, str] | None = None,
     participants: Collection[str] | None = None,
@@ -167,26 +171,26 @@ def prepare_dataset(
     overwrite: bool = False,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Prepares every session of a raw BIDS data set and writes them as a BIDS derivative.
+    """Prepares every session of a raw BIDS data set and writes a BIDS derivative.
 
-    A session that cannot be used is reported and the others go on. One that is done already is left
-    alone if its files, the options and this package are the same as then, and what was written is
-    whole; else it is overwritten. A brain mask that the data set
-    has (`desc-brain_mask`) is kept, and so are labelled masks, which lie in the reference's space.
+    A session that cannot be used is reported, and the others continue. A finished session is
+    skipped if its files, the options and the version of this package are unchanged and its outputs
+    are complete; otherwise it is overwritten. Brain masks of the data set (`desc-brain_mask`) are
+    used, and labelled masks, in the reference's space, are resampled.
 
     Args:
       root: raw BIDS data set.
-      out: the derivative; made if missing.
-      how: what is chosen.
+      out: the derivative; created if missing.
+      options: options of the preparation.
       patterns: see `bids.find_images`.
       participants: labels, with or without `sub-`; None for all.
       sessions: labels, with or without `ses-`; None for all.
-      workers: sessions at a time, each with the threads that `how` gives it.
-      overwrite: whether sessions that are done already are done anew.
-      on_done: told how many sessions are done and how many there are: first that it is none.
+      workers: sessions processed in parallel, each with `options.workers` threads.
+      overwrite: whether finished sessions are recomputed.
+      on_done: called with the number of sessions done and the total, first with zero done.
 
     Raises:
-      InputError: `root` is no data set, has no such label, or is `out`; or `out` holds another data
+      InputError: `root` is not a data set, lacks a label, or is `out`; or `out` holds another data
         set.
     """
     expect_workers(workers)
@@ -197,19 +201,19 @@ def prepare_dataset(
     bids.start_derivative(out, NAME, root, ["*_xfm.txt"])  # BIDS has no suffix for it yet
 
     def prepare(files: SessionFiles) -> Finished:
-        # Whatever there is of a session is prepared: which inputs a model wants is not known.
-        every = replace(files, inputs=tuple(n for n in files.sequences if n != TARGET))
-        prepared, said, images = _take_in(every, how)
-        return Finished(_write(files, out, prepared, images, how), said)
+        # All sequences: the inputs of later models are unknown.
+        all_inputs = replace(files, inputs=tuple(n for n in files.sequences if n != TARGET))
+        prepared, warnings, images = _prepare_files(all_inputs, options)
+        return Finished(_write(files, out, prepared, images, options), warnings)
 
     def request(files: SessionFiles) -> Mapping[str, Any]:
         read = fingerprint(files, SEQUENCES, sidecars=True)
-        options = {**asdict(how), "workers": 0}
-        return {"version": version("flaxflair"), "how": options, "read": read}
+        chosen = {**asdict(options), "workers": 0}  # workers do not affect the result
+        return {"version": version("flaxflair"), "how": chosen, "read": read}
 
     stages, receipts = [Stage("prepare", prepare, workers)], Receipts(out, request)
     report = run_unfinished(found, stages, receipts, on_done, overwrite=overwrite)
-    bids.keep_participants(root, out)
+    bids.copy_participants(root, out)
     return report
 
 
@@ -218,19 +222,19 @@ def _write(
     out: Path,
     prepared: Prepared,
     images: Mapping[str, bids.Image],
-    how: Preparation,
+    options: Preparation,
 ) -> Path:
-    """Writes one session, all of which is known."""
+    """Writes one prepared session and returns its folder."""
     mask = next(files.find("mask", desc="brain"), None)
-    by_hdbet = mask is None and how.finder == "hdbet"
+    by_hdbet = mask is None and options.finder == "hdbet"
     software = (*_SOFTWARE, hdbet.PACKAGE) if by_hdbet else _SOFTWARE
     folder = bids.subject_folder(out, files.participant, files.session)
     entities = {"sub": files.participant, "ses": files.session}
     space = SEQUENCES[prepared.reference].suffix
     relative = folder.relative_to(out).as_posix()
-    kept = bids.name_sequence(prepared.reference, **entities, desc="preproc")
+    reference = bids.name_sequence(prepared.reference, **entities, desc="preproc")
     common: dict[str, Any] = {
-        "SpatialReference": f"bids::{relative}/{kept}",
+        "SpatialReference": f"bids::{relative}/{reference}",
         "Software": {name: version(name) for name in software},
     }
 
@@ -239,35 +243,37 @@ def _write(
         write_json(bids.sidecar(folder / name), {**sidecar, **common})
 
     for sequence, array in prepared.images.items():
-        own = sequence == prepared.reference
+        is_reference = sequence == prepared.reference
         name = bids.name_sequence(
-            sequence, **entities, space=None if own else space, desc="preproc"
+            sequence, **entities, space=None if is_reference else space, desc="preproc"
         )
         sidecar = {
             "Description": f"{SEQUENCES[sequence].title}: {_METHOD}",
             "Sources": [f"bids:source:{images[sequence].relative}"],
             "SkullStripped": False,
-            "DegreesOfFreedom": 0 if own else how.freedom,
+            "DegreesOfFreedom": 0 if is_reference else options.dof,
             "WorldOfReferenceToWorldOfSource": prepared.transforms[sequence].tolist(),
             VOXEL_SIZE: [round(edge, 4) for edge in prepared.scanned[sequence]],
             "PartOfBrainScanned": round(prepared.covered[sequence], 4),
-            "WeightsOfBiasFields": {n: round(w, 4) for n, w in prepared.shared[sequence].items()},
+            "WeightsOfBiasFields": {
+                n: round(w, 4) for n, w in prepared.bias_weights[sequence].items()
+            },
             **_protocol(images[sequence].path),
         }
         save(name, array, sidecar)
-        if not own:
+        if not is_reference:
             text = transform_text(prepared.transforms[sequence])
             write_bytes(folder / _name_transform(files, sequence, space), text.encode())
-    found = _FOUND[how.finder] if mask is None else mask.relative
+    description = _BRAIN_SOURCES[options.finder] if mask is None else mask.relative
     sources = [] if mask is None else [f"bids:source:{mask.relative}"]
     name = bids.name_file("mask", **entities, space=space, desc="brain")
-    save(name, prepared.brain, {"Type": "Brain", "Description": found, "Sources": sources})
+    save(name, prepared.brain, {"Type": "Brain", "Description": description, "Sources": sources})
     for image in files.find("mask"):
         if (label := image.entities.get("label")) is not None:
             name = bids.name_file("mask", **entities, space=space, label=label)
             kind = "Lesion" if label == "lesion" else "ROI"
             sources = [f"bids:source:{image.relative}"]
-            save(name, _lay_mask(image, prepared), {"Type": kind, "Sources": sources})
+            save(name, _resample_mask(image, prepared), {"Type": kind, "Sources": sources})
     return folder
 
 
@@ -276,11 +282,11 @@ def _name_transform(files: SessionFiles, sequence: str, space: str) -> str:
 
 
 def _protocol(image: Path) -> dict[str, Any]:
-    """Returns what a raw sidecar says of the scan's timing and field."""
+    """Returns the acquisition parameters in a raw sidecar."""
     path = bids.sidecar(image)
     try:
-        said = read_object(path, "") if path.is_file() else {}
-    except InputError:  # of which `inspect_files` warns
-        said = {}
+        content = read_object(path, "") if path.is_file() else {}
+    except InputError:  # reported by `inspect_files`
+        content = {}
     fields = ("MagneticFieldStrength", "RepetitionTime", "EchoTime", "InversionTime", "FlipAngle")
-    return {name: said[name] for name in fields if name in said}
+    return {name: content[name] for name in fields if name in content}

@@ -8,53 +8,49 @@ from typing import Literal
 
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import TARGET
-from flaxflair.preprocessing.registration import Freedom
+from flaxflair.preprocessing.registration import Dof
 
-# Whose grid is kept, if none is asked for: the first that there is.
+# Order of preference for the reference.
 REFERENCES = (TARGET, "T2", "T1", "PD", "DIR", "T1SE")
-
 
 Finder = Literal["template", "hdbet"]
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How raw sessions are prepared.
+    """Options of the preparation of raw sessions.
 
     Attributes:
-      reference: sequence whose grid is kept; empty for the first of `REFERENCES` that there is.
-      freedom: of the registration: 6 for rotation and shift, 12 for an affine map.
-      finder: what finds the brain where no mask is given: the ICBM152 template, or HD-BET.
-      bias_by: what tells a scan's bias: the fields of all scans of its session, or its own alone.
-      workers: sequences at a time, a thread each.
+      reference: sequence that defines the grid; empty for the first of `REFERENCES` in the session.
+      dof: degrees of freedom of the registration: 6 for a rigid transform, 12 for an affine one.
+      finder: brain extraction if no mask is given: by the ICBM152 template, or HD-BET.
+      bias_by: whether the bias of a scan is estimated from all scans of its session, or from that
+        scan alone.
+      workers: sequences processed in parallel, one thread each.
     """
 
     reference: str = ""
-    freedom: Freedom = 12
+    dof: Dof = 12
     finder: Finder = "template"
     bias_by: Literal["session", "scan"] = "session"
     workers: int = 2
 
 
-AS_USUAL = Preparation()
+DEFAULTS = Preparation()
 
 
 def choose_reference(sequences: Mapping[str, object], wanted: str = "") -> str:
-    """Returns the sequence whose grid is kept.
+    """Returns the sequence that defines the grid of a prepared session.
 
     Args:
-      sequences: names of those there are, as keys.
-      wanted: the one asked for; empty for the first of `REFERENCES` that there is.
+      sequences: sequences of the session, as keys.
+      wanted: requested reference; empty for the first of `REFERENCES` in the session.
 
     Raises:
-      InputError: it is not there, or none is.
+      InputError: the session lacks the requested sequence, or has no sequence.
     """
     if wanted and wanted not in sequences:
-        raise InputError(
-            f"there is no {wanted} to be the reference; choose from {', '.join(sequences)}"
-        )
+        raise InputError(f"the reference {wanted} is missing; choose from {', '.join(sequences)}")
     if not sequences:
-        raise InputError(
-            f"no sequence is there to be the reference; give {' or '.join(REFERENCES)}"
-        )
+        raise InputError(f"no sequence can be the reference; give {' or '.join(REFERENCES)}")
     return wanted or next(name for name in REFERENCES if name in sequences)

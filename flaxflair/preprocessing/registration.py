@@ -1,7 +1,7 @@
-"""Bias and motion: inhomogeneity correction and registration, by SimpleITK.
+"""Bias field estimation (N4) and registration, by SimpleITK.
 
-The only module that imports SimpleITK, which is handed arrays and never a file: it reads a damaged
-one without a word. Transforms here are matrices in world mm (RAS+), as affines are.
+The only module that imports SimpleITK. It passes arrays and never files, because SimpleITK reads
+damaged files without an error. Transforms are matrices in world mm (RAS+), as affines are.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import SimpleITK as sitk
 from skimage.measure import block_reduce
 
 from flaxflair.core.records import Array, Geometry, Volume, strides
-from flaxflair.preprocessing.similarity import Comparison, Look
+from flaxflair.preprocessing.similarity import Comparison, Sampling
 from flaxflair.preprocessing.starts import find_starts
 
-Freedom = Literal[6, 12]
+Dof = Literal[6, 12]
 
-_LOOK = Look(5.0, 3.0, 4.0)  # to choose a start
+_SAMPLING = Sampling(5.0, 3.0, 4.0)  # for the choice of a start
 
-# ITK's world is left, posterior, superior.
+# ITK's world coordinates are LPS.
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SEED = 1
 _BINS = 48
 _SAMPLES = 50_000
-# Of a level's voxel: the first step of the descent, and the last.
-_STEP, _LEAST_STEP = 0.25, 0.002
-# An affine map has to tell so much more than a rigid one. On phantoms it told up to 2.3 % more
-# where the truth was rigid, and lay up to 0.7 mm further off; where a scan was stretched by one or
-# two per cent, it mostly told 5 to 19 % more.
-_LEAST_GAIN = 0.03
-# Blocks to which N4 is fitted: mm, and how full of the mask they have to be.
-_BIAS_VOXEL, _FILLED = 6.0, 0.2
+# First and last step of the gradient descent, relative to the voxel of a level.
+_STEP, _MIN_STEP = 0.25, 0.002
+# Minimum relative gain in mutual information of an affine over a rigid transform. On phantoms with
+# rigid motion the gain was up to 2.3 %, with up to 0.7 mm more error; if a scan was stretched by 1
+# or 2 %, it was mostly 5 to 19 %.
+_MIN_GAIN = 0.03
+# Blocks to which N4 is fitted: edge in mm, and minimum fraction of the mask.
+_BIAS_VOXEL, _MIN_FRACTION = 6.0, 0.2
 
 
 class _Level(NamedTuple):
-    """One resolution: voxels of the fixed image, and smoothing of both, in mm."""
+    """One resolution: voxel of the fixed image, and smoothing of both images, in mm."""
 
     voxel: float
     smoothing: float
@@ -58,26 +58,28 @@ def _image(array: Array, geometry: Geometry) -> sitk.Image:
 
 
 def fit_bias(volume: Volume, mask: Array, *, iterations: Sequence[int] = (50, 30)) -> Volume:
-    """Returns the logarithm of the smooth field by which an image was multiplied.
+    """Estimates the logarithm of the bias field of an image.
 
-    N4 (Tustison et al., IEEE Trans. Med. Imaging 29:1310, 2010) on blocks of voxels of about
-    `_BIAS_VOXEL` mm, each the mean of what the mask has of it: the field is smooth over many.
+    N4 (Tustison et al., IEEE Trans. Med. Imaging 29:1310, 2010) on blocks of about `_BIAS_VOXEL`
+    mm, each the mean of its voxels within the mask; the field varies little within a block.
 
     Args:
       volume: not negative.
       mask: bool[x, y, z], where the field is fitted.
-      iterations: at most, for splines over the whole field of view, over halves of it, and so on.
+      iterations: maximum for each level of the spline, from one span over the whole field of view;
+        the spans are halved at each level.
 
     Returns:
-      float32[x', y', z'], a voxel a block, zero on average where the mask fills enough of it.
+      float32[x', y', z'], one voxel for each block; its mean is zero over the blocks within the
+      mask.
     """
     steps: Any = strides(volume.geometry.voxel_size, _BIAS_VOXEL)
     filled, total = (
         block_reduce(array, steps, np.sum)
         for array in (mask.astype(np.float64), np.where(mask, volume.array, 0.0))
     )
-    # In a small scan, or a thin mask, any block will do.
-    inside = filled >= _FILLED * np.prod(steps)
+    # A small scan or a thin mask may fill no block sufficiently.
+    inside = filled >= _MIN_FRACTION * np.prod(steps)
     inside = inside if inside.any() else filled > 0
     small = np.where(inside, total / np.maximum(filled, 1), 0).astype(np.float32)
     corner = np.diag([*steps, 1.0])
@@ -88,7 +90,7 @@ def fit_bias(volume: Volume, mask: Array, *, iterations: Sequence[int] = (50, 30
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(list(iterations))
     n4.SetConvergenceThreshold(1e-4)
-    n4.SetNumberOfWorkUnits(1)  # or sums are added in another order every time
+    n4.SetNumberOfWorkUnits(1)  # sums in a fixed order
     n4.Execute(image, _image(inside.astype(np.uint8), geometry))
     log = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
     return Volume((log - log[inside].mean()).astype(np.float32), geometry)
@@ -98,24 +100,24 @@ def register(
     moving: Volume,
     fixed: Volume,
     mask: Array,
-    freedom: Freedom = 12,
+    dof: Dof = 12,
     *,
     start: Array | None = None,
     finest: float = 1.0,
 ) -> Array:
-    """Returns the matrix that takes world mm of the fixed image to world mm of the moving one.
+    """Returns the transform from world mm of the fixed image to world mm of the moving image.
 
-    Mattes' mutual information, coarse to fine, rigid first; the same result every time. The descent
-    starts where the images tell the most of each other: see `starts`. An affine map is kept
-    only where they tell clearly more by it.
+    Maximises Mattes' mutual information, coarse to fine, rigid first; deterministic. The descent
+    begins at the translations of `starts`. An affine transform is returned only if its mutual
+    information is larger by at least `_MIN_GAIN`.
 
     Args:
       moving: the image to be moved.
       fixed: the image it is moved onto.
       mask: bool[x, y, z] on the fixed image, where they are compared.
-      freedom: 6 for rotation and shift, 12 for an affine map.
-      start: float64[4, 4], an affine map that is nearly right; None to look for starts.
-      finest: mm; no voxels finer than this are looked at.
+      dof: degrees of freedom: 6 for a rigid transform, 12 for an affine one.
+      start: float64[4, 4], initial affine transform; None to search for starts.
+      finest: mm, smallest voxel of the resolution levels used.
 
     Returns:
       float64[4, 4].
@@ -129,23 +131,23 @@ def register(
     ]
     if start is not None:
         return _matrix(_optimise(levels, _affine(start, fixed.geometry.centre), _STEP)[0])
-    comparison = Comparison(moving, fixed, mask, _LOOK)
+    comparison = Comparison(moving, fixed, mask, _SAMPLING)
     coarse = [
         _optimise(levels[:1], _rigid(shift, fixed.geometry.centre), _STEP)[0]
         for shift in find_starts(moving, fixed, comparison)
     ]
-    best = max(coarse, key=lambda found: comparison.information(_matrix(found)))
+    best = max(coarse, key=lambda found: comparison.mutual_information(_matrix(found)))
     found, cost = _optimise(levels[1:] or levels, best, _STEP)
-    if freedom == 12:
+    if dof == 12:
         affine = _affine(_matrix(found), fixed.geometry.centre)
-        # Judged where the images are sharp: smooth ones once preferred a map that was 1 mm off.
-        wider, cost_of_wider = _optimise(levels[1:] or levels, affine, 0.2 * _STEP)
-        found = wider if cost_of_wider < (1 + _LEAST_GAIN) * cost else found
+        # Compared at full resolution: of smoothed images a worse transform, 1 mm off, once won.
+        refined, refined_cost = _optimise(levels[1:] or levels, affine, 0.2 * _STEP)
+        found = refined if refined_cost < (1 + _MIN_GAIN) * cost else found
     return _matrix(found)
 
 
 def _rigid(shift: Array, centre: Array) -> sitk.Euler3DTransform:
-    """Returns a shift, mm (RAS+), as ITK's rigid transform, which turns about `centre`."""
+    """Returns a translation, mm (RAS+), as ITK's rigid transform with rotation about `centre`."""
     transform = sitk.Euler3DTransform()
     transform.SetCenter((_FLIP[:3, :3] @ centre).tolist())
     transform.SetTranslation((_FLIP[:3, :3] @ shift).tolist())
@@ -153,12 +155,12 @@ def _rigid(shift: Array, centre: Array) -> sitk.Euler3DTransform:
 
 
 def _affine(matrix: Array, centre: Array) -> sitk.AffineTransform:
-    """Returns a matrix in world mm (RAS+) as ITK's transform, which turns about `centre`."""
-    own, centre = _FLIP @ matrix @ _FLIP, _FLIP[:3, :3] @ centre
+    """Returns a matrix in world mm (RAS+) as ITK's affine transform about `centre`."""
+    lps, centre = _FLIP @ matrix @ _FLIP, _FLIP[:3, :3] @ centre
     transform = sitk.AffineTransform(3)
     transform.SetCenter(centre.tolist())
-    transform.SetMatrix(own[:3, :3].ravel().tolist())
-    transform.SetTranslation((own[:3, 3] + own[:3, :3] @ centre - centre).tolist())
+    transform.SetMatrix(lps[:3, :3].ravel().tolist())
+    transform.SetTranslation((lps[:3, 3] + lps[:3, :3] @ centre - centre).tolist())
     return transform
 
 
@@ -177,9 +179,9 @@ def _shrink(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, level: _Lev
             sitk.SmoothingRecursiveGaussian(image, [level.smoothing] * 3)
             for image in (fixed, moving)
         )
-        # Read between its voxels, and so finer than the fixed image; no finer than it is smooth.
+        # Interpolated, and therefore finer than the fixed image, but not finer than its smoothing.
         moving = sitk.Shrink(moving, strides(moving.GetSpacing(), 0.5 * level.voxel))
-    # Axis for axis: slices that are thick already are kept.
+    # For each axis separately: thick slices are not subsampled.
     coarse = strides(fixed.GetSpacing(), level.voxel)
     return _Pair(level.voxel, sitk.Shrink(fixed, coarse), moving, sitk.Shrink(mask, coarse))
 
@@ -187,12 +189,12 @@ def _shrink(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, level: _Lev
 def _optimise(
     levels: Sequence[_Pair], start: sitk.Transform, step: float
 ) -> tuple[sitk.Transform, float]:
-    """Finds the transform near a first guess at which two images tell the most of each other.
+    """Maximises the mutual information of two images from an initial transform.
 
     Args:
       levels: coarse to fine.
-      start: the first guess.
-      step: the first, of a level's voxel.
+      start: initial transform.
+      step: first step, relative to the voxel of a level.
 
     Returns:
       The transform, and its negative mutual information at the last level.
@@ -200,7 +202,7 @@ def _optimise(
     found, cost = start, np.inf
     for pair in levels:
         method = sitk.ImageRegistrationMethod()
-        method.SetNumberOfWorkUnits(1)  # or sums are added in another order every time
+        method.SetNumberOfWorkUnits(1)  # sums in a fixed order
         method.SetMetricAsMattesMutualInformation(_BINS)
         method.SetMetricSamplingStrategy(method.RANDOM)
         voxels = pair.fixed.GetNumberOfPixels()
@@ -208,7 +210,7 @@ def _optimise(
         method.SetMetricFixedMask(pair.mask)
         method.SetInterpolator(sitk.sitkLinear)
         method.SetOptimizerAsRegularStepGradientDescent(
-            step * pair.voxel, _LEAST_STEP * pair.voxel, 100, relaxationFactor=0.5
+            step * pair.voxel, _MIN_STEP * pair.voxel, 100, relaxationFactor=0.5
         )
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetInitialTransform(found, inPlace=False)
@@ -220,13 +222,13 @@ def _optimise(
 
 
 def transform_text(matrix: Array) -> str:
-    """Returns a matrix of `register` as ITK's text file, which ITK, ANTs and Slicer apply as it is.
+    """Returns a matrix of `register` as an ITK transform file, for ITK, ANTs and Slicer.
 
     Args:
       matrix: float64[4, 4], world mm of the fixed image to world mm of the moving one (RAS+).
     """
-    own = _FLIP @ matrix @ _FLIP
-    parameters = " ".join(repr(float(v)) for v in [*own[:3, :3].ravel(), *own[:3, 3]])
+    lps = _FLIP @ matrix @ _FLIP
+    parameters = " ".join(repr(float(v)) for v in [*lps[:3, :3].ravel(), *lps[:3, 3]])
     return (
         "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
         f"Parameters: {parameters}\nFixedParameters: 0 0 0\n"

@@ -1,10 +1,10 @@
-"""Preparation: the scans of one session, each on its own grid, become images on one.
+"""Preparation of one session: scans on different grids become images on one grid.
 
-Registration, where the brain is, inhomogeneity correction within it, and one interpolation from the
-scanned voxels to the final grid. In memory; knows no file names.
+Brain extraction, registration, bias correction within the brain, and a single interpolation from
+the scanned voxels to the final grid. In memory; independent of file names.
 
-Everything happens in the reference's frame, in which its axes run right, anterior and superior: how
-a file orders its axes, or a header turns them, makes no difference.
+All coordinates are in the frame of the reference, whose axes run right, anterior and superior, so
+the result does not depend on the axis order of the files or on rotations in the headers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flaxflair.imaging.orientation import ras_geometry
 from flaxflair.imaging.resampling import subsample
 from flaxflair.preprocessing import hdbet
 from flaxflair.preprocessing.alignment import (
-    HERE,
+    IDENTITY,
     align,
     edges_along,
     frame_of,
@@ -30,19 +30,21 @@ from flaxflair.preprocessing.alignment import (
     resample_volume,
     to_frame,
 )
-from flaxflair.preprocessing.anatomy_check import judge_anatomy
+from flaxflair.preprocessing.anatomy_check import anatomy_warnings
 from flaxflair.preprocessing.brain_extraction import find_brain
-from flaxflair.preprocessing.options import AS_USUAL, Preparation, choose_reference
-from flaxflair.preprocessing.session_bias import TEMPLATE_SEQUENCE, correct_alone, estimate_bias
-from flaxflair.preprocessing.similarity import Comparison, Look, shift_by
+from flaxflair.preprocessing.options import DEFAULTS, Preparation, choose_reference
+from flaxflair.preprocessing.session_bias import TEMPLATE_SEQUENCE, correct_scan, estimate_bias
+from flaxflair.preprocessing.similarity import Comparison, Sampling, translation
 
-# Beyond these a preparation should be looked at: a share, mm, degrees, a share.
-_LEAST_COVERED = 0.97
-_MOST_SHIFT, _MOST_TURN, _MOST_STRETCH = 20.0, 15.0, 0.08
-# A scan tells so much of the reference at least, and so many times as much as moved aside, mm: nine
-# real registrations 0.087 and 1.9, four of a phantom that ended elsewhere at most 0.03 and 1.05.
-_LEAST_SHARE, _LEAST_CONTRAST, _ASIDE = 0.04, 1.4, 12.0
-_LOOK, _THIN = Look(5.0, 3.0, 4.0), 2.0
+# Limits beyond which a preparation is reported: fraction of the brain, mm, degrees, relative.
+_MIN_COVERED = 0.97
+_MAX_SHIFT, _MAX_ROTATION, _MAX_STRETCH = 20.0, 15.0, 0.08
+# Minimum uncertainty coefficient of a scan and the reference, and its minimum ratio to the mean
+# after shifts of _SHIFT mm. Nine real registrations had at least 0.087 and 1.9; four failed ones of
+# a phantom at most 0.03 and 1.05.
+_MIN_COEFFICIENT, _MIN_RATIO, _SHIFT = 0.04, 1.4, 12.0
+_SAMPLING = Sampling(5.0, 3.0, 4.0)
+_VOXEL = 2.0  # mm, to which images are subsampled
 _FINDERS: Mapping[str, Callable[[Volume], Array]] = {
     "template": find_brain,
     "hdbet": hdbet.find_brain,
@@ -54,17 +56,16 @@ class Prepared:
     """One session on one grid.
 
     Attributes:
-      reference: the sequence whose grid it is.
-      native: the grid in the order of the reference's file.
-      images: sequence -> float32[x, y, z] on `geometry`, inhomogeneity-corrected; zero where it was
-        not scanned.
+      reference: sequence that defines the grid.
+      native: the grid in the axis order of the reference's file.
+      images: sequence -> float32[x, y, z] on `geometry`, bias-corrected; zero outside the scan.
       brain: bool[x, y, z].
       transforms: sequence -> float64[4, 4], world mm of the reference to world mm of the sequence.
-      covered: sequence -> part of the brain that it was scanned in, 0 to 1.
-      scanned: sequence -> mm, the edges of its scanned voxels along x, y, z of `geometry`, at least
+      covered: sequence -> fraction of the brain inside the scan, 0 to 1.
+      scanned: sequence -> mm, edges of its scanned voxels along x, y, z of `geometry`, at least
         those of the grid.
-      shared: sequence -> sequence -> weight with which the latter's field made the former's bias;
-        see `bias_field.share`.
+      bias_weights: sequence -> sequence -> weight of the latter's field in the bias of the former;
+        see `bias_field.bias_weights`.
     """
 
     reference: str
@@ -74,7 +75,7 @@ class Prepared:
     transforms: Mapping[str, Array]
     covered: Mapping[str, float]
     scanned: Mapping[str, tuple[float, float, float]]
-    shared: Mapping[str, Mapping[str, float]]
+    bias_weights: Mapping[str, Mapping[str, float]]
 
     @property
     def geometry(self) -> Geometry:
@@ -82,132 +83,138 @@ class Prepared:
         return ras_geometry(self.native)
 
     @cached_property
-    def placed(self) -> Mapping[str, Array]:
-        """The images of the reference and of the scans that lie on it."""
+    def aligned(self) -> Mapping[str, Array]:
+        """Images of the reference and of the scans aligned with it."""
         reference = self.reference
-        return {n: i for n, i in self.images.items() if n == reference or _fits(self, n)}
+        return {n: i for n, i in self.images.items() if n == reference or _is_aligned(self, n)}
 
 
 def prepare_session(
     volumes: Mapping[str, Volume],
-    how: Preparation = AS_USUAL,
+    options: Preparation = DEFAULTS,
     *,
     brain: Volume | None = None,
 ) -> Prepared:
     """Prepares one session (Wei et al. 2019, section 2.2).
 
     Args:
-      volumes: sequence -> scan, as the scanner left it.
-      how: what is chosen.
-      brain: a brain mask, lying over the reference, or else over the scan on whose grid it is; None
-        to find the brain.
+      volumes: sequence -> scan, uncorrected.
+      options: options of the preparation.
+      brain: brain mask, aligned with the reference if on its grid, otherwise with the scan on whose
+        grid it is; None for brain extraction.
 
     Raises:
-      InputError: the reference is not there, or the brain is nowhere in it; or HD-BET is to find
-        it, and is not installed.
+      InputError: the reference is missing or contains no brain; the anatomy contradicts the
+        headers; or HD-BET is requested and is not installed.
     """
-    kept = choose_reference(volumes, how.reference)
-    frame = frame_of(ras_geometry(volumes[kept].geometry))
+    reference = choose_reference(volumes, options.reference)
+    frame = frame_of(ras_geometry(volumes[reference].geometry))
     scans = {name: to_frame(frame, volume) for name, volume in volumes.items()}
     given = None if brain is None else to_frame(frame, brain)
-    leader, mask = _find_brain(scans, kept, given, _FINDERS[how.finder])
-    even = map_scans(lambda name: correct_alone(scans[name], mask), volumes, how.workers)
-    transforms, inside = align(even, kept, leader, mask, how)
-    estimate = estimate_bias(scans, transforms, inside, even.get(TEMPLATE_SEQUENCE), how)
-    region = inside.array > 0.5
+    masked, mask = _find_brain(scans, reference, given, _FINDERS[options.finder])
+    corrected = map_scans(lambda name: correct_scan(scans[name], mask), volumes, options.workers)
+    transforms, brain_map = align(corrected, reference, masked, mask, options)
+    t1 = corrected.get(TEMPLATE_SEQUENCE)
+    estimate = estimate_bias(scans, transforms, brain_map, t1, options)
+    region = brain_map.array > 0.5
+    grid = brain_map.geometry
 
     def correct(name: str) -> Array:
         scan = scans[name]
-        image = (
-            scan.array if name == kept else resample_volume(scan, inside.geometry, transforms[name])
-        )
+        image = scan.array if name == reference else resample_volume(scan, grid, transforms[name])
         bias = estimate.bias(name)
-        # What the field is on average is not known; so it changes nothing of the brain's.
+        # The mean of the field is not identifiable; the brain's mean is left unchanged.
         return (image / np.exp(bias - bias[region].mean())).astype(np.float32)
 
-    images = map_scans(correct, volumes, how.workers)
+    images = map_scans(correct, volumes, options.workers)
     back = np.linalg.inv(frame)
     return Prepared(
-        kept,
-        volumes[kept].geometry,
+        reference,
+        volumes[reference].geometry,
         images,
         region,
         {name: frame @ transform @ back for name, transform in transforms.items()},
-        {name: float(part.mean()) for name, part in estimate.seen.items()},
-        {name: edges_along(scan.geometry, inside.geometry) for name, scan in scans.items()},
+        {name: float(part.mean()) for name, part in estimate.coverage.items()},
+        {name: edges_along(scan.geometry, grid) for name, scan in scans.items()},
         estimate.weights,
     )
 
 
-def judge(prepared: Prepared) -> tuple[str, ...]:
-    """Returns what about a prepared session should be looked at before it is trusted."""
-    found = []
+def preparation_warnings(prepared: Prepared) -> tuple[str, ...]:
+    """Returns warnings about a prepared session, one sentence each."""
+    warnings = []
     for name, matrix in prepared.transforms.items():
-        if (part := prepared.covered[name]) < _LEAST_COVERED:
-            found.append(f"the {name} shows {100 * part:.0f} % of the brain; the rest is empty")
-        shift, turn, stretch = _size_of(matrix, prepared.geometry)
-        if shift > _MOST_SHIFT or turn > _MOST_TURN or stretch > _MOST_STRETCH:
-            found.append(
-                f"the {name} was moved by {shift:.0f} mm, turned by {turn:.0f}° and stretched by "
-                f"{100 * stretch:.0f} % to lie on the {prepared.reference}; look at its outline"
+        if (part := prepared.covered[name]) < _MIN_COVERED:
+            warnings.append(f"the {name} covers {100 * part:.0f} % of the brain; the rest is empty")
+        shift, rotation, stretch = _transform_size(matrix, prepared.geometry)
+        if shift > _MAX_SHIFT or rotation > _MAX_ROTATION or stretch > _MAX_STRETCH:
+            warnings.append(
+                f"the {name} was moved by {shift:.0f} mm, rotated by {rotation:.0f}° and stretched "
+                f"by {100 * stretch:.0f} % onto the {prepared.reference}; look at its outline"
             )
-        if name not in prepared.placed:
-            found.append(
-                f"the {name} and the {prepared.reference} hardly tell anything of each other where "
-                "the one was laid on the other; look at its outline"
+        if name not in prepared.aligned:
+            warnings.append(
+                f"the {name} seems misaligned with the {prepared.reference}: their mutual "
+                "information after registration is too low; look at its outline"
             )
-    found += judge_anatomy(prepared.placed, prepared.reference, prepared.brain, prepared.geometry)
-    return tuple(found)
+    warnings += anatomy_warnings(
+        prepared.aligned, prepared.reference, prepared.brain, prepared.geometry
+    )
+    return tuple(warnings)
 
 
 def check_sequences(prepared: Prepared) -> list[Finding]:
-    """Returns which images are other sequences than they are called; see `check_contrasts`.
+    """Returns findings on images of another sequence than stated; see `check_contrasts`.
 
-    What does not lie on the reference is not compared.
+    Misaligned images are not compared.
     """
-    return check_contrasts(prepared.placed, prepared.brain, prepared.geometry.voxel_size)
+    return check_contrasts(prepared.aligned, prepared.brain, prepared.geometry.voxel_size)
 
 
-def _fits(prepared: Prepared, name: str) -> bool:
-    """Tells whether a scan lies on the reference: it says more of it than moved aside."""
-    laid, fixed, brain = (
-        subsample(Volume(array, prepared.geometry), _THIN)
+def _is_aligned(prepared: Prepared, name: str) -> bool:
+    """Whether a scan is aligned: shifts decrease its mutual information with the reference."""
+    moving, fixed, brain = (
+        subsample(Volume(array, prepared.geometry), _VOXEL)
         for array in (
             prepared.images[name],
             prepared.images[prepared.reference],
             prepared.brain,
         )
     )
-    comparison = Comparison(laid, fixed, brain.array, _LOOK)
-    here = comparison.share(HERE)
-    aside = [comparison.share(shift_by(_ASIDE * step)) for step in (*HERE[:3, :3], *-HERE[:3, :3])]
-    return here >= _LEAST_SHARE and here >= _LEAST_CONTRAST * float(np.mean(aside))
+    comparison = Comparison(moving, fixed, brain.array, _SAMPLING)
+    aligned = comparison.uncertainty_coefficient(IDENTITY)
+    shifted = [
+        comparison.uncertainty_coefficient(translation(_SHIFT * step))
+        for step in (*np.eye(3), *-np.eye(3))
+    ]
+    return aligned >= _MIN_COEFFICIENT and aligned >= _MIN_RATIO * float(np.mean(shifted))
 
 
-def _size_of(matrix: Array, geometry: Geometry) -> tuple[float, float, float]:
-    """Returns how far a transform moves the centre, mm, turns, degrees, and stretches, a share."""
+def _transform_size(matrix: Array, geometry: Geometry) -> tuple[float, float, float]:
+    """Returns shift of the centre (mm), rotation (degrees) and largest absolute log stretch."""
     centre = geometry.centre
     shift = np.linalg.norm(matrix[:3, :3] @ centre + matrix[:3, 3] - centre)
     sides, stretches, axes = np.linalg.svd(matrix[:3, :3])
     cosine = (np.trace(sides @ axes) - 1) / 2
-    turn = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-    return float(shift), float(turn), float(np.abs(np.log(stretches)).max())
+    rotation = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    return float(shift), float(rotation), float(np.abs(np.log(stretches)).max())
 
 
 def _find_brain(
     scans: Mapping[str, Volume],
-    kept: str,
+    reference: str,
     given: Volume | None,
     find: Callable[[Volume], Array],
 ) -> tuple[str, Volume]:
-    """Returns the sequence that a brain mask lies over, and the mask, float32 from 0 to 1."""
+    """Returns the sequence that a brain mask is aligned with, and the mask, float32 from 0 to 1."""
     if given is not None:
-        # Two scans may share a grid, and between them the head has moved.
-        own = (name for name in (kept, *scans) if scans[name].geometry.matches(given.geometry))
-        leader = next(own, kept)
+        # The reference first: scans on one grid may differ by motion of the head.
+        names = (reference, *scans)
+        same_grid = (name for name in names if scans[name].geometry.matches(given.geometry))
+        masked = next(same_grid, reference)
         mask = given.array > 0.5
     else:
-        leader = TEMPLATE_SEQUENCE if TEMPLATE_SEQUENCE in scans else kept
-        mask = find(scans[leader])
-    geometry = given.geometry if given is not None else scans[leader].geometry
-    return leader, Volume(mask.astype(np.float32), geometry)
+        masked = TEMPLATE_SEQUENCE if TEMPLATE_SEQUENCE in scans else reference
+        mask = find(scans[masked])
+    geometry = given.geometry if given is not None else scans[masked].geometry
+    return masked, Volume(mask.astype(np.float32), geometry)

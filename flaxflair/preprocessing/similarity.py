@@ -1,7 +1,7 @@
-"""Similarity: how much one image tells of another that is laid on it. Knows arrays and affines.
+"""Similarity: mutual information of two images under a transform.
 
-Outside its field of view an image is air, zero, so that a map that moves one image out of the other
-is no good one: nothing is left out of the comparison.
+Outside its field of view an image counts as air (zero), and every point is compared; otherwise a
+transform that moves one image out of the other could be optimal. Knows arrays and affines.
 """
 
 from __future__ import annotations
@@ -16,66 +16,80 @@ from flaxflair.core.records import Array, Volume, strides
 _BINS = 24
 
 
-class Look(NamedTuple):
-    """How closely images are compared: mm between points, of smoothing, and of a scan's voxel."""
+class Sampling(NamedTuple):
+    """Resolution of a comparison, all in mm.
 
-    apart: float
+    Attributes:
+      spacing: distance between compared points.
+      smoothing: SD of the Gaussian that both images are smoothed with.
+      voxel: edge of the voxels to which the moving image is subsampled.
+    """
+
+    spacing: float
     smoothing: float
     voxel: float
 
 
 class Comparison:
-    """Two images, made ready to be compared under many maps.
+    """Two images, sampled once and compared under many transforms.
 
     Args:
-      moving: the image that is laid on the other.
-      fixed: the other, whose points are compared.
-      where: bool[x, y, z], where on the fixed image.
-      look: how closely.
+      moving: image that the transform is applied to.
+      fixed: image whose points are compared.
+      where: bool[x, y, z], compared region of the fixed image.
+      sampling: resolution.
+
+    Attributes:
+      points: float64[n, 3], compared points, world mm of the fixed image.
     """
 
-    def __init__(self, moving: Volume, fixed: Volume, where: Array, look: Look):
-        every = _every(fixed, look.apart)
-        steps = np.array([step.step for step in every])
-        index = np.argwhere(where[every])
-        self._values = _smooth(fixed, look.smoothing)[every][tuple(index.T)]
+    def __init__(self, moving: Volume, fixed: Volume, where: Array, sampling: Sampling):
+        grid = _subsampling(fixed, sampling.spacing)
+        steps = np.array([step.step for step in grid])
+        index = np.argwhere(where[grid])
+        self._values = _smooth(fixed, sampling.smoothing)[grid][tuple(index.T)]
         affine = fixed.geometry.affine
         self.points = steps * index @ affine[:3, :3].T + affine[:3, 3]
-        some = _every(moving, look.voxel)
-        self._moving = np.ascontiguousarray(_smooth(moving, look.smoothing)[some])
-        grid = moving.geometry.affine @ np.diag([*(step.step for step in some), 1.0])
-        self._to_index = np.linalg.inv(grid)
+        coarse = _subsampling(moving, sampling.voxel)
+        self._moving = np.ascontiguousarray(_smooth(moving, sampling.smoothing)[coarse])
+        affine = moving.geometry.affine @ np.diag([*(step.step for step in coarse), 1.0])
+        self._to_index = np.linalg.inv(affine)
 
-    def information(self, matrix: Array) -> float:
-        """Returns the mutual information under a map, nats.
+    def mutual_information(self, matrix: Array) -> float:
+        """Returns the mutual information under a transform, nats.
 
         Args:
           matrix: float64[4, 4], mm of the fixed image to mm of the moving one.
         """
-        return mutual_information(self._values, self._seen(matrix))
+        return mutual_information(self._values, self._sample(matrix))
 
-    def share(self, matrix: Array) -> float:
-        """Returns which share of what the fixed image says the moving one tells, 0 to 1."""
-        joint = _joint(self._values, self._seen(matrix))
-        own = joint.sum(axis=1)
-        own = own[own > 0]
-        return _information(joint) / max(float(-(own * np.log(own)).sum()), 1e-9)
+    def uncertainty_coefficient(self, matrix: Array) -> float:
+        """Returns the mutual information divided by the entropy of the fixed image, 0 to 1.
 
-    def _seen(self, matrix: Array) -> Array:
+        Args:
+          matrix: float64[4, 4], mm of the fixed image to mm of the moving one.
+        """
+        joint = _joint(self._values, self._sample(matrix))
+        marginal = joint.sum(axis=1)
+        marginal = marginal[marginal > 0]
+        entropy = float(-(marginal * np.log(marginal)).sum())
+        return _information(joint) / max(entropy, 1e-9)
+
+    def _sample(self, matrix: Array) -> Array:
         to_moving = self._to_index @ matrix
-        there = self.points @ to_moving[:3, :3].T + to_moving[:3, 3]
-        return ndimage.map_coordinates(self._moving, there.T, order=1, mode="constant")
+        index = self.points @ to_moving[:3, :3].T + to_moving[:3, 3]
+        return ndimage.map_coordinates(self._moving, index.T, order=1, mode="constant")
 
 
-def shift_by(millimetres: Array) -> Array:
-    """Returns the matrix, float64[4, 4], that adds x, y, z."""
+def translation(millimetres: Array) -> Array:
+    """Returns the matrix, float64[4, 4], of a translation by x, y, z."""
     matrix = np.eye(4)
     matrix[:3, 3] = millimetres
     return matrix
 
 
 def mutual_information(a: Array, b: Array) -> float:
-    """Returns what two lists of values tell of each other, nats."""
+    """Returns the mutual information of paired values, nats, from a joint histogram."""
     return _information(_joint(a, b))
 
 
@@ -84,12 +98,12 @@ def _joint(a: Array, b: Array) -> Array:
 
 
 def _information(joint: Array) -> float:
-    apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    some = joint > 0
-    return float((joint[some] * np.log(joint[some] / apart[some])).sum())
+    independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    positive = joint > 0
+    return float((joint[positive] * np.log(joint[positive] / independent[positive])).sum())
 
 
-def _every(volume: Volume, millimetres: float) -> tuple[slice, slice, slice]:
+def _subsampling(volume: Volume, millimetres: float) -> tuple[slice, slice, slice]:
     x, y, z = strides(volume.geometry.voxel_size, millimetres)
     return slice(None, None, x), slice(None, None, y), slice(None, None, z)
 

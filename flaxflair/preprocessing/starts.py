@@ -1,6 +1,6 @@
-"""Starts: shifts by which a registration may begin, and which of them are worth a descent.
+"""Initial translations of a registration, ranked by mutual information.
 
-Knows heads: where their crowns and middles are. Knows nothing of ITK.
+Candidates come from the headers, the fields of view and landmarks of the head. Independent of ITK.
 """
 
 from __future__ import annotations
@@ -8,30 +8,40 @@ from __future__ import annotations
 import numpy as np
 
 from flaxflair.core.records import Array, Volume, strides
-from flaxflair.preprocessing.similarity import Comparison, shift_by
+from flaxflair.preprocessing.similarity import Comparison, translation
 
-# Starts that are so near each other, mm, descend into the same valley; so many of them are tried.
-_APART, _TRIED = 4.0, 2
-# Of the 99th percentile: what is brighter is no air. mm below the crown that a head is wide.
-_TISSUE, _CROWN = 0.15, 140.0
-_VOXEL = 4.0  # mm, in which a head is looked for
+# Starts closer than this, mm, converge to the same optimum.
+_MIN_DISTANCE = 4.0
+_MAX_STARTS = 2
+_TISSUE = 0.15  # threshold between air and tissue, relative to the 99th percentile
+_CROWN = 140.0  # mm below the top of the head that its centre is computed from
+_VOXEL = 4.0  # mm, voxels in which the head is segmented
 
 
 def find_starts(moving: Volume, fixed: Volume, comparison: Comparison) -> list[Array]:
-    """Returns the most promising shifts of one head onto another, float64[3] each, mm.
+    """Returns the translations with the largest mutual information, at most two, best first.
 
-    The headers are right for most sessions, the centres of the fields of view where headers are
-    not, those of the heads where these are not in the middle, and the crowns where one scan reaches
-    further down the neck than the other.
+    The candidates are: none, as the headers are right for most sessions; the difference of the
+    centres of the fields of view, if the headers are wrong; of the centres of the heads, if these
+    are off-centre in the field of view; and of the centres of the upper parts of the heads, if one
+    scan includes more of the neck.
+
+    Args:
+      moving: the image to be moved.
+      fixed: the image it is moved onto.
+      comparison: of both images.
+
+    Returns:
+      float64[3] each, mm from a point of the fixed image to the same point of the moving image.
     """
     shifts = [np.zeros(3)]
-    for landmark in (_centre_of_view, _centre_of_head, _centre_of_crown):
-        shift = landmark(moving) - landmark(fixed)
-        if all(np.linalg.norm(shift - other) > _APART for other in shifts):
+    for centre_of in (_centre_of_view, _centre_of_head, _centre_of_crown):
+        shift = centre_of(moving) - centre_of(fixed)
+        if all(np.linalg.norm(shift - other) > _MIN_DISTANCE for other in shifts):
             shifts.append(shift)
-    tell = [comparison.information(shift_by(shift)) for shift in shifts]
-    order = np.argsort(tell)[::-1]
-    return [shifts[n] for n in order[:_TRIED]]
+    information = [comparison.mutual_information(translation(shift)) for shift in shifts]
+    order = np.argsort(information)[::-1]
+    return [shifts[n] for n in order[:_MAX_STARTS]]
 
 
 def _centre_of_view(volume: Volume) -> Array:
@@ -43,18 +53,18 @@ def _centre_of_head(volume: Volume) -> Array:
 
 
 def _centre_of_crown(volume: Volume) -> Array:
-    """Returns the middle of the uppermost part of a head, mm."""
+    """Returns the centre of the uppermost `_CROWN` mm of a head, mm."""
     head = _head(volume)
     top = np.percentile(head[:, 2], 99.5)
-    middle = np.median(head[head[:, 2] > top - _CROWN], axis=0)
-    middle[2] = top - 0.5 * _CROWN
-    return middle
+    centre = np.median(head[head[:, 2] > top - _CROWN], axis=0)
+    centre[2] = top - 0.5 * _CROWN
+    return centre
 
 
 def _head(volume: Volume) -> Array:
-    """Returns points in what is no air, mm, float64[n, 3]; one at least."""
+    """Returns points of the head (not air), mm, float64[n, 3]; at least one."""
     steps = strides(volume.geometry.voxel_size, _VOXEL)
-    some = volume.array[tuple(slice(None, None, step) for step in steps)]
-    index = np.argwhere(some >= _TISSUE * np.percentile(some, 99))
+    subsampled = volume.array[tuple(slice(None, None, step) for step in steps)]
+    index = np.argwhere(subsampled >= _TISSUE * np.percentile(subsampled, 99))
     affine = volume.geometry.affine
     return np.array(steps) * index @ affine[:3, :3].T + affine[:3, 3]

@@ -188,12 +188,12 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "scale": options.scale,
         "seed": options.seed,
     }
-    how = Preparation(bias_by=options.bias_by)
+    preparation = Preparation(bias_by=options.bias_by)
     write_phantom(raw, **kind, layout="raw")
     shutil.move(raw / "derivatives/truth", _truth(raw))
     shutil.rmtree(raw / "derivatives")
     started = time.perf_counter()
-    prepare(raw, prepared, how)
+    prepare(raw, prepared, preparation)
     result: dict[str, Any] = {
         "seconds a subject": (time.perf_counter() - started) / options.subjects,
         "sequences": score(raw, prepared),
@@ -201,7 +201,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.control:
         take_bias_out(raw, folder / "even")
-        prepare(folder / "even", folder / "control", how)
+        prepare(folder / "even", folder / "control", preparation)
         result["without bias"] = score(folder / "even", folder / "control", planted=False)
     if options.job:
         write_phantom(exact, **kind, layout="prepared")
@@ -214,9 +214,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def prepare(raw: Path, out: Path, how: Preparation) -> None:
+def prepare(raw: Path, out: Path, options: Preparation) -> None:
     """Prepares a data set, all of it."""
-    report = prepare_dataset(raw, out, how)
+    report = prepare_dataset(raw, out, options)
     if report.failures:
         raise RuntimeError(str(report.failures))
 

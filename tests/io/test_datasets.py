@@ -1,4 +1,4 @@
-"""Cohorts: what a BIDS data set on disk becomes in memory, and which data sets are refused."""
+"""Loading of BIDS data sets as subjects, and data sets that are refused."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SHIFTED[0, 3] += 1
 
 
 def mask_of(name: str) -> np.ndarray:
-    """Returns a mask within the brain that no other name has, bool[x, y, z]."""
+    """Returns a mask within the brain, unique for the name, bool[x, y, z]."""
     return image_of(name) > 400
 
 
-def test_channels_come_in_the_order_of_the_inputs_each_from_its_own_file(write_dataset):
+def test_channels_have_the_order_of_the_inputs(write_dataset):
     (subject,) = load_cohort(write_dataset(FULL), INPUTS)
     assert subject.name == "sub-01"
     assert subject.sequences == INPUTS
@@ -37,7 +37,7 @@ def test_channels_come_in_the_order_of_the_inputs_each_from_its_own_file(write_d
     np.testing.assert_allclose(subject.geometry.affine, AFFINE, atol=1e-6)
 
 
-def test_only_the_inputs_asked_for_are_read(write_dataset):
+def test_only_the_requested_inputs_are_read(write_dataset):
     root = write_dataset(FULL)
     (root / "sub-01/anat/sub-01_PDw.nii.gz").write_bytes(b"damaged")
     (subject,) = load_cohort(root, ("T2", "DIR"))
@@ -50,27 +50,27 @@ def test_only_the_inputs_asked_for_are_read(write_dataset):
     ]
 
 
-def test_an_acquisition_that_no_sequence_claims_belongs_to_the_bare_suffix(write_dataset):
+def test_an_unknown_acquisition_label_belongs_to_the_bare_suffix(write_dataset):
     root = write_dataset(["sub-01_acq-highres_T1w", "sub-01_acq-SE_T1w", "sub-01_FLAIR"])
     (subject,) = load_cohort(root, ("T1", "T1SE"))
     np.testing.assert_array_equal(subject.images[..., 0], image_of("sub-01_acq-highres_T1w"))
     np.testing.assert_array_equal(subject.images[..., 1], image_of("sub-01_acq-SE_T1w"))
 
 
-def test_a_synthetic_flair_is_never_taken_for_the_scanned_one(write_dataset):
+def test_a_synthetic_flair_is_never_loaded_as_the_scanned_one(write_dataset):
     root = write_dataset([*PAIR, "sub-01_desc-synth_FLAIR"])
     (subject,) = load_cohort(root, ("T1",))
     np.testing.assert_array_equal(subject.flair, image_of("sub-01_FLAIR"))
 
 
-def test_sessions_are_subjects_of_one_participant_in_order(write_dataset):
+def test_sessions_are_separate_subjects_sorted_by_name(write_dataset):
     names = [f"sub-{p}_ses-{s}_{suffix}" for p, s in (("02", 1), ("01", 2), ("01", 1))
              for suffix in ("T1w", "FLAIR")]  # fmt: skip
-    told: list[str] = []
+    read: list[str] = []
     root = write_dataset(names, groups={"sub-01": "MS", "sub-02": "HC", "sub-03": "MS"})
-    subjects = load_cohort(root, ("T1",), on_subject=told.append)
+    subjects = load_cohort(root, ("T1",), on_subject=read.append)
     assert [s.name for s in subjects] == ["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"]
-    assert told == [s.name for s in subjects]
+    assert read == [s.name for s in subjects]
     assert [(s.participant, s.session, s.group) for s in subjects] == [
         ("sub-01", "ses-1", "MS"),
         ("sub-01", "ses-2", "MS"),
@@ -110,7 +110,7 @@ def test_subjects_of_different_grids_load_and_are_grouped_by_grid(write_dataset)
     ]
 
 
-def test_a_flair_may_be_absent_where_none_is_needed(write_dataset):
+def test_a_flair_may_be_absent_if_not_needed(write_dataset):
     root = write_dataset(["sub-01_T1w"])
     (subject,) = load_cohort(root, ("T1",), need_flair=False)
     assert subject.flair is None
@@ -124,21 +124,21 @@ def test_a_missing_sequence_is_refused_with_the_file_name_it_would_have(write_da
         load_cohort(root, ("T1", "DIR"))
     assert str(refusal.value) == (
         f"{root}: sub-01 has no DIR (a file ending in _acq-DIR_T2w.nii.gz); "
-        "add it, or leave the sequence out of the inputs"
+        "add it, or remove the sequence from the inputs"
     )
 
 
 @pytest.mark.parametrize("sequence", ["PD", "T2"])
-def test_two_echoes_in_one_file_are_refused_with_how_to_split_them(write_dataset, sequence: str):
+def test_two_echoes_in_one_file_are_refused_with_instructions_to_split_them(
+    write_dataset, sequence: str
+):
     root = write_dataset(["sub-01_T1w", "sub-01_PDT2"])
-    with pytest.raises(
-        InputError, match=rf"has no {sequence} of its own; split .*sub-01_PDT2"
-    ) as no:
+    with pytest.raises(InputError, match=rf"has no separate {sequence}; split .*sub-01_PDT2") as no:
         load_cohort(root, (sequence,), need_flair=False)
     assert "the shorter EchoTime of its sidecar is the PDw, the longer the T2w" in str(no.value)
 
 
-def test_a_sequence_that_is_there_twice_is_refused_with_both_names(write_dataset):
+def test_a_sequence_present_twice_is_refused_with_both_names(write_dataset):
     root = write_dataset([*PAIR, "sub-01_acq-highres_T1w"])
     with pytest.raises(InputError, match=r"sub-01 has T1 twice, .*; keep one") as refusal:
         load_cohort(root, ("T1",))
@@ -146,17 +146,17 @@ def test_a_sequence_that_is_there_twice_is_refused_with_both_names(write_dataset
     assert "sub-01_acq-highres_T1w.nii.gz" in str(refusal.value)
 
 
-def test_a_session_that_misses_a_sequence_is_found_and_refused_alone(write_dataset):
+def test_a_session_without_a_sequence_is_found_and_only_it_is_refused(write_dataset):
     root = write_dataset([*PAIR, "sub-02_T2w", "sub-03_T1w", "sub-03_acq-x_T1w"])
     good, missing, twice = find_sessions(root, ("T1",), flair="ignored")
     assert load_session(good).name == good.name == "sub-01"
-    with pytest.raises(InputError, match=r"sub-02 has no T1 .*; add it, or take a model that"):
+    with pytest.raises(InputError, match=r"sub-02 has no T1 .*; add it, or use a model without"):
         load_session(missing)
     with pytest.raises(InputError, match="sub-03 has T1 twice"):
         load_session(twice)
 
 
-def test_finding_sessions_touches_no_image(write_dataset):
+def test_finding_sessions_reads_no_image(write_dataset):
     root = write_dataset(PAIR)
     (root / "sub-01/anat/sub-01_T1w.nii.gz").write_bytes(b"damaged")
     (session,) = find_sessions(root, ("T1",))
@@ -164,7 +164,7 @@ def test_finding_sessions_touches_no_image(write_dataset):
         load_session(session)
 
 
-def test_where_the_flair_is_ignored_neither_it_nor_what_scores_it_is_read(write_dataset):
+def test_an_ignored_flair_and_the_regions_of_its_scores_are_not_read(write_dataset):
     root = write_dataset(FULL)
     damaged = ("sub-01_FLAIR", "sub-01_label-lesion_mask", "sub-01_desc-noisefree_FLAIR")
     for name in damaged:
@@ -198,7 +198,7 @@ def test_sessions_are_found_by_labels_with_or_without_their_prefix(write_dataset
         found(sessions=["ses-c"])
 
 
-def test_a_label_is_refused_in_one_line_however_many_there_are(write_dataset):
+def test_an_unknown_label_is_refused_with_a_short_list_of_labels(write_dataset):
     root = write_dataset([f"sub-{number:02d}_T1w" for number in range(1, 9)])
     with pytest.raises(InputError, match=r"no participant sub-99; it has .*, sub-05 and 3 more$"):
         find_sessions(root, ("T1",), participants=["99"])
@@ -212,7 +212,7 @@ def test_grids_of_different_shapes_are_refused_with_both_shapes(write_dataset):
         load_cohort(root, ("T1",))
 
 
-def test_grids_at_different_places_are_refused_with_their_distance(write_dataset):
+def test_shifted_grids_are_refused_with_their_distance(write_dataset):
     write_dataset([PAIR[0]], affine=SHIFTED)
     root = write_dataset([PAIR[1]])
     with pytest.raises(GeometryError, match=r"_T1w.*affine differs .* by up to 1 mm; bring"):
@@ -233,19 +233,19 @@ def test_a_constant_image_is_refused_by_name(write_dataset):
 
 
 @pytest.mark.parametrize(
-    ("mask", "said"),
+    ("mask", "message"),
     [
         (np.zeros(SHAPE), r"desc-brain_mask\.nii\.gz: the mask is empty; give one of this scan"),
         (~brain_of(SHAPE), r"the T1 of sub-01 holds one value or none .*; correct"),
     ],
     ids=["empty", "outside"],
 )
-def test_a_brain_mask_in_which_an_image_holds_nothing_is_refused(
-    write_dataset, mask: np.ndarray, said: str
+def test_a_brain_mask_without_image_content_is_refused(
+    write_dataset, mask: np.ndarray, message: str
 ):
     root = write_dataset(PAIR)
     write_dataset({"sub-01_desc-brain_mask": mask.astype(bool)})
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         load_cohort(root, ("T1",))
 
 
@@ -259,7 +259,9 @@ def test_images_with_a_head_need_a_brain_mask(write_dataset):
     np.testing.assert_array_equal(subject.masks.brain, brain_of(SHAPE))
 
 
-def test_the_brain_of_extracted_images_is_what_is_zero_in_none_its_holes_filled(write_dataset):
+def test_the_brain_of_extracted_images_is_their_common_non_zero_region_with_holes_filled(
+    write_dataset,
+):
     t1, flair = image_of(PAIR[0]), image_of(PAIR[1])
     t1[3, 4, 3] = 0
     flair[1] = 0
@@ -293,7 +295,7 @@ def test_white_matter_is_the_normal_appearing_mask_with_the_lesions_in_it(write_
     np.testing.assert_array_equal(subject.masks.nawm, nawm)
 
 
-def test_white_matter_is_taken_from_the_t1_where_no_mask_says_it_and_is_unknown_without(
+def test_white_matter_is_segmented_from_the_t1_if_no_mask_exists(
     write_dataset,
 ):
     t1 = np.where(image_of("sub-01_T1w") > 0, 100, 0).astype(np.float32)
@@ -314,20 +316,20 @@ def test_white_matter_is_taken_from_the_t1_where_no_mask_says_it_and_is_unknown_
     assert subject.masks.nawm is None
 
 
-def test_a_folder_that_is_no_bids_data_set_is_refused(tmp_path: Path):
+def test_a_folder_that_is_not_a_bids_data_set_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"nowhere: no such folder; give the root"):
         load_cohort(tmp_path / "nowhere", ("T1",))
     with pytest.raises(InputError, match=r"holds no dataset_description\.json"):
         load_cohort(tmp_path, ("T1",))
 
 
-def test_a_data_set_without_images_is_refused_with_what_was_looked_for(tmp_path: Path):
+def test_a_data_set_without_images_is_refused_with_the_sequences_searched(tmp_path: Path):
     write_json(tmp_path / "dataset_description.json", {"Name": "bare", "BIDSVersion": "1.10.0"})
     with pytest.raises(InputError, match=r"holds no image of T1, FLAIR"):
         load_cohort(tmp_path, ("T1",))
 
 
-def test_file_names_carry_their_entities_in_the_order_of_the_specification(write_dataset):
+def test_file_names_have_their_entities_in_the_order_of_the_specification(write_dataset):
     name = name_file("mask", label="lesion", space="FLAIR", ses="ses-2", sub="01", desc=None)
     assert name == "sub-01_ses-2_space-FLAIR_label-lesion_mask.nii.gz"
     (image,) = find_images(write_dataset([name.removesuffix(".nii.gz")]))

@@ -1,4 +1,4 @@
-"""NIfTI: what is read is what was written, and nothing else is read at all."""
+"""NIfTI: reading inverts writing, and files with any inconsistency are refused."""
 
 from __future__ import annotations
 
@@ -46,16 +46,18 @@ def encode(
 
 
 def extend(*blocks: tuple[int, bytes], offset: int = 0) -> bytes:
-    """Returns NIfTI bytes with header extensions: the size that each claims, and its content."""
-    own = b"".join(np.array([size, 6], "<i4").tobytes() + content for size, content in blocks)
+    """Returns NIfTI bytes with header extensions, given as stated size and content."""
+    extensions = b"".join(
+        np.array([size, 6], "<i4").tobytes() + content for size, content in blocks
+    )
     header, voxels = PLAIN[:348], PLAIN[352:]
     start = nib.Nifti1Header(header, check=False)
-    start["vox_offset"] = offset or 352 + len(own)
-    return start.binaryblock + bytes([1, 0, 0, 0]) + own + voxels
+    start["vox_offset"] = offset or 352 + len(extensions)
+    return start.binaryblock + bytes([1, 0, 0, 0]) + extensions + voxels
 
 
 def by_qform(array: Any, **fields: Any) -> bytes:
-    """Returns NIfTI bytes placed by a quaternion alone: no rotation, voxels of 1 mm."""
+    """Returns NIfTI bytes with a qform only: no rotation, voxels of 1 mm."""
     place = {"sform_code": 0, "qform_code": 1, "pixdim": [1] * 8, "quatern_b": 0}
     return encode(array, np.eye(4), **{**place, **fields})
 
@@ -66,7 +68,7 @@ WITH_NAN, WITH_INFINITY = ARRAY.copy(), ARRAY.copy()
 WITH_NAN[1, 2, 3] = np.nan
 WITH_INFINITY[1, 2, 3] = np.inf
 
-# case: (file name, content, what the message says was found)
+# case: (file name, content, part of the message)
 REFUSED: dict[str, tuple[str, bytes, str]] = {
     "empty": ("a.nii.gz", b"", "is empty"),
     "truncated": ("a.nii", PLAIN[:-1], f"cut short, {len(PLAIN) - 1} of {len(PLAIN)} bytes"),
@@ -112,17 +114,21 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "beyond float32": ("a.nii", encode(np.full((3, 3, 3), 1e300)), "27 voxels are NaN or infinite"),
     "vast": ("a.nii", encode(ARRAY, dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), "30000×30000×30000"),
     "large": ("a.nii", encode(ARRAY, dim=[3, 500, 500, 500, 1, 1, 1, 1]), "is cut short"),
-    "bytes after the last voxel": ("a.nii", PLAIN + b"\0\1", "goes on after the last of its"),
-    "a slice after the last voxel": ("a.nii", PLAIN + bytes(120), "goes on after the last of its"),
+    "bytes after the last voxel": ("a.nii", PLAIN + b"\0\1", "continues after the last of its"),
+    "a slice after the last voxel": (
+        "a.nii",
+        PLAIN + bytes(120),
+        "continues after the last of its",
+    ),
     "fewer voxels than there are": (
         "a.nii",
         encode(ARRAY, dim=[3, 5, 6, 3, 1, 1, 1, 1]),
-        "goes on after the last of its 5×6×3 voxels",
+        "continues after the last of its 5×6×3 voxels",
     ),
     "a narrower datatype": (
         "a.nii",
         encode(ARRAY, datatype=4, bitpix=16),
-        "goes on after the last of its 5×6×4 voxels of int16",
+        "continues after the last of its 5×6×4 voxels of int16",
     ),
     "bitpix against datatype": ("a.nii", encode(ARRAY, bitpix=16), "16 bits (bitpix), and float32"),
     "datatype unknown": ("a.nii", encode(ARRAY, datatype=17), "unknown datatype 17"),
@@ -143,8 +149,8 @@ MISPLACED: dict[str, tuple[bytes, str]] = {
     "singular": (encode(ARRAY, srow_x=[0, 0, 0, 1]), "affine is singular"),
     "flat": (encode(ARRAY, srow_x=AFFINE[1], srow_y=AFFINE[1]), "affine is singular"),
     "not finite": (encode(ARRAY, srow_x=[np.nan, 0, 0, 0]), "affine is not finite"),
-    "no rotation": (by_qform(ARRAY, quatern_b=9), "its quaternion is no rotation"),
-    "no number": (by_qform(ARRAY, quatern_c=np.nan), "its quaternion is no rotation"),
+    "no rotation": (by_qform(ARRAY, quatern_b=9), "its quaternion is not a rotation"),
+    "no number": (by_qform(ARRAY, quatern_c=np.nan), "its quaternion is not a rotation"),
     "voxels of no size": (by_qform(ARRAY, pixdim=[1, 0, 1, 1] + [1] * 4), "is not finite"),
     "handedness unknown": (by_qform(ARRAY, pixdim=[3] + [1] * 7), "is not finite"),
     "unplaced": (encode(ARRAY, sform_code=0, qform_code=0), "qform_code and sform_code are 0"),
@@ -164,9 +170,7 @@ def put(tmp_path: Path) -> Callable[[str, bytes], Path]:
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_file_that_cannot_be_trusted_is_refused_by_name_with_what_was_found_and_what_to_do(
-    put, case: str
-):
+def test_a_bad_file_is_refused_with_its_name_the_problem_and_the_remedy(put, case: str):
     name, content, found = REFUSED[case]
     path = put(name, content)
     with pytest.raises(InputError) as refusal:
@@ -178,7 +182,7 @@ def test_a_file_that_cannot_be_trusted_is_refused_by_name_with_what_was_found_an
 
 
 @pytest.mark.parametrize("case", MISPLACED)
-def test_an_image_whose_place_in_space_is_unknown_is_a_geometry_error(put, case: str):
+def test_an_unknown_orientation_is_a_geometry_error(put, case: str):
     content, found = MISPLACED[case]
     path = put("a.nii", content)
     with pytest.raises(GeometryError, match=found) as refusal:
@@ -214,7 +218,7 @@ def test_a_flipped_bit_in_a_gzip_stream_is_refused_or_changes_nothing(put):
     assert all(message.startswith(f"{path}: ") for message in refused)
 
 
-def test_a_flipped_bit_in_a_plain_header_never_escapes_as_another_error(put):
+def test_a_flipped_bit_in_a_plain_header_raises_no_other_error(put):
     for bit in np.random.default_rng(0).integers(348 * 8, size=500):
         flipped = bytearray(PLAIN)
         flipped[bit // 8] ^= 1 << (bit % 8)
@@ -225,7 +229,7 @@ def test_a_flipped_bit_in_a_plain_header_never_escapes_as_another_error(put):
 
 
 @pytest.mark.parametrize("case", ["vast", "large"])
-def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken(put, case: str):
+def test_a_header_of_too_many_voxels_is_refused_before_allocation(put, case: str):
     path = put("a.nii.gz", gzip.compress(REFUSED[case][1]))
     tracemalloc.start()
     try:
@@ -279,8 +283,8 @@ def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken(put, ca
         "NIfTI-2",
         "NIfTI-2, big-endian",
         "padded with zeros",
-        "no scaling, as nibabel says it",
-        "no scaling, as the standard says it",
+        "no scaling, as written by nibabel",
+        "no scaling, by the standard",
         "in metres",
         "in micrometres",
         "two extensions",
@@ -291,7 +295,7 @@ def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken(put, ca
         "an extension of an odd size",
     ],
 )
-def test_every_spelling_of_one_image_reads_the_same(put, name: str, content: bytes):
+def test_all_encodings_of_one_image_give_the_same_volume(put, name: str, content: bytes):
     volume = read_volume(put(name, content))
     np.testing.assert_array_equal(volume.array, ARRAY)
     assert volume.array.dtype == np.float32
@@ -306,7 +310,7 @@ def test_the_scaling_of_an_integer_image_is_applied(put):
     np.testing.assert_array_equal(read_volume(path).array, stored * np.float32(0.5) - 3)
 
 
-def test_an_image_placed_by_its_qform_alone_keeps_its_place(put):
+def test_a_qform_without_sform_gives_the_affine(put):
     image = nib.Nifti1Image(ARRAY, None)
     affine = from_matvec(np.diag([-0.9, 0.8, 3.0]), [10, -20, 30])
     image.set_qform(affine, code=1)
@@ -317,7 +321,7 @@ def test_an_image_placed_by_its_qform_alone_keeps_its_place(put):
 @pytest.mark.parametrize("given", ["a.hdr", "a.img"])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair])
-def test_a_pair_of_files_is_read_by_either_of_them(
+def test_a_pair_of_files_is_read_by_the_name_of_either(
     tmp_path: Path, kind: Any, suffix: str, given: str
 ):
     nib.save(kind(ARRAY, AFFINE), tmp_path / f"a.img{suffix}")
@@ -328,15 +332,15 @@ def test_a_pair_of_files_is_read_by_either_of_them(
 
 
 @pytest.mark.parametrize("lost", ["a.hdr", "a.img"])
-def test_a_pair_of_which_one_file_is_missing_is_refused_by_its_name(tmp_path: Path, lost: str):
+def test_an_incomplete_pair_is_refused_with_the_missing_name(tmp_path: Path, lost: str):
     nib.save(nib.Nifti1Pair(ARRAY, AFFINE), tmp_path / "a.img")
     (tmp_path / lost).unlink()
-    (there,) = tmp_path.iterdir()
-    with pytest.raises(InputError, match=rf"{there}: is one file of a pair, and {lost} is not"):
-        read_volume(there)
+    (present,) = tmp_path.iterdir()
+    with pytest.raises(InputError, match=rf"{present}: .* of a pair, and {lost} is missing; add"):
+        read_volume(present)
 
 
-def test_a_link_without_its_file_says_how_to_get_it(tmp_path: Path):
+def test_a_broken_link_is_refused_with_its_remedy(tmp_path: Path):
     annexed, other = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
     annexed.symlink_to("../.git/annex/objects/x1/MD5E-s9--0.nii.gz")
     other.symlink_to("nowhere.nii.gz")
@@ -347,12 +351,12 @@ def test_a_link_without_its_file_says_how_to_get_it(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["a.mgz", "a.NII", "a", "a.nii.zip", "a.hdr", ".nii.gz", "a.gz"])
-def test_a_name_that_no_image_can_be_written_to_is_refused(tmp_path: Path, name: str):
+def test_an_output_name_of_another_format_is_refused(tmp_path: Path, name: str):
     with pytest.raises(WriteError, match=r": images are written as \.nii or \.nii\.gz; name such"):
         expect_image_output(tmp_path / name, [])
 
 
-def test_a_name_for_an_image_is_refused_if_it_is_a_folder_or_an_input(tmp_path: Path):
+def test_an_output_that_is_a_folder_or_an_input_is_refused(tmp_path: Path):
     expect_image_output(tmp_path / "a.nii", [])
     (tmp_path / "b.nii").mkdir()
     with pytest.raises(WriteError, match=r"b\.nii: is a folder"):
@@ -361,9 +365,9 @@ def test_a_name_for_an_image_is_refused_if_it_is_a_folder_or_an_input(tmp_path: 
         expect_image_output(tmp_path / "a.nii.gz", [tmp_path / "a.nii.gz"])
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path):
     os.mkfifo(tmp_path / "a.nii")
-    with pytest.raises(InputError, match=r"a\.nii: is no regular file; "):
+    with pytest.raises(InputError, match=r"a\.nii: is not a regular file; "):
         read_volume(tmp_path / "a.nii")
 
 
@@ -375,11 +379,11 @@ def test_a_quaternion_that_is_too_long_by_rounding_is_read(put):
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_a_stream_that_goes_on_is_read_no_further_than_its_header_says(put, suffix: str):
+def test_a_longer_stream_is_not_read_beyond_its_voxels(put, suffix: str):
     path = put(f"a.nii{suffix}", gzip.compress(PLAIN + bytes(2**28)))
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="goes on after the last of its"):
+        with pytest.raises(InputError, match="continues after the last of its"):
             read_volume(path)
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
@@ -387,7 +391,7 @@ def test_a_stream_that_goes_on_is_read_no_further_than_its_header_says(put, suff
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_reading_undoes_writing_in_values_and_in_place(tmp_path: Path, name: str):
+def test_reading_inverts_writing(tmp_path: Path, name: str):
     write_volume(tmp_path / name, ARRAY.transpose(2, 0, 1), AFFINE)
     volume = read_volume(tmp_path / name)
     np.testing.assert_array_equal(volume.array, ARRAY.transpose(2, 0, 1))
@@ -395,7 +399,7 @@ def test_reading_undoes_writing_in_values_and_in_place(tmp_path: Path, name: str
     np.testing.assert_allclose(volume.geometry.voxel_size, np.linalg.norm(AFFINE[:3, :3], axis=0))
 
 
-def test_a_mask_is_written_as_bytes_and_anything_else_as_float32_never_rescaled(tmp_path: Path):
+def test_masks_are_written_as_uint8_and_other_arrays_as_float32_without_scaling(tmp_path: Path):
     for array, kind in ((ARRAY > 99, np.uint8), (ARRAY.astype(np.int16), np.float32)):
         write_volume(tmp_path / "a.nii", array, AFFINE)
         header: Any = nib.Nifti1Image.from_bytes((tmp_path / "a.nii").read_bytes()).header
@@ -404,7 +408,7 @@ def test_a_mask_is_written_as_bytes_and_anything_else_as_float32_never_rescaled(
         np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").array, array)
 
 
-def test_both_forms_of_a_written_header_say_the_same(tmp_path: Path):
+def test_qform_and_sform_of_a_written_header_are_equal(tmp_path: Path):
     rotation = np.linalg.qr(AFFINE[:3, :3])[0]
     affine = from_matvec(rotation @ np.diag([1, 1, 3]), AFFINE[:3, 3])
     write_volume(tmp_path / "a.nii", ARRAY, affine)
@@ -421,7 +425,7 @@ def test_writing_the_same_image_twice_gives_the_same_bytes(tmp_path: Path):
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
-def test_a_write_that_runs_out_of_room_leaves_what_was_there_and_nothing_else(tmp_path: Path):
+def test_a_failed_write_keeps_the_existing_file_and_leaves_no_other(tmp_path: Path):
     path = tmp_path / "a.nii"
     write_volume(path, ARRAY, AFFINE)
     with no_room_beyond(4096), pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
@@ -430,7 +434,7 @@ def test_a_write_that_runs_out_of_room_leaves_what_was_there_and_nothing_else(tm
     np.testing.assert_array_equal(read_volume(path).array, ARRAY)
 
 
-def test_a_write_that_ends_on_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch):
+def test_a_write_to_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -440,7 +444,7 @@ def test_a_write_that_ends_on_a_full_disk_leaves_nothing(tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_write_into_a_read_only_folder_is_refused_and_leaves_nothing():
+def test_a_write_into_a_read_only_folder_is_refused_and_leaves_no_file():
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o555)
         with unprivileged(), pytest.raises(WriteError, match="Permission denied"):
@@ -450,17 +454,17 @@ def test_a_write_into_a_read_only_folder_is_refused_and_leaves_nothing():
 
 
 def test_grids_match_to_a_hundredth_of_a_voxel(put):
-    own = read_volume(put("a.nii", PLAIN)).geometry
+    geometry = read_volume(put("a.nii", PLAIN)).geometry
     near, far = AFFINE.copy(), AFFINE.copy()
     near[0, 3] += 0.005
     far[0, 0] *= 1.01
-    assert own.matches(read_volume(put("b.nii", encode(ARRAY, near))).geometry)
-    assert not own.matches(read_volume(put("b.nii", encode(ARRAY, far))).geometry)
-    assert not own.matches(read_volume(put("b.nii", encode(ARRAY[1:]))).geometry)
+    assert geometry.matches(read_volume(put("b.nii", encode(ARRAY, near))).geometry)
+    assert not geometry.matches(read_volume(put("b.nii", encode(ARRAY, far))).geometry)
+    assert not geometry.matches(read_volume(put("b.nii", encode(ARRAY[1:]))).geometry)
 
 
 @pytest.mark.parametrize("name", ["x" * 248, "ü" * 124], ids=["ASCII", "two bytes a letter"])
-def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path: Path, name: str):
+def test_a_name_of_the_maximum_length_is_written(tmp_path: Path, name: str):
     path = tmp_path / f"{name}.nii.gz"
     write_volume(path, ARRAY, AFFINE)
     np.testing.assert_array_equal(read_volume(path).array, ARRAY)

@@ -1,4 +1,4 @@
-"""Sessions by names: what is a session's own scan or mask, what is not, and what cannot be told."""
+"""Sessions found by file names: their scans and masks, unused files, and ambiguous names."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def put(root: Path, name: str, folder: str = "sub-01/anat") -> str:
         ("manual", "sub-01_acq-highres_desc-brain_mask"),
     ],
 )
-def test_a_mask_of_the_sessions_own_space_is_its_mask_by_its_real_path(
+def test_a_mask_in_the_space_of_the_session_is_found(
     write_dataset: Write, derivative: str | None, name: str
 ) -> None:
     root = write_dataset([T1])
@@ -57,17 +57,17 @@ def test_a_mask_of_the_sessions_own_space_is_its_mask_by_its_real_path(
 @pytest.mark.parametrize(
     ("entities", "folder", "why"),
     [
-        ("space-MNI152NLin2009cAsym", "anat", "it lies in the space MNI152NLin2009cAsym"),
-        ("space-T2w", "anat", "it lies in the space T2w"),  # the session has no T2
-        ("space-fsnative", "anat", "it lies in the space fsnative"),
-        ("task-rest", "func", "it lies in func, not in anat"),
-        ("space-T1w", "func", "it lies in func, not in anat"),
-        ("dir-AP", "dwi", "it lies in dwi, not in anat"),
-        ("task-rest_space-T1w", "anat", "task-rest says that it is of another image"),
-        ("hemi-L", "anat", "hemi-L says that it is of another image"),
+        ("space-MNI152NLin2009cAsym", "anat", "it is in the space MNI152NLin2009cAsym"),
+        ("space-T2w", "anat", "it is in the space T2w"),  # the session has no T2
+        ("space-fsnative", "anat", "it is in the space fsnative"),
+        ("task-rest", "func", "it is in func, not in anat"),
+        ("space-T1w", "func", "it is in func, not in anat"),
+        ("dir-AP", "dwi", "it is in dwi, not in anat"),
+        ("task-rest_space-T1w", "anat", "task-rest marks it as the mask of another image"),
+        ("hemi-L", "anat", "hemi-L marks it as the mask of another image"),
     ],
 )
-def test_a_mask_from_elsewhere_is_left_alone_and_said(
+def test_a_mask_of_another_space_or_scan_is_not_used_and_noted(
     write_dataset: Write, kind: str, entities: str, folder: str, why: str
 ) -> None:
     root = write_dataset([T1])
@@ -79,15 +79,15 @@ def test_a_mask_from_elsewhere_is_left_alone_and_said(
     assert note.startswith(f"{path}: is not used: {why}")
 
 
-def test_a_mask_of_a_prepared_set_lies_in_the_space_of_its_images(write_dataset: Write) -> None:
+def test_a_mask_of_a_prepared_data_set_is_in_the_space_of_its_images(write_dataset: Write) -> None:
     root = write_dataset(["sub-01_space-MNI_T1w"])
     write_dataset({"sub-01_space-MNI_desc-brain_mask": MASK, "sub-01_desc-brain_mask": MASK})
     files = only(root)
     assert [m.entities.get("space") for m in files.find("mask")] == ["MNI"]
-    assert "it lies in the space of the scanner" in files.notes[0]
+    assert "it is in the space of the scanner" in files.notes[0]
 
 
-def test_a_mask_that_this_program_wrote_is_never_taken_for_the_users(write_dataset: Write) -> None:
+def test_a_mask_written_by_flaxflair_is_never_an_input(write_dataset: Write) -> None:
     root = write_dataset([T1])
     out = root / "derivatives/flaxflair"
     start_derivative(out, "Synthetic FLAIR and saliency", root, [])
@@ -97,7 +97,7 @@ def test_a_mask_that_this_program_wrote_is_never_taken_for_the_users(write_datas
     assert "this program wrote it" in files.notes[0]
 
 
-def test_of_two_masks_of_a_kind_the_first_is_used_and_the_other_said(write_dataset: Write) -> None:
+def test_the_first_of_two_masks_of_a_kind_is_used_and_the_other_noted(write_dataset: Write) -> None:
     root = write_dataset([T1])
     for rater in ("a", "b"):
         write_dataset({"sub-01_label-lesion_mask": MASK}, derivative=rater)
@@ -114,15 +114,15 @@ def test_of_two_masks_of_a_kind_the_first_is_used_and_the_other_said(write_datas
     [
         ("sub-01_ce-gadolinium_T1w", "post-contrast"),
         ("sub-01_acq-postgd_T1w", "post-contrast"),
-        ("sub-01_part-phase_T1w", "no magnitude image"),
-        ("sub-01_part-real_T1w", "no magnitude image"),
+        ("sub-01_part-phase_T1w", "not a magnitude image"),
+        ("sub-01_part-real_T1w", "not a magnitude image"),
         ("sub-01_mt-on_T1w", "with magnetisation transfer"),
         ("sub-01_acq-MTon_T1w", "with magnetisation transfer"),
         ("sub-01_inv-1_T1w", "one of several inversions"),
         ("sub-01_acq-SE_T1w", "a T1SE"),
     ],
 )
-def test_a_scan_that_its_name_tells_is_another_is_the_t1_only_by_a_pattern(
+def test_a_scan_with_the_name_of_another_contrast_is_the_t1_only_by_a_pattern(
     write_dataset: Write, name: str, what: str
 ) -> None:
     root = write_dataset([T1])
@@ -138,15 +138,15 @@ def test_a_scan_that_its_name_tells_is_another_is_the_t1_only_by_a_pattern(
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("sub-01_ce-gd_T2w.nii.gz", "by its name it is post-contrast; if it is the T2 all the"),
-        ("sub-01_part-phase_T2w.nii", "by its name it is no magnitude image"),
-        ("sub-01_T2w.hdr", "a data set holds .nii or .nii.gz; convert it to one"),
-        ("sub-01_T2w.mgz", "a data set holds .nii or .nii.gz"),
-        ("sub-01_T2w.NII.GZ", "a data set holds .nii or .nii.gz"),
-        ("sub-01_acq-highres_T2w.nrrd", "a data set holds .nii or .nii.gz"),
+        ("sub-01_ce-gd_T2w.nii.gz", "by its name it is post-contrast; if it is the T2 nev"),
+        ("sub-01_part-phase_T2w.nii", "by its name it is not a magnitude image"),
+        ("sub-01_T2w.hdr", "its format is neither .nii nor .nii.gz; convert it"),
+        ("sub-01_T2w.mgz", "its format is neither .nii nor .nii.gz"),
+        ("sub-01_T2w.NII.GZ", "its format is neither .nii nor .nii.gz"),
+        ("sub-01_acq-highres_T2w.nrrd", "its format is neither .nii nor .nii.gz"),
     ],
 )
-def test_a_scan_that_is_not_used_is_said_unless_another_is_there(
+def test_an_unused_scan_is_noted_unless_another_of_its_sequence_exists(
     write_dataset: Write, name: str, why: str
 ) -> None:
     root = write_dataset([T1])
@@ -158,28 +158,28 @@ def test_a_scan_that_is_not_used_is_said_unless_another_is_there(
 
 
 @pytest.mark.parametrize("by", [7, "flaxflair", {"Name": "flaxflair"}, ["flaxflair"], [None]])
-def test_a_derivative_that_says_oddly_who_made_it_is_someone_elses(
+def test_a_derivative_with_an_invalid_generated_by_is_of_other_software(
     write_dataset: Write, by: object
 ) -> None:
     root = write_dataset([T1])
     write_dataset({"sub-01_desc-brain_mask": MASK}, derivative="odd")
-    said = {"Name": "x", "GeneratedBy": by, "DatasetLinks": {}}
-    write_json(root / "derivatives/odd/dataset_description.json", said)
+    content = {"Name": "x", "GeneratedBy": by, "DatasetLinks": {}}
+    write_json(root / "derivatives/odd/dataset_description.json", content)
     assert len(list(only(root).find("mask"))) == 1
 
 
-def test_a_magnitude_beside_its_phase_is_the_scan(write_dataset: Write) -> None:
+def test_a_magnitude_image_is_preferred_to_its_phase(write_dataset: Write) -> None:
     root = write_dataset(["sub-01_part-mag_T1w", "sub-01_part-phase_T1w"])
     assert choose_images(only(root))["T1"].entities["part"] == "mag"
 
 
-def test_a_pattern_is_the_only_way_to_be_that_sequence(write_dataset: Write) -> None:
+def test_a_sequence_with_a_pattern_is_identified_by_it_alone(write_dataset: Write) -> None:
     root = write_dataset(["sub-01_run-1_T1w", "sub-01_run-2_T1w", "sub-01_T2w", "sub-02_T1w"])
     one, two = find_sessions(root, ("T1",), patterns={"T1": "*_run-1_T1w.nii.gz"}, flair="ignored")
     assert choose_images(one)["T1"].entities["run"] == "1"
-    with pytest.raises(InputError, match=r"sub-02 has no T1 \(a path that fits \*_run-1_T1w"):
+    with pytest.raises(InputError, match=r"sub-02 has no T1 \(a path that matches \*_run-1_T1w"):
         choose_images(two)
-    with pytest.raises(InputError, match=r"no image fits the pattern T1=\*_run-7_T1w"):
+    with pytest.raises(InputError, match=r"no image matches the pattern T1=\*_run-7_T1w"):
         only(root, patterns={"T1": "*_run-7_T1w.nii.gz"})
 
 
@@ -199,9 +199,7 @@ def test_a_pattern_is_the_only_way_to_be_that_sequence(write_dataset: Write) -> 
         ".git/annex/sub-01/anat",
     ],
 )
-def test_what_lies_in_a_data_set_besides_its_scans_is_left_alone(
-    write_dataset: Write, folder: str
-) -> None:
+def test_other_folders_of_a_data_set_are_ignored(write_dataset: Write, folder: str) -> None:
     root = write_dataset([T1])
     put(root, T1, folder)
     shutil.copy(root / "dataset_description.json", root / Path(folder).parts[0])
@@ -209,7 +207,7 @@ def test_what_lies_in_a_data_set_besides_its_scans_is_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("ignore", "kept"),
+    ("ignore", "included"),
     [
         ("*_run-2_T1w.nii.gz", ["1"]),
         ("# a comment\n\nsub-01/anat/*run-2*\n", ["1"]),
@@ -221,29 +219,31 @@ def test_what_lies_in_a_data_set_besides_its_scans_is_left_alone(
         ("sub-02/", ["1", "2"]),
     ],
 )
-def test_what_bidsignore_names_is_left_alone(
-    write_dataset: Write, ignore: str, kept: list[str]
-) -> None:
+def test_bidsignore_excludes_files(write_dataset: Write, ignore: str, included: list[str]) -> None:
     root = write_dataset(["sub-01_run-1_T1w", "sub-01_run-2_T1w", "sub-01_T2w"])
     (root / ".bidsignore").write_text(ignore)
     files = only(root)
-    assert [i.entities["run"] for i in files.images if i.sequence == "T1"] == kept
+    assert [i.entities["run"] for i in files.images if i.sequence == "T1"] == included
 
 
 @pytest.mark.parametrize(
     ("folder", "name", "why"),
     [
-        ("sub-01/anat", "sub-02_T2w", "its name says sub-02 and its folder sub-01"),
-        ("sub-01/anat", "sub-01_ses-2_T2w", "its name says ses-2 and its folder no ses-"),
-        ("sub-01/ses-1/anat", "sub-01_T2w", "its name says no ses- and its folder ses-1"),
-        ("sub-01/ses-1/anat", "sub-01_ses-2_T2w", "its name says ses-2 and its folder ses-1"),
-        ("sub-MS-01/anat", "sub-MS-01_T1w", "letters and digits in a label, so sub-MS-01 is none"),
-        ("sub-M_1/anat", "sub-M_1_T1w", "letters and digits in a label, so sub-M_1 is none"),
-        ("sub-M 1/anat", "sub-M 1_T1w", "letters and digits in a label, so sub-M 1 is none"),
-        ("sub-1.5/anat", "sub-1.5_T1w", "letters and digits in a label, so sub-1.5 is none"),
+        ("sub-01/anat", "sub-02_T2w", "its name has sub-02 and its folder sub-01"),
+        ("sub-01/anat", "sub-01_ses-2_T2w", "its name has ses-2 and its folder no ses-"),
+        ("sub-01/ses-1/anat", "sub-01_T2w", "its name has no ses- and its folder ses-1"),
+        ("sub-01/ses-1/anat", "sub-01_ses-2_T2w", "its name has ses-2 and its folder ses-1"),
+        (
+            "sub-MS-01/anat",
+            "sub-MS-01_T1w",
+            "letters and digits in a label, so sub-MS-01 is invalid",
+        ),
+        ("sub-M_1/anat", "sub-M_1_T1w", "letters and digits in a label, so sub-M_1 is invalid"),
+        ("sub-M 1/anat", "sub-M 1_T1w", "letters and digits in a label, so sub-M 1 is invalid"),
+        ("sub-1.5/anat", "sub-1.5_T1w", "letters and digits in a label, so sub-1.5 is invalid"),
     ],
 )
-def test_a_session_whose_names_contradict_is_refused_alone(
+def test_only_the_session_with_contradictory_names_is_refused(
     write_dataset: Write, folder: str, name: str, why: str
 ) -> None:
     root = write_dataset([T1, "sub-09_T1w"])
@@ -257,15 +257,13 @@ def test_a_session_whose_names_contradict_is_refused_alone(
     assert choose_images(good)["T1"].participant == "sub-09"
 
 
-def test_participants_are_known_with_and_without_their_prefix(write_dataset: Write) -> None:
+def test_participants_are_listed_with_or_without_their_prefix(write_dataset: Write) -> None:
     root = write_dataset([T1, "sub-02_T1w"], groups={"01": "MS", "sub-02": "HC"})
     assert [files.group for files in find_sessions(root, ("T1",))] == ["MS", "HC"]
 
 
 @pytest.mark.parametrize("link", ["itself", "the data set", "its own folder", "nowhere"])
-def test_links_in_circles_and_to_nowhere_stop_no_other_subject(
-    write_dataset: Write, link: str
-) -> None:
+def test_cyclic_and_broken_links_stop_no_other_subject(write_dataset: Write, link: str) -> None:
     root = write_dataset([T1])
     target = {"itself": "sub-02", "the data set": ".", "its own folder": "..", "nowhere": "gone"}
     (root / "sub-02").symlink_to(target[link])
@@ -281,7 +279,7 @@ def test_links_in_circles_and_to_nowhere_stop_no_other_subject(
             choose_images(bad)
 
 
-def test_a_description_that_is_no_json_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_description_that_is_not_json_is_refused_by_name(tmp_path: Path) -> None:
     write_json(tmp_path / "dataset_description.json", {"Name": "x"})
     (tmp_path / "dataset_description.json").write_text('{"Name": "x",}')
     with pytest.raises(InputError, match=r"dataset_description\.json: is not JSON .*; correct it"):

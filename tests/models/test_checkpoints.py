@@ -25,7 +25,7 @@ def state(network):
     return init_fit(network.init(jax.random.key(0)), adam, Plan(2, 3, 1, 0, 1))
 
 
-def test_a_state_comes_back_bit_for_bit(state, tmp_path: Path) -> None:
+def test_a_state_is_restored_exactly(state, tmp_path: Path) -> None:
     checkpoints.save(tmp_path / "last", 3, state)
     empty = jax.tree.map(jnp.zeros_like, state)
     loaded = checkpoints.load(tmp_path / "last", empty)
@@ -35,7 +35,7 @@ def test_a_state_comes_back_bit_for_bit(state, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_newest_is_kept_alone_and_an_older_one_is_not_written_over_it(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoint_is_kept(tmp_path: Path) -> None:
     for step, value in ((1, 1.0), (5, 5.0), (3, 3.0)):
         checkpoints.save(tmp_path, step, {"value": jnp.float32(value)})
     loaded = checkpoints.load(tmp_path, {"value": jnp.float32(0)})
@@ -44,11 +44,11 @@ def test_the_newest_is_kept_alone_and_an_older_one_is_not_written_over_it(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["5"]
 
 
-def test_where_nothing_was_saved_there_is_nothing(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_loads_as_none(tmp_path: Path) -> None:
     assert checkpoints.load(tmp_path / "none", {"value": jnp.float32(0)}) is None
 
 
-def test_what_kills_leave_behind_is_not_taken_for_a_checkpoint_and_is_removed(tmp_path: Path):
+def test_incomplete_checkpoints_are_ignored_and_removed(tmp_path: Path):
     checkpoints.save(tmp_path, 2, {"value": jnp.float32(2)})
     shutil.copytree(tmp_path / "2", tmp_path / "1")  # killed before the older one was removed
     for name in ("3.orbax-checkpoint-tmp", "4.orbax-checkpoint-tmp-17"):
@@ -82,21 +82,21 @@ def test_a_flipped_bit_in_a_checkpoint_is_refused_or_changes_nothing(tmp_path: P
     assert refused > 5
 
 
-def test_a_checkpoint_put_in_the_place_of_another_is_refused(tmp_path: Path):
+def test_a_checkpoint_with_arrays_of_another_is_refused(tmp_path: Path):
     for name, value in (("one", 1.0), ("other", 2.0)):
         checkpoints.save(tmp_path / name, 1, {"value": jnp.float32(value)})
     shutil.rmtree(tmp_path / "one/1/state")
     shutil.copytree(tmp_path / "other/1/state", tmp_path / "one/1/state")
-    with pytest.raises(InputError, match=r"is not what was saved .* remove the folder"):
+    with pytest.raises(InputError, match=r"was changed since it was saved .* remove the folder"):
         checkpoints.load(tmp_path / "one", {"value": jnp.float32(0)})
 
 
-def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_is_still_there(tmp_path: Path):
+def test_a_full_disk_gives_one_sentence_and_the_previous_checkpoint_remains(tmp_path: Path):
     checkpoints.save(tmp_path, 1, {"value": jnp.ones(10_000)})
-    with no_room_beyond(100), pytest.raises(WriteError) as told:
+    with no_room_beyond(100), pytest.raises(WriteError) as error:
         checkpoints.save(tmp_path, 2, {"value": jnp.zeros(10_000)})
-    assert "the checkpoint of step 2 cannot be written" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "the checkpoint of step 2 cannot be written" in str(error.value)
+    assert "\n" not in str(error.value)
     loaded = checkpoints.load(tmp_path, {"value": jnp.zeros(10_000)})
     assert loaded is not None
     assert float(loaded["value"].sum()) == 10_000
@@ -109,7 +109,7 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(tmp_path: Path) -> N
         checkpoints.load(tmp_path / "params", {"other": jnp.zeros(3)})
 
 
-def test_threads_that_save_at_once_all_come_to_an_end(tmp_path: Path):
+def test_concurrent_saves_by_threads_finish(tmp_path: Path):
     def save_all(name: str) -> None:
         for step in range(4):
             checkpoints.save(tmp_path / name, step, {"a": jnp.full(3, step)})

@@ -75,7 +75,7 @@ def images() -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("form", ["run", "model.safetensors"])
-def test_a_loaded_model_predicts_what_the_saved_one_does(
+def test_a_loaded_model_predicts_like_the_saved_model(
     model: Model, images: tuple[Array, Array], form: str, tmp_path: Path
 ):
     place = tmp_path / form
@@ -94,13 +94,13 @@ def test_a_loaded_model_predicts_what_the_saved_one_does(
     assert digest_model(loaded) == digest_model(model)
 
 
-def test_nothing_that_is_saved_is_a_pickle(model: Model, tmp_path: Path):
+def test_saved_models_contain_no_pickle(model: Model, tmp_path: Path):
     save_model(tmp_path, model)
     assert {path.name for path in tmp_path.iterdir()} == {"model.json", "model.safetensors"}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_method_of_a_stranger_runs_code(method: str, run: Path, capsys):
+def test_loading_a_foreign_model_runs_no_code(method: str, run: Path, capsys):
     class Evil:
         def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
             return print, ("code of a stranger ran",)
@@ -117,10 +117,10 @@ def test_no_method_of_a_stranger_runs_code(method: str, run: Path, capsys):
 def edit(run: Path, *, sealed: bool = False, **changes: Any) -> None:
     """Changes `model.json`, `normalization__images__mean` being a place; None takes one away."""
     path = run / "fold-0/model.json"
-    said = json.loads(path.read_text())
+    description = json.loads(path.read_text())
     for place, value in changes.items():
         *parents, name = place.split("__")
-        owner = said
+        owner = description
         for parent in parents:
             owner = owner[parent]
         if value is None:
@@ -128,9 +128,9 @@ def edit(run: Path, *, sealed: bool = False, **changes: Any) -> None:
         else:
             owner[name] = value
     if sealed:
-        said.pop("digest")
-        said["digest"] = digest(said, load_file(run / "fold-0/model.safetensors"))
-    path.write_text(json.dumps(said))
+        description.pop("digest")
+        description["digest"] = digest(description, load_file(run / "fold-0/model.safetensors"))
+    path.write_text(json.dumps(description))
 
 
 NAN = float("nan")
@@ -188,15 +188,15 @@ ODD: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("sealed", [False, True], ids=["", "sealed"])
 @pytest.mark.parametrize("changes", ODD, ids=str)
-def test_an_odd_description_is_one_sentence_whether_its_digest_fits_or_not(
+def test_an_invalid_description_gives_one_sentence_with_any_digest(
     changes: dict[str, Any], sealed: bool, run: Path
 ):
     edit(run, sealed=sealed, **changes)
     with pytest.raises(
-        InputError, match=r"model\.json: .*; take the model as it was saved"
-    ) as told:
+        InputError, match=r"model\.json: .*; restore the model as it was saved"
+    ) as error:
         load_model(run)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,9 @@ def test_an_odd_description_is_one_sentence_whether_its_digest_fits_or_not(
     ],
     ids=str,
 )
-def test_what_is_odd_in_a_description_is_named(changes: dict[str, Any], found: str, run: Path):
+def test_the_invalid_field_of_a_description_is_named(
+    changes: dict[str, Any], found: str, run: Path
+):
     edit(run, sealed="damaged" not in found and "digest" not in changes, **changes)
     with pytest.raises(InputError, match=found):
         load_model(run)
@@ -234,9 +236,9 @@ def test_what_is_odd_in_a_description_is_named(changes: dict[str, Any], found: s
     ],
     ids=lambda text: text[:12],
 )
-def test_a_description_that_is_none_is_one_sentence(text: str, run: Path):
+def test_a_description_that_is_not_json_gives_one_sentence(text: str, run: Path):
     (run / "fold-0/model.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(InputError, match=r"model\.json: .*; take the model as it was saved"):
+    with pytest.raises(InputError, match=r"model\.json: .*; restore the model as it was saved"):
         load_model(run)
 
 
@@ -276,7 +278,7 @@ def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(model: Model, tmp_
     ids=["gone", "empty", "cut", "longer", "noise", "others", "more", "folder"],
 )
 @pytest.mark.parametrize("form", ["run", "one.safetensors"])
-def test_damaged_arrays_are_one_sentence(
+def test_damaged_arrays_give_one_sentence(
     damage: Callable[[Path], Any], form: str, run: Path, tmp_path: Path
 ):
     path = run / "fold-0/model.safetensors"
@@ -284,7 +286,7 @@ def test_damaged_arrays_are_one_sentence(
         path = tmp_path / form
         export_model(load_model(run), path)
     damage(path)
-    with pytest.raises(InputError, match=r"; take|no such file"):
+    with pytest.raises(InputError, match=r"; restore|no such file"):
         load_model(tmp_path / form)
 
 
@@ -322,7 +324,7 @@ def put(at: Any, value: Any) -> Callable[[Array], None]:
         ("propagation", spoil("images", lambda a: a[..., :1]), "array 'images'"),
     ],
 )
-def test_arrays_that_are_no_such_method_are_refused_though_their_digest_fits(
+def test_arrays_that_do_not_fit_the_method_are_refused_with_a_valid_digest(
     method: str, change: Callable[[dict[str, Array]], Any], found: str, tmp_path: Path
 ):
     save_model(tmp_path / "fold-0", make(method))
@@ -342,7 +344,7 @@ def test_the_arrays_of_another_fold_are_refused(run: Path):
         load_model(run, 0)
 
 
-def test_what_is_no_model_says_what_to_give(run: Path, tmp_path: Path):
+def test_a_path_that_is_not_a_model_is_refused_with_its_remedy(run: Path, tmp_path: Path):
     other = tmp_path / "weights.pt"
     other.write_bytes(b"PK")
     for source, fold, found in (
@@ -357,7 +359,7 @@ def test_what_is_no_model_says_what_to_give(run: Path, tmp_path: Path):
         load_model(other.with_suffix(".safetensors"))
 
 
-def test_a_run_is_exported_to_one_file_that_says_what_it_is(run: Path, tmp_path: Path, capsys):
+def test_a_run_is_exported_to_one_self_describing_file(run: Path, tmp_path: Path, capsys):
     out = tmp_path / "mine.safetensors"
     assert main(["export", str(run), str(out)]) == 0
     assert digest_model(load_model(out)) == digest_model(load_model(run))
@@ -373,7 +375,7 @@ def test_a_run_is_exported_to_one_file_that_says_what_it_is(run: Path, tmp_path:
         load_model(out, 1)
 
 
-def test_a_full_disk_leaves_the_model_that_was_there(run: Path, tmp_path: Path):
+def test_a_full_disk_leaves_the_previous_model(run: Path, tmp_path: Path):
     before = digest_model(load_model(run))
     with no_room_beyond(100), pytest.raises(WriteError, match=r"model\.safetensors: cannot be"):
         save_model(run / "fold-0", make("mlp"))

@@ -100,9 +100,9 @@ def test_an_exported_model_predicts_alike_under_one_digest(
     subject = ball((2.0, 2.0, 2.0))
     assert_allclose(predict(loaded, subject).array, predict(tiny, subject).array, atol=20 * half)
     with safe_open(path, framework="numpy") as stored:
-        said = json.loads((stored.metadata() or {})["flaxflair"])
-    # What a sidecar says is what stands in the file.
-    assert digest_model(loaded) == said["digest"]
+        description = json.loads((stored.metadata() or {})["flaxflair"])
+    # The digest in a sidecar is that in the file.
+    assert digest_model(loaded) == description["digest"]
     again = tmp_path / "again.safetensors"
     export_model(loaded, again)
     assert again.read_bytes() == path.read_bytes()
@@ -147,20 +147,20 @@ def test_an_exported_model_predicts_alike_under_one_digest(
     ],
     ids=lambda change: json.dumps(change)[:60],
 )
-def test_an_edited_model_is_refused_in_a_sentence(
-    tiny: UniversalModel, tmp_path: Path, change: dict[str, Any]
-):
+def test_an_edited_model_is_refused(tiny: UniversalModel, tmp_path: Path, change: dict[str, Any]):
     path = tmp_path / "model.safetensors"
     export_model(tiny, path)
     with safe_open(path, framework="numpy") as stored:
         arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        said = json.loads((stored.metadata() or {})["flaxflair"])
-    save_file(arrays, path, {"flaxflair": json.dumps({**said, **change})})
-    with pytest.raises(InputError, match=r"model\.safetensors: .*take the model as it was saved"):
+        description = json.loads((stored.metadata() or {})["flaxflair"])
+    save_file(arrays, path, {"flaxflair": json.dumps({**description, **change})})
+    with pytest.raises(
+        InputError, match=r"model\.safetensors: .*restore the model as it was saved"
+    ):
         load_model(path)
 
 
-def test_a_session_without_any_input_is_named(tiny: UniversalModel, write_dataset):
+def test_a_session_without_any_input_is_refused(tiny: UniversalModel, write_dataset):
     from flaxflair.io.session_files import find_sessions
 
     root = write_dataset(["sub-01_FLAIR"])
@@ -169,8 +169,8 @@ def test_a_session_without_any_input_is_named(tiny: UniversalModel, write_datase
         choose_inputs(tiny, files)
 
 
-def test_saliency_of_a_universal_model_is_refused_in_a_sentence(tiny: UniversalModel):
-    with pytest.raises(InputError, match="name its run"):
+def test_saliency_of_a_universal_model_is_refused(tiny: UniversalModel):
+    with pytest.raises(InputError, match="name a run of a network"):
         saliency_maps(tiny, ball())
 
 
@@ -187,11 +187,11 @@ def test_every_flair_of_a_model_carries_its_warning(tiny: UniversalModel, tmp_pa
     assert warned.about["Steps"] == 3
 
 
-def test_facts_that_a_model_cannot_state_are_refused(
+def test_invalid_facts_on_a_model_are_refused(
     tiny: UniversalModel, raw_model: Path, tmp_path: Path
 ):
     out = tmp_path / "x.safetensors"
-    with pytest.raises(InputError, match="only a universal model states facts"):
+    with pytest.raises(InputError, match="only a universal model has facts"):
         export_model(load_model(raw_model), out, about={"Warning": "anything"})
     with pytest.raises(InputError, match="about"):
         export_model(tiny, out, about={"Warning": {"a": "nested one"}})
@@ -199,7 +199,7 @@ def test_facts_that_a_model_cannot_state_are_refused(
 
 
 @pytest.mark.parametrize(("level", "warned"), [(1.1, False), (0.4, True), (3.0, True), (0, True)])
-def test_a_flair_of_an_implausible_level_is_warned_of(level: float, warned: bool):
+def test_a_flair_of_implausible_level_gives_a_warning(level: float, warned: bool):
     subject = ball((4.0, 4.0, 4.0))
     flair = Volume(np.full(subject.geometry.shape, 1000 * level, np.float32), subject.geometry)
     assert bool(flair_warnings(subject, flair)) == warned

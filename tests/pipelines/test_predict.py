@@ -185,11 +185,11 @@ def dataset(write_dataset) -> Path:
 def test_a_data_set_is_predicted_as_its_subjects_are_one_by_one(
     model: Model, dataset: Path, tmp_path: Path
 ):
-    told: list[tuple[int, int]] = []
+    counts: list[tuple[int, int]] = []
     report = predict_cohort(
-        model, dataset, tmp_path / "out", about={"Fold": 0}, on_done=lambda *n: told.append(n)
+        model, dataset, tmp_path / "out", about={"Fold": 0}, on_done=lambda *n: counts.append(n)
     )
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert counts == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert tuple(report.written) == SESSIONS
     assert report.failures == {}
     assert tuple(report.busy) == ("read", "predict", "write")

@@ -1,4 +1,4 @@
-"""Prepared files through `predict`: what cannot be used is refused, what is doubtful is told."""
+"""Prediction of prepared files: unusable files are refused, doubtful files give warnings."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def with_nan(array: Array) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("change", "file", "said"),
+    ("change", "file", "message"),
     [
         (lambda s: {"T1": s["T1"].array[:-1]}, "T2", "its grid differs from the T1's"),
         (lambda s: {"brain": s["brain"].array[:-1]}, "brain", "its grid differs from the T1's"),
@@ -70,25 +70,25 @@ def with_nan(array: Array) -> Array:
         *("FLAIR as T1", "PD as T1", "FLAIR as T2", "z-scores", "an empty mask"),
     ],
 )
-def test_what_cannot_be_used_is_one_sentence_that_names_the_file(
+def test_an_unusable_file_is_refused_with_its_name(
     session: dict[str, Volume],
     change: Change,
     file: str,
-    said: str,
+    message: str,
     raw_model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ):
     assert predict(session, change, raw_model, tmp_path) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"flaxflair: {tmp_path / file}.nii.gz: ")
-    assert said in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"flaxflair: {tmp_path / file}.nii.gz: ")
+    assert message in output
+    assert output.count("\n") == 1
     assert not (tmp_path / "out.nii.gz").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: {"brain": 255 * s["brain"].array}, ""),
         (lambda s: {"brain": np.ones_like(s["brain"].array)}, "look at its outline"),
@@ -97,14 +97,14 @@ def test_what_cannot_be_used_is_one_sentence_that_names_the_file(
     ],
     ids=["a mask of 0 and 255", "a mask of all", "a mask aside", "a T1 aside"],
 )
-def test_what_is_doubtful_is_told(
+def test_a_doubtful_file_gives_a_warning(
     session: dict[str, Volume],
     change: Change,
-    said: str,
+    message: str,
     raw_model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ):
     assert predict(session, change, raw_model, tmp_path) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "brighter" not in line]
-    assert any(said in line for line in told) == bool(said)
+    output = [line for line in capsys.readouterr().err.splitlines() if "brighter" not in line]
+    assert any(message in line for line in output) == bool(message)

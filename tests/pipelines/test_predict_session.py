@@ -26,7 +26,7 @@ from tests.disks import no_room_beyond, unprivileged
 from tests.samples import load_fold, reorder, tilt
 
 NAMES = ("T1", "T2")
-RIGID = Preparation(freedom=6)
+RIGID = Preparation(dof=6)
 # Scaling to whole numbers, as scanners' files have it.
 SLOPE, OFFSET = 0.37, -5 * 0.37
 
@@ -111,7 +111,7 @@ def usual(
     ],
     ids=["LPS", "RAS float64 nii", "axes permuted, int16 scaled", "oblique"],
 )
-def test_however_a_session_is_stored_it_gives_one_flair(
+def test_the_flair_is_independent_of_the_storage_of_the_session(
     change: Callable[[Volume], Volume],
     dtype: type,
     extension: str,
@@ -137,21 +137,21 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
-def claim(path: Path) -> None:
+def enlarge_header(path: Path) -> None:
     header = nib.Nifti1Header()
     header.set_data_shape((30_000, 30_000, 30_000))
     header["sform_code"] = 1
     path.write_bytes(gzip.compress(header.binaryblock + bytes(4), mtime=0))
 
 
-def forget(path: Path) -> None:
+def remove_forms(path: Path) -> None:
     image = nib.Nifti1Image(read_volume(path).array, None)
     image.set_qform(None, 0)
     image.set_sform(None, 0)
     nib.save(image, path)
 
 
-def carry_off(path: Path) -> None:
+def displace(path: Path) -> None:
     volume = read_volume(path)
     affine = volume.geometry.affine.copy()
     affine[:3, 3] += 900
@@ -166,7 +166,7 @@ def slice_out(path: Path) -> None:
 
 
 def strip(path: Path) -> None:
-    """Leaves of a scan what is within 65 mm of its middle: of a head, a brain or so."""
+    """Zeroes a scan beyond 65 mm from its centre, roughly outside the brain."""
     volume = read_volume(path)
     places = np.indices(volume.array.shape).reshape(3, -1)
     middle = (np.array(volume.array.shape) - 1) / 2
@@ -176,19 +176,19 @@ def strip(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (damage, "the gzip stream is corrupt"),
-        (claim, "claims 30000×30000×30000 voxels"),
-        (forget, "both qform_code and sform_code are 0"),
-        (carry_off, "overlap"),
+        (enlarge_header, "claims 30000×30000×30000 voxels"),
+        (remove_forms, "both qform_code and sform_code are 0"),
+        (displace, "overlap"),
         (slice_out, "slice"),
         (strip, "shows a brain where the T1 shows a head"),
     ],
 )
-def test_what_check_stops_predict_refuses_in_the_same_words(
+def test_check_and_predict_refuse_with_the_same_message(
     spoil: Callable[[Path], None],
-    said: str,
+    message: str,
     raw_model: Path,
     session: dict[str, Volume],
     tmp_path: Path,
@@ -198,20 +198,19 @@ def test_what_check_stops_predict_refuses_in_the_same_words(
     spoil(files["T2"])
     given = ["--t1w", str(files["T1"]), "--t2w", str(files["T2"])]
     assert main(["check", *given]) == 1
-    told = capsys.readouterr().out
-    assert said in told
+    assert message in capsys.readouterr().out
     out = tmp_path / "out"
     out.mkdir()
     model = ["--model", str(raw_model)]
     assert main(["predict", *model, *given, "--out", str(out / "flair.nii.gz")]) == 1
     refusal = capsys.readouterr().err
-    assert said in refusal
+    assert message in refusal
     assert refusal.count("\n") == 1
     assert str(tmp_path) in refusal
     assert not list(out.iterdir())
 
 
-def test_forms_that_disagree_are_told_by_check_and_by_predict(
+def test_check_and_predict_warn_of_contradictory_forms(
     raw_model: Path,
     session: dict[str, Volume],
     tmp_path: Path,
@@ -227,16 +226,16 @@ def test_forms_that_disagree_are_told_by_check_and_by_predict(
     nib.save(image, files["T1"])
     given = ["--t1w", str(files["T1"]), "--t2w", str(files["T2"])]
     assert main(["check", *given]) == 0
-    said = "its qform and sform put it 7.0 mm apart; the sform is used"
-    assert said in capsys.readouterr().out
+    message = "its qform and sform put it 7.0 mm apart; the sform is used"
+    assert message in capsys.readouterr().out
     out = tmp_path / "flair.nii.gz"
     command = ["predict", "--model", str(raw_model), *given, "--brain", str(files["brain"])]
     assert main([*command, "--dof", "6", "--no-page", "--out", str(out)]) == 0
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert out.is_file()
 
 
-def test_an_input_is_never_written_over(model: Model, session: dict[str, Volume], tmp_path: Path):
+def test_an_input_is_never_overwritten(model: Model, session: dict[str, Volume], tmp_path: Path):
     files = write(tmp_path, session)
     before = {name: path.read_bytes() for name, path in files.items()}
     (tmp_path / "link.nii.gz").symlink_to(files["T2"])
@@ -251,7 +250,7 @@ def test_an_input_is_never_written_over(model: Model, session: dict[str, Volume]
     assert {name: path.read_bytes() for name, path in files.items()} == before
 
 
-def test_a_read_only_folder_is_refused_before_anything_is_computed(
+def test_a_read_only_folder_is_refused_before_any_computation(
     raw_model: Path, session: dict[str, Volume], capsys: pytest.CaptureFixture[str]
 ):
     with tempfile.TemporaryDirectory() as top:
@@ -267,10 +266,10 @@ def test_a_read_only_folder_is_refused_before_anything_is_computed(
         assert not list(out.iterdir())
         missing = [*command[:-1], str(out / "none/flair.nii.gz")]
         assert main(missing) == 1
-        assert "out/none: no such folder; make it" in capsys.readouterr().err
+        assert "out/none: no such folder; create it" in capsys.readouterr().err
 
 
-def test_a_disk_that_gets_full_keeps_no_part_of_a_file(
+def test_a_full_disk_leaves_no_partial_file(
     model: Model, raw_model: Path, session: dict[str, Volume], tmp_path: Path
 ):
     files = write(tmp_path / "in", session)
@@ -279,17 +278,17 @@ def test_a_disk_that_gets_full_keeps_no_part_of_a_file(
     with no_room_beyond(4096), pytest.raises(WriteError, match="free space there or name another"):
         predict(model, files, out / "flair.nii.gz")
     assert not list(out.iterdir())
-    # And a file system of 16 KiB, in a name space of its own.
+    # And a file system of 16 KiB, in a separate mount namespace.
     given = ["--t1w", files["T1"], "--t2w", files["T2"], "--brain", files["brain"]]
     command = [sys.executable, "-m", "flaxflair.cli", "predict", "--model", raw_model, *given]
     command = shlex.join(map(str, [*command, "--dof", "6", "--out", out / "flair.nii.gz"]))
     mount = shlex.join(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(out)])
     script = f"{mount} || exit 77; {command}; echo status $?; ls -A {shlex.quote(str(out))}"
-    told = subprocess.run(
+    done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False
     )
-    if "status" not in told.stdout:
-        pytest.skip(f"no file system may be mounted here: {told.stderr.strip()}")
-    assert told.stdout.splitlines()[-1] == "status 1"
-    (sentence,) = told.stderr.splitlines()
+    if "status" not in done.stdout:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    assert done.stdout.splitlines()[-1] == "status 1"
+    (sentence,) = done.stderr.splitlines()
     assert sentence.startswith(f"flaxflair: {out}/flair.nii.gz: cannot be written (No space left")

@@ -1,4 +1,4 @@
-"""A data set predicted again: what is done and whole is left alone, and nothing else is."""
+"""Repeated prediction of a data set: only finished and unchanged sessions are skipped."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def place(write_dataset: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def again(place: Path, model: Model | None = None, **options: Any) -> tuple[str, ...]:
-    """Predicts again, and returns the sessions that were left alone."""
+    """Predicts again, and returns the skipped sessions."""
     report = predict_cohort(model or make_model(), place / "dataset", place / "out", **options)
     assert (tuple(report.written), report.failures) == (SESSIONS, {})
     return report.kept
@@ -74,7 +74,7 @@ def receipt(place: Path) -> Path:
     return place / "out" / RECEIPTS / "sub-01.json"
 
 
-def test_what_is_done_and_whole_is_left_alone(place: Path):
+def test_finished_sessions_are_skipped(place: Path):
     before = {p: p.stat().st_mtime_ns for p in (place / "out").rglob("sub-*") if p.is_file()}
     assert again(place) == SESSIONS
     assert {p: p.stat().st_mtime_ns for p in before} == before
@@ -101,7 +101,7 @@ def test_what_is_done_and_whole_is_left_alone(place: Path):
         *("no sidecar", "another sidecar", "no receipt", "half a receipt", "an odd one", "noise"),
     ],
 )
-def test_a_session_whose_inputs_or_outputs_changed_is_done_anew(
+def test_a_session_with_changed_inputs_or_outputs_is_recomputed(
     change: Callable[[Path], Any], place: Path
 ):
     change(place)
@@ -116,26 +116,26 @@ def test_a_session_whose_inputs_or_outputs_changed_is_done_anew(
     [{"model": make_model(1.1)}, {"model": replace(make_model(), region="brain")}, {"pages": True}],
     ids=["weights", "region", "pages"],
 )
-def test_another_model_or_more_to_write_does_all_anew(options: dict[str, Any], place: Path):
+def test_another_model_or_more_outputs_recompute_all_sessions(options: dict[str, Any], place: Path):
     assert again(place, **options) == ()
     assert again(place, **options) == SESSIONS
 
 
-def test_another_version_does_all_anew(place: Path, monkeypatch: pytest.MonkeyPatch):
+def test_another_version_recomputes_all_sessions(place: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("flaxflair.pipelines.predict.version", lambda _: "99")
     assert again(place) == ()
 
 
-def test_what_is_not_read_may_change(place: Path):
+def test_unused_files_may_change(place: Path):
     change_voxel(place, "dataset/sub-01/anat/sub-01_FLAIR.nii.gz")
     assert again(place) == SESSIONS
 
 
-def test_overwriting_does_all_anew(place: Path):
+def test_overwriting_recomputes_all_sessions(place: Path):
     assert again(place, overwrite=True) == ()
 
 
-def test_a_session_that_was_cut_off_is_done_anew_and_its_remains_are_removed(
+def test_a_session_that_was_cut_off_is_recomputed_and_its_partial_files_are_removed(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ):
     left = place / "out/sub-01/anat/.sub-01_desc-synth_FLAIR.nii.gz.0123.part"
@@ -166,7 +166,7 @@ def test_a_receipt_that_cannot_be_written_is_the_sessions_failure(
     assert "cannot be written" in report.failures["sub-01"]
 
 
-def test_the_command_says_what_was_done_already(place: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_reports_finished_sessions(place: Path, capsys: pytest.CaptureFixture[str]):
     save_model(place / "run/fold-0", make_model())
     command = ["predict", str(place / "dataset"), str(place / "out"), "participant"]
     command += ["--model", str(place / "run"), "--no-page"]

@@ -1,4 +1,4 @@
-"""Anatomy: scans of one head tell each other far more in place than aside; others do not."""
+"""Anatomy check: scans of one head against scans of two heads and misaligned scans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flaxflair.imaging.orientation import to_ras
 from flaxflair.imaging.resampling import resample
 from flaxflair.io.bids import name_file, name_sequence
 from flaxflair.io.nifti import read_volume
-from flaxflair.preprocessing.anatomy_check import judge_anatomy
+from flaxflair.preprocessing.anatomy_check import anatomy_warnings
 from flaxflair.simulation.phantom import write_phantom
 
 
@@ -35,39 +35,41 @@ def read(root: Path, patient: int, name: str) -> Volume:
 
 
 def fit(moving: Volume, brain: Array, onto: Array, geometry: Geometry) -> Array:
-    """Lays one brain on another of that place and extent, as a registration would."""
+    """Aligns one brain with another by position and extent, as a registration would."""
 
-    def ends(mask: Array, affine: Array) -> tuple[Array, Array]:
+    def extent(mask: Array, affine: Array) -> tuple[Array, Array]:
         points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
         return points.mean(axis=0), points.std(axis=0)
 
-    there, size = ends(brain, moving.geometry.affine)
-    here, wanted = ends(onto, geometry.affine)
+    centre, size = extent(brain, moving.geometry.affine)
+    target_centre, target_size = extent(onto, geometry.affine)
     matrix = np.eye(4)
-    matrix[:3, :3] = np.diag(size / wanted)
-    matrix[:3, 3] = there - matrix[:3, :3] @ here
+    matrix[:3, :3] = np.diag(size / target_size)
+    matrix[:3, 3] = centre - matrix[:3, :3] @ target_centre
     return resample(moving.array, moving.geometry.affine, geometry, matrix, beyond="zero")
 
 
 @pytest.mark.parametrize("name", ["T1", "T1SE", "DIR", "PD"])
-def test_a_scan_of_the_same_head_is_taken_for_one(root: Path, name: str):
+def test_scans_of_one_head_give_no_warning(root: Path, name: str):
     t2, brain = read(root, 1, "T2"), read(root, 1, "brain").array > 0.5
     images = {"T2": t2.array, name: read(root, 1, name).array}
-    assert judge_anatomy(images, "T2", brain, t2.geometry) == ()
+    assert anatomy_warnings(images, "T2", brain, t2.geometry) == ()
 
 
-def test_a_t1_of_another_patient_is_told(root: Path):
+def test_a_t1_of_another_patient_gives_a_warning(root: Path):
     t2, t1 = read(root, 1, "T2"), read(root, 2, "T1")
     own, other = (read(root, patient, "brain").array > 0.5 for patient in (1, 2))
     images = {"T2": t2.array, "T1": fit(t1, other, own, t2.geometry)}
-    (sentence,) = judge_anatomy(images, "T2", own, t2.geometry)
-    assert sentence.startswith("the T1 and the T2 differ in their anatomy, as those of two persons")
+    (sentence,) = anatomy_warnings(images, "T2", own, t2.geometry)
+    assert sentence.startswith(
+        "the T1 and the T2 differ in their anatomy, like scans of two persons"
+    )
 
 
-def test_a_t1_that_lies_a_centimetre_off_is_told(root: Path):
+def test_a_t1_misaligned_by_a_centimetre_gives_a_warning(root: Path):
     t2, t1 = read(root, 1, "T2"), read(root, 1, "T1")
     brain = read(root, 1, "brain").array > 0.5
     off = np.eye(4)
     off[1, 3] = 10.0
-    laid = resample(t1.array, t1.geometry.affine, t2.geometry, off, beyond="zero")
-    assert judge_anatomy({"T2": t2.array, "T1": laid}, "T2", brain, t2.geometry)
+    moved = resample(t1.array, t1.geometry.affine, t2.geometry, off, beyond="zero")
+    assert anatomy_warnings({"T2": t2.array, "T1": moved}, "T2", brain, t2.geometry)

@@ -1,4 +1,4 @@
-"""Where the brain is, against phantoms with skull and scalp, shaded by a coil."""
+"""Brain extraction from phantoms with skull, scalp and a coil's bias."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def overlap(simulation: Simulation, sequence: str) -> float:
     found = find_brain(volume)
     grid = simulation.scans["FLAIR"].volume.geometry
     affine = volume.geometry.affine
-    laid = resample(found.astype(np.float32), affine, grid, scan.motion, beyond="zero")
-    return metrics.dice(laid > 0.5, simulation.truth.brain)
+    resampled = resample(found.astype(np.float32), affine, grid, scan.motion, beyond="zero")
+    return metrics.dice(resampled > 0.5, simulation.truth.brain)
 
 
-# Heads whose skulls, or whose necks, can be mistaken for the brain's edge.
+# Heads whose skull or neck can be mistaken for the edge of the brain.
 @pytest.mark.parametrize(("seed", "subject"), [(1, 2), (1, 3), (2, 5)])
-def test_a_skull_does_not_pass_for_the_brains_edge(seed: int, subject: int):
+def test_skull_is_not_included_in_the_brain(seed: int, subject: int):
     assert overlap(head(seed, subject), "T1") > 0.94
 
 
-def test_a_brain_is_found_in_a_t2_alone():
+def test_the_brain_is_extracted_from_a_t2_alone():
     assert overlap(head(1, 2), "T2") > 0.92
 
 
 def exchange(volume: Volume, order: tuple[int, int, int], flip: tuple[int, ...]) -> Volume:
-    """Returns a head whose header says of its axes that they are others."""
+    """Returns a head whose header exchanges its axes."""
     array = np.ascontiguousarray(np.flip(volume.array.transpose(order), flip))
     size = np.array(volume.geometry.voxel_size)[list(order)]
     affine = np.diag([*size, 1.0])
@@ -56,7 +56,7 @@ def exchange(volume: Volume, order: tuple[int, int, int], flip: tuple[int, ...])
     [((0, 2, 1), ()), ((1, 0, 2), ()), ((0, 1, 2), (1, 2))],
     ids=["height and depth exchanged", "width and depth exchanged", "upside down"],
 )
-def test_a_header_that_the_anatomy_contradicts_is_refused(
+def test_a_header_that_contradicts_the_anatomy_is_refused(
     order: tuple[int, int, int], flip: tuple[int, ...]
 ):
     scan = subsample(to_ras(head(1, 2).scans["T1"].volume), 2.0)

@@ -1,4 +1,4 @@
-"""Intake: a raw data set becomes a derivative that the cohort reads, and a session a subject."""
+"""Preparation of raw data sets: as a derivative that `load_cohort` reads, or as subjects."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from flaxflair.preprocessing.dataset import load_subject, prepare_dataset
 from flaxflair.preprocessing.options import Preparation
 from tests.validator import errors_of
 
-RIGID = Preparation(freedom=6)
+RIGID = Preparation(dof=6)
 
 
 @pytest.fixture(scope="module")
 def raw(raw_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a raw data set of one patient with T1, T2 and FLAIR, and of one with nothing good."""
+    """Returns a raw data set of a patient with T1, T2 and FLAIR, and one with a corrupt file."""
     root = tmp_path_factory.mktemp("intake") / "raw"
     anat = root / "sub-01/anat"
     anat.mkdir(parents=True)
@@ -54,7 +54,7 @@ def prepared(raw: Path) -> Path:
     return out
 
 
-def test_what_is_written_is_what_the_cohort_reads(raw: Path, prepared: Path):
+def test_the_cohort_loads_a_prepared_data_set(raw: Path, prepared: Path):
     (subject,) = load_cohort(prepared, ("T1", "T2"))
     assert subject.space is None
     flair = read_volume(raw / "sub-01/anat/sub-01_FLAIR.nii.gz")
@@ -64,7 +64,7 @@ def test_what_is_written_is_what_the_cohort_reads(raw: Path, prepared: Path):
     assert subject.masks.lesion.any()
 
 
-def test_a_prepared_data_set_is_valid_and_knows_its_participants(prepared: Path):
+def test_a_prepared_data_set_is_valid_bids_and_lists_its_participants(prepared: Path):
     assert errors_of(prepared) == []
     table = (prepared / "participants.tsv").read_text().splitlines()
     assert table == ["participant_id\tgroup", "sub-01\tMS"]
@@ -73,7 +73,7 @@ def test_a_prepared_data_set_is_valid_and_knows_its_participants(prepared: Path)
     assert subject.group == "MS"
 
 
-def test_a_second_run_writes_the_same_bytes_and_so_do_two_sessions_at_a_time(
+def test_a_second_run_and_parallel_sessions_write_the_same_bytes(
     raw: Path, prepared: Path, tmp_path: Path
 ):
     root = tmp_path / "raw"
@@ -90,7 +90,7 @@ def test_a_second_run_writes_the_same_bytes_and_so_do_two_sessions_at_a_time(
             assert path.read_bytes() == other.read_bytes(), path.name
 
 
-def test_a_session_that_is_prepared_already_is_left_alone_until_its_files_or_options_change(
+def test_a_prepared_session_is_skipped_until_its_files_or_options_change(
     raw: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
 ):
     begun: list[str] = []
@@ -99,11 +99,11 @@ def test_a_session_that_is_prepared_already_is_left_alone_until_its_files_or_opt
         begun.append(files.name)
         raise InputError("prepared anew")
 
-    monkeypatch.setattr("flaxflair.preprocessing.dataset._take_in", begin)
+    monkeypatch.setattr("flaxflair.preprocessing.dataset._prepare_files", begin)
     report = prepare_dataset(raw, prepared, RIGID)
-    assert (report.kept, begun) == (("sub-01",), ["sub-02"])  # the other one was never done
+    assert (report.kept, begun) == (("sub-01",), ["sub-02"])  # sub-02 never succeeded
     assert report.written == {"sub-01": prepared / "sub-01/anat"}
-    for change in (Preparation(freedom=12), Preparation(freedom=6, reference="T1")):
+    for change in (Preparation(dof=12), Preparation(dof=6, reference="T1")):
         copied = prepared.parent / "copied"
         shutil.copytree(prepared, copied)
         assert prepare_dataset(raw, copied, change, participants=["01"]).kept == ()
@@ -111,21 +111,21 @@ def test_a_session_that_is_prepared_already_is_left_alone_until_its_files_or_opt
         shutil.rmtree(copied)
 
 
-def test_a_sidecar_says_what_was_done(prepared: Path):
+def test_a_sidecar_describes_the_preparation(prepared: Path):
     anat = prepared / "sub-01/anat"
-    said = json.loads((anat / "sub-01_space-FLAIR_desc-preproc_T1w.json").read_text())
-    assert said["Sources"] == ["bids:source:sub-01/anat/sub-01_T1w.nii.gz"]
-    assert said["SpatialReference"] == "bids::sub-01/anat/sub-01_desc-preproc_FLAIR.nii.gz"
-    assert said["DegreesOfFreedom"] == 6
-    assert said["EchoTime"] > 0
-    assert set(said["WeightsOfBiasFields"]) == {"T1", "T2", "FLAIR"}
-    matrix = np.array(said["WorldOfReferenceToWorldOfSource"])
+    sidecar = json.loads((anat / "sub-01_space-FLAIR_desc-preproc_T1w.json").read_text())
+    assert sidecar["Sources"] == ["bids:source:sub-01/anat/sub-01_T1w.nii.gz"]
+    assert sidecar["SpatialReference"] == "bids::sub-01/anat/sub-01_desc-preproc_FLAIR.nii.gz"
+    assert sidecar["DegreesOfFreedom"] == 6
+    assert sidecar["EchoTime"] > 0
+    assert set(sidecar["WeightsOfBiasFields"]) == {"T1", "T2", "FLAIR"}
+    matrix = np.array(sidecar["WorldOfReferenceToWorldOfSource"])
     np.testing.assert_allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-6)
     text = (anat / "sub-01_from-T1_to-FLAIR_mode-image_xfm.txt").read_text()
     assert text.startswith("#Insight Transform File V1.0")
 
 
-def test_a_raw_session_becomes_a_subject_without_a_look_at_its_flair(raw: Path):
+def test_a_raw_session_becomes_a_subject_without_reading_its_flair(raw: Path):
     files = find_sessions(raw, ("T1", "T2"), flair="ignored", participants=["01"])[0]
     subject = load_subject(files, RIGID)
     assert subject.flair is None
@@ -136,7 +136,7 @@ def test_a_raw_session_becomes_a_subject_without_a_look_at_its_flair(raw: Path):
     assert subject.images.shape == (*subject.geometry.shape, 2)
 
 
-def test_a_sequence_that_bids_has_no_name_for_is_found_by_a_pattern(raw: Path, tmp_path: Path):
+def test_a_pattern_finds_a_sequence_without_a_bids_name(raw: Path, tmp_path: Path):
     root = tmp_path / "odd"
     shutil.copytree(raw, root)
     anat = root / "sub-01/anat"
@@ -147,7 +147,7 @@ def test_a_sequence_that_bids_has_no_name_for_is_found_by_a_pattern(raw: Path, t
     assert [image.sequence for image in session.images if image.sequence == "T2"] == ["T2"]
 
 
-def test_the_command_prepares_and_tells_of_what_failed(
+def test_the_command_reports_failed_sessions(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     command = ["prepare", str(raw), str(tmp_path / "out"), "participant", "--dof", "6"]
@@ -156,18 +156,18 @@ def test_the_command_prepares_and_tells_of_what_failed(
     assert main([*command, "--dry-run", "--participant-label", "01"]) == 0
     assert not (tmp_path / "out").exists()
     assert main([*command, "--participant-label", "02"]) == 1
-    told = capsys.readouterr().err
-    assert "flaxflair: 1 of 1 sessions could not be prepared" in told
+    output = capsys.readouterr().err
+    assert "flaxflair: 1 of 1 sessions could not be prepared" in output
     assert main([*command, "--workers", "0"]) == 1
     assert "--workers is 0; it must be at least 1" in capsys.readouterr().err
 
 
-def test_a_data_set_is_not_prepared_into_itself(raw: Path):
+def test_a_data_set_cannot_be_its_own_output(raw: Path):
     with pytest.raises(InputError, match="is the data set itself"):
         prepare_dataset(raw, raw)
 
 
-def test_one_sequence_twice_is_named(raw: Path, tmp_path: Path):
+def test_a_sequence_present_twice_is_an_error(raw: Path, tmp_path: Path):
     root = tmp_path / "twice"
     shutil.copytree(raw, root)
     anat = root / "sub-01/anat"

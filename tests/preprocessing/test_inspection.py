@@ -1,4 +1,4 @@
-"""Inspection of files: what stops a session is named with its file, before any computing."""
+"""Quality checks of the files of a session: findings name the file, before any computation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def files(raw_scans: dict[str, Volume], tmp_path: Path) -> dict[str, Path]:
     return paths
 
 
-def test_a_good_session_is_told_as_such(files: dict[str, Path]):
+def test_a_good_session_has_no_findings(files: dict[str, Path]):
     inspection = inspect_files(files)
     assert inspection.findings == ()
     assert not inspection.stops
@@ -41,7 +41,7 @@ def write_forms(path: Path, array: np.ndarray, qform: np.ndarray | None, sform: 
     nib.save(image, path)
 
 
-def test_forms_that_disagree_are_told(files: dict[str, Path], raw_scans: dict[str, Volume]):
+def test_contradictory_forms_give_a_warning(files: dict[str, Path], raw_scans: dict[str, Volume]):
     scan = raw_scans["T2"]
     other = scan.geometry.affine.copy()
     other[0, 3] += 4
@@ -55,7 +55,7 @@ def test_forms_that_disagree_are_told(files: dict[str, Path], raw_scans: dict[st
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "expected"),
     [
         ({"quatern_b": 2}, "its qform cannot be read (quaternion or voxel size)"),
         ({"quatern_c": np.nan}, "its qform cannot be read (quaternion or voxel size)"),
@@ -64,8 +64,8 @@ def test_forms_that_disagree_are_told(files: dict[str, Path], raw_scans: dict[st
     ],
     ids=["quaternion longer than 1", "quaternion of NaN", "negative voxel size", "pixdim"],
 )
-def test_what_contradicts_the_sform_is_told(
-    files: dict[str, Path], raw_scans: dict[str, Volume], fields: dict[str, Any], said: str
+def test_fields_that_contradict_the_sform_give_a_warning(
+    files: dict[str, Path], raw_scans: dict[str, Volume], fields: dict[str, Any], expected: str
 ):
     content = nib.Nifti1Image(raw_scans["T2"].array, raw_scans["T2"].geometry.affine).to_bytes()
     header = nib.Nifti1Header(content[:348], check=False)
@@ -75,12 +75,12 @@ def test_what_contradicts_the_sform_is_told(
     inspection = inspect_files(files)
     assert not inspection.stops
     (warning,) = inspection.warnings()
-    assert warning.startswith(f"{files['T2']}: {said}")
+    assert warning.startswith(f"{files['T2']}: {expected}")
     assert warning.endswith("; the sform is used")
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_forms_of_both_handednesses_stop_the_session(
+def test_forms_of_opposite_handedness_stop_the_session(
     files: dict[str, Path], raw_scans: dict[str, Volume], axis: int
 ):
     scan = raw_scans["T2"]
@@ -91,7 +91,7 @@ def test_forms_of_both_handednesses_stop_the_session(
         inspect_files(files).volumes()
 
 
-def test_what_cannot_be_read_stops_the_session_and_the_others_are_still_looked_at(
+def test_an_unreadable_file_stops_the_session_and_the_others_are_still_checked(
     files: dict[str, Path],
 ):
     content = bytearray(files["T2"].read_bytes())
@@ -109,7 +109,7 @@ def test_both_codes_zero_stop_the_session(files: dict[str, Path], raw_scans: dic
     assert "both qform_code and sform_code are 0" in inspect_files(files).findings[0].what
 
 
-def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken(
+def test_a_header_of_too_many_voxels_is_refused_before_allocation(
     files: dict[str, Path],
 ):
     header = nib.Nifti1Header()

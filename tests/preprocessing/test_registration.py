@@ -1,4 +1,4 @@
-"""Registration: one scan is laid on another, whatever their headers and fields of view are."""
+"""Registration is independent of headers and fields of view."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def brain(raw_phantom: Path) -> Volume:
 
 
 def lengthen(head: Volume, millimetres: float) -> Volume:
-    """Returns a head, its axes right, anterior and superior, that reaches further down the neck."""
+    """Returns a head, in RAS order, with a longer neck."""
     step = head.geometry.voxel_size[2]
     more = round(millimetres / step)
     x, y, z = head.geometry.shape
@@ -41,14 +41,14 @@ def lengthen(head: Volume, millimetres: float) -> Volume:
 
 
 def shift(volume: Volume, by: tuple[float, ...]) -> Volume:
-    """Returns a volume whose header is so many mm off."""
+    """Returns a volume whose header is shifted by a number of mm."""
     affine = volume.geometry.affine.copy()
     affine[:3, 3] += by
     return Volume(volume.array, Geometry(volume.geometry.shape, affine))
 
 
 def crop(volume: Volume, below: float, above: float) -> Volume:
-    """Returns a volume without so many mm at its lower and its upper end."""
+    """Returns a volume without a number of mm at its lower and upper end."""
     step = volume.geometry.voxel_size[2]
     first, last = round(below / step), volume.geometry.shape[2] - round(above / step)
     affine = volume.geometry.affine.copy()
@@ -76,21 +76,21 @@ def crop(volume: Volume, below: float, above: float) -> Volume:
         "a slab of the base",
     ],
 )
-def test_a_scan_is_registered_whatever_its_headers_and_its_field_of_view(
+def test_registration_is_independent_of_headers_and_field_of_view(
     raw_scans: dict[str, Volume],
     brain: Volume,
     neck: float,
     off: tuple[float, ...],
     cut: tuple[float, float],
 ):
-    fixed, own = (to_ras(raw_scans[name]) for name in ("T2", "T1"))
+    fixed, scan = (to_ras(raw_scans[name]) for name in ("T2", "T1"))
     inside = resample(brain.array, brain.geometry.affine, fixed.geometry, np.eye(4)) > 0.5
 
     def find(moving: Volume, where: Array) -> Array:
         return register(moving, fixed, where, 6, finest=4.0)
 
-    truth = find(own, inside)
-    moving = crop(own, *cut)
+    truth = find(scan, inside)
+    moving = crop(scan, *cut)
     found = find(shift(lengthen(moving, neck) if neck else moving, off), inside)
     found[:3, 3] -= off
     assert misplaced(found, truth, inside, fixed.geometry) < 1.5

@@ -1,4 +1,4 @@
-"""Preparation, against a phantom whose motion and bias are known."""
+"""Preparation of a phantom with known motion and bias."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flaxflair.io.nifti import read_volume
 from flaxflair.io.session_files import find_sessions
 from flaxflair.preprocessing.alignment import edges_along
 from flaxflair.preprocessing.options import Preparation, choose_reference
-from flaxflair.preprocessing.session import Prepared, judge, prepare_session
+from flaxflair.preprocessing.session import Prepared, preparation_warnings, prepare_session
 from flaxflair.simulation.scanner import bias_field
 from tests.samples import reorder, tilt
 from tests.truth import compare_bias, misplaced, variation
@@ -29,7 +29,7 @@ NAMES = ("T1", "T2", "T1SE")
 
 @pytest.fixture(scope="module")
 def planted(raw_phantom: Path) -> dict[str, dict[str, Any]]:
-    """Returns sequence -> what the phantom's sidecar says was done to it."""
+    """Returns sequence -> sidecar of the phantom, with simulated motion and bias."""
     (session,) = find_sessions(raw_phantom, (), flair="welcome")
     paths = {i.sequence: i.path for i in session.images}
     return {
@@ -45,7 +45,7 @@ def prepared(raw_scans: dict[str, Volume]) -> Prepared:
 
 @pytest.fixture(scope="module")
 def truth(raw_phantom: Path) -> dict[str, Volume]:
-    """Returns the phantom's own masks, on the FLAIR's grid."""
+    """Returns the true masks of the phantom, on the FLAIR's grid."""
     folder = raw_phantom / "derivatives/truth/sub-01/anat"
     names = {"brain": "desc-brain_mask", "white": "label-NAWM_mask"}
     return {
@@ -54,18 +54,18 @@ def truth(raw_phantom: Path) -> dict[str, Volume]:
     }
 
 
-def test_everything_lies_on_the_flairs_grid(prepared: Prepared, raw_scans: dict[str, Volume]):
+def test_all_images_are_on_the_grid_of_the_flair(prepared: Prepared, raw_scans: dict[str, Volume]):
     assert prepared.reference == "FLAIR"
     assert prepared.native.matches(raw_scans["FLAIR"].geometry)
     assert set(prepared.images) == {*NAMES, "FLAIR"}
     for image in prepared.images.values():
         assert image.shape == prepared.geometry.shape
         assert image.dtype == np.float32
-    assert judge(prepared) == ()
+    assert preparation_warnings(prepared) == ()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_motion_is_found(
+def test_motion_is_estimated(
     name: str,
     prepared: Prepared,
     truth: dict[str, Volume],
@@ -84,7 +84,7 @@ def test_motion_is_found(
 def left(
     raw_scans: dict[str, Volume], truth: dict[str, Volume], planted: dict[str, dict[str, Any]]
 ) -> Callable[[Prepared, str], float]:
-    """Returns which part of the bias in white matter a preparation has left in a scan."""
+    """Returns a function for the fraction of the bias in white matter that is left in a scan."""
 
     def measure(prepared: Prepared, name: str) -> float:
         scan = to_ras(raw_scans[name])
@@ -103,33 +103,33 @@ def left(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bias_is_taken_out(name: str, prepared: Prepared, left: Callable[[Prepared, str], float]):
+def test_bias_is_corrected(name: str, prepared: Prepared, left: Callable[[Prepared, str], float]):
     assert left(prepared, name) < 1 / 3
 
 
-def test_a_session_tells_more_of_a_bias_than_a_scan_alone(
+def test_the_bias_of_a_session_is_more_accurate_than_that_of_single_scans(
     raw_scans: dict[str, Volume], prepared: Prepared, left: Callable[[Prepared, str], float]
 ):
     scans = {name: raw_scans[name] for name in (*NAMES, "FLAIR")}
     alone = prepare_session(scans, Preparation(bias_by="scan"))
-    assert alone.shared == {name: {name: 1.0} for name in scans}
+    assert alone.bias_weights == {name: {name: 1.0} for name in scans}
     for name in scans:
-        assert sum(prepared.shared[name].values()) == pytest.approx(1, abs=0.1)
+        assert sum(prepared.bias_weights[name].values()) == pytest.approx(1, abs=0.1)
         np.testing.assert_array_equal(alone.transforms[name], prepared.transforms[name])
     assert sum(left(prepared, name) for name in NAMES) < sum(left(alone, name) for name in NAMES)
 
 
-def test_the_brain_is_found(prepared: Prepared, truth: dict[str, Volume]):
+def test_the_brain_is_extracted(prepared: Prepared, truth: dict[str, Volume]):
     assert metrics.dice(prepared.brain, to_ras(truth["brain"]).array > 0.5) > 0.94
 
 
-def test_a_mask_that_is_given_is_kept(raw_scans: dict[str, Volume], truth: dict[str, Volume]):
+def test_a_given_mask_is_used(raw_scans: dict[str, Volume], truth: dict[str, Volume]):
     scans = {"FLAIR": raw_scans["FLAIR"]}
     found = prepare_session(scans, brain=truth["brain"])
     np.testing.assert_array_equal(from_ras(found.brain, found.native), truth["brain"].array > 0.5)
 
 
-def test_a_mask_lies_over_the_reference_though_another_scan_has_its_grid(
+def test_a_mask_on_the_grid_of_two_scans_belongs_to_the_reference(
     raw_scans: dict[str, Volume], truth: dict[str, Volume]
 ):
     scans = {name: raw_scans[name] for name in ("T2", "FLAIR")}
@@ -139,7 +139,7 @@ def test_a_mask_lies_over_the_reference_though_another_scan_has_its_grid(
 
 
 @pytest.mark.parametrize("change", [reorder("SLA"), tilt], ids=["other axes", "oblique"])
-def test_how_a_file_is_stored_makes_no_difference(change, raw_scans: dict[str, Volume]):
+def test_the_axis_order_of_files_does_not_change_the_result(change, raw_scans: dict[str, Volume]):
     scans = {name: raw_scans[name] for name in ("T1", "T2")}
     first = prepare_session(scans)
     again = prepare_session({name: change(scan) for name, scan in scans.items()})
@@ -150,28 +150,26 @@ def test_how_a_file_is_stored_makes_no_difference(change, raw_scans: dict[str, V
     assert metrics.dice(first.brain, again.brain) > 0.9999
 
 
-def test_the_reference_is_the_flair_or_else_the_t2_or_else_the_t1():
+def test_the_reference_is_the_flair_then_the_t2_then_the_t1():
     assert choose_reference({"T1": 0, "T2": 0, "FLAIR": 0}) == "FLAIR"
     assert choose_reference({"T1": 0, "T2": 0}) == "T2"
     assert choose_reference({"T1": 0, "PD": 0}) == "T1"
     assert choose_reference({"T1": 0, "PD": 0}, "PD") == "PD"
-    with pytest.raises(InputError, match="there is no T2 to be the reference; choose from T1"):
+    with pytest.raises(InputError, match="the reference T2 is missing; choose from T1"):
         choose_reference({"T1": 0}, "T2")
     assert choose_reference({"PD": 0}) == "PD"
-    with pytest.raises(InputError, match="no sequence is there to be the reference"):
+    with pytest.raises(InputError, match="no sequence can be the reference"):
         choose_reference({})
 
 
-def test_a_session_that_needs_a_look_says_so(raw_scans: dict[str, Volume]):
+def test_a_scan_of_half_the_brain_gives_a_warning(raw_scans: dict[str, Volume]):
     scan = raw_scans["T2"]
     half = Volume(
         scan.array[:, :, : scan.array.shape[2] // 2],
         Geometry((*scan.array.shape[:2], scan.array.shape[2] // 2), scan.geometry.affine),
     )
-    found = prepare_session(
-        {"T1": raw_scans["T1"], "T2": half}, Preparation(reference="T1", freedom=6)
-    )
-    assert any("the T2 shows" in sentence for sentence in judge(found))
+    found = prepare_session({"T1": raw_scans["T1"], "T2": half}, Preparation(reference="T1", dof=6))
+    assert any("the T2 covers" in sentence for sentence in preparation_warnings(found))
 
 
 @pytest.mark.parametrize(
@@ -179,23 +177,28 @@ def test_a_session_that_needs_a_look_says_so(raw_scans: dict[str, Volume]):
     [((0, 0, 0), False), ((0, 0, 30), True), ((25, 0, 0), True), ((0, -40, 0), True)],
     ids=["as scanned", "off along the height", "off to the side", "off to the back"],
 )
-def test_a_scan_that_does_not_lie_on_the_reference_is_told_however_small_its_transform(
+def test_a_misaligned_scan_gives_a_warning_however_small_its_transform(
     raw_scans: dict[str, Volume], truth: dict[str, Volume], off: tuple[float, ...], warned: bool
 ):
     fixed, moving = (to_ras(raw_scans[name]) for name in ("FLAIR", "T2"))
-    aside = np.eye(4)
-    aside[:3, 3] = off
+    shift = np.eye(4)
+    shift[:3, 3] = off
     affine = moving.geometry.affine
-    laid = resample(moving.array, affine, fixed.geometry, aside, beyond="zero")
+    moved = resample(moving.array, affine, fixed.geometry, shift, beyond="zero")
     brain = to_ras(truth["brain"]).array > 0.5
-    nothing = {"FLAIR": np.eye(4), "T2": np.eye(4)}
-    images = {"FLAIR": fixed.array, "T2": laid}
+    identity = {"FLAIR": np.eye(4), "T2": np.eye(4)}
+    images = {"FLAIR": fixed.array, "T2": moved}
     whole = {"FLAIR": 1.0, "T2": 1.0}
-    made = Prepared("FLAIR", raw_scans["FLAIR"].geometry, images, brain, nothing, whole, {}, {})
-    assert any("hardly tell anything of each other" in s for s in judge(made)) == warned
+    prepared = Prepared(
+        "FLAIR", raw_scans["FLAIR"].geometry, images, brain, identity, whole, {}, {}
+    )
+    assert (
+        any("the T2 seems misaligned with the FLAIR" in s for s in preparation_warnings(prepared))
+        == warned
+    )
 
 
-def test_the_voxels_of_a_scan_are_known_along_the_axes_of_the_grid(raw_scans: dict[str, Volume]):
+def test_scanned_voxel_edges_follow_the_axes_of_the_grid(raw_scans: dict[str, Volume]):
     prepared = prepare_session({name: raw_scans[name] for name in ("T1", "T2")})
     assert prepared.reference == "T2"
     grid = prepared.geometry.voxel_size
@@ -212,7 +215,7 @@ def test_the_voxels_of_a_scan_are_known_along_the_axes_of_the_grid(raw_scans: di
     ("edges", "known"),
     [([1, 2, 3.5], True), ([1, 2], False), ("abc", False), ([0, 1, 1], False), (7, False)],
 )
-def test_scanned_voxels_travel_with_a_prepared_image(write_dataset, edges: object, known: bool):
+def test_the_scanned_voxel_size_is_read_from_the_sidecar(write_dataset, edges: object, known: bool):
     root = write_dataset(["sub-01_T1w", "sub-01_T2w"])
     sidecar = next(root.rglob("*_T2w.nii.gz")).with_name("sub-01_T2w.json")
     sidecar.write_text(json.dumps({VOXEL_SIZE: edges}))
@@ -220,4 +223,4 @@ def test_scanned_voxels_travel_with_a_prepared_image(write_dataset, edges: objec
     assert subject.voxel_size("T1") == subject.geometry.voxel_size
     own = (1, 2, 3.5) if known else subject.geometry.voxel_size
     assert subject.voxel_size("T2") == own
-    assert any("T2 is taken to be scanned in the voxels" in w for w in subject.warnings) != known
+    assert any("scanned voxel size of the T2 is assumed" in w for w in subject.warnings) != known

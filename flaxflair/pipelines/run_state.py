@@ -1,7 +1,7 @@
-"""Invariants of a run: its configuration, its data and its folds.
+"""State of a run on disk: its lock, configuration, data set and folds.
 
-They are written at the start of a run and checked when it is resumed: folds drawn anew would put
-subjects held out by a finished fold into its training set.
+Written at the start of a run and checked when it is resumed: newly drawn folds could include
+held-out subjects of a finished fold in its training set.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from flaxflair.core.json_objects import read_object
 from flaxflair.core.locks import hold
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import TARGET
-from flaxflair.io.fingerprints import fingerprint, say_changes
+from flaxflair.io.fingerprints import describe_changes, fingerprint
 from flaxflair.io.session_files import SessionFiles
 from flaxflair.models.saving import load_model
 from flaxflair.training.folds import make_folds
 
 _LOCK = ".lock"
 _MAX_CHANGES = 3  # listed in a message
-_REMEDY = "bring it back as it was, or name another --workdir"
+_REMEDY = "restore it, or name another --workdir"
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def expect_config(workdir: Path, config: Config, source: Path) -> None:
         stored_config = fields.from_json(json.dumps(stored["config"]))
         differences = fields.differences(config, stored_config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: is no configuration ({error}); {_REMEDY}") from None
+        raise InputError(f"{path}: is not a configuration ({error}); {_REMEDY}") from None
     if (root := str(source.resolve())) != stored.get("source"):
         differences.append(f"source: {root} instead of {stored.get('source')}")
     if differences:
@@ -111,7 +111,7 @@ def take_folds(
         return heldout, {"groups": groups, "heldout": heldout, "read": read}
     stored = read_object(path, _REMEDY)
     _expect_folds(path, stored)
-    changes = say_changes(stored["read"], read)
+    changes = describe_changes(stored["read"], read)
     changes += [
         f"{name} is of group {group!r} instead of {stored['groups'][name]!r}"
         for name, group in groups.items()

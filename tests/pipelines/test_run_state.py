@@ -1,4 +1,4 @@
-"""A run's own: its configuration, data, folds and folder, which nobody changes unseen."""
+"""State of a run: changes of its configuration, data set, folds or folder are detected."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from flaxflair.core.atomic_files import WriteError
 from flaxflair.core.records import InputError
 from flaxflair.io.nifti import read_volume, write_volume
 from flaxflair.models.saving import load_model
-from flaxflair.pipelines.belongings import occupied
 from flaxflair.pipelines.cross_validation import run
+from flaxflair.pipelines.run_state import occupied
 from flaxflair.visualization.session_page import write_run_page
 from tests.disks import unprivileged
 
 
 def config() -> Config:
-    made = Config(method="least_squares")
-    made.data.inputs, made.folds.count = ("T1", "T2"), 2
-    return made
+    config = Config(method="least_squares")
+    config.data.inputs, config.folds.count = ("T1", "T2"), 2
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,9 @@ def begun(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(begun: Path, tmp_path: Path) -> Path:
-    """The same in a folder of its own."""
+    """A copy of that folder, for one test."""
     for name in ("data", "run"):
         shutil.copytree(begun / name, tmp_path / name)
-    # As if it had been made there.
     for name in ("config.json", "derivative/dataset_description.json"):
         path = tmp_path / "run" / name
         path.write_text(path.read_text().replace(str(begun), str(tmp_path)))
@@ -91,27 +90,32 @@ def regroup(data: Path) -> None:
     ("change", "message"),
     [
         (add_participant, "sub-99 was added"),
-        (lambda data: shutil.rmtree(data / "sub-03"), "sub-03 is gone"),
-        (change_voxel("sub-02_*T1w.nii.gz"), "sub-02_.*T1w.nii.gz is not what it was"),
-        (change_voxel("sub-02_*preproc_FLAIR.nii.gz"), "preproc_FLAIR.nii.gz is not what it was"),
-        (change_voxel("sub-02_*brain_mask.nii.gz"), "brain_mask.nii.gz is not what it was"),
-        (change_voxel("sub-02_*lesion_mask.nii.gz"), "truth.*lesion_mask.nii.gz is not what"),
-        (lambda data: image(data, "sub-02_*lesion_mask.nii.gz").unlink(), "mask.nii.gz is gone"),
-        (move, "T1w.nii.gz is not what it was"),
+        (lambda data: shutil.rmtree(data / "sub-03"), "sub-03 was removed"),
+        (change_voxel("sub-02_*T1w.nii.gz"), "sub-02_.*T1w.nii.gz has changed"),
+        (change_voxel("sub-02_*preproc_FLAIR.nii.gz"), "preproc_FLAIR.nii.gz has changed"),
+        (change_voxel("sub-02_*brain_mask.nii.gz"), "brain_mask.nii.gz has changed"),
+        (change_voxel("sub-02_*lesion_mask.nii.gz"), "truth.*lesion_mask.nii.gz has changed"),
+        (
+            lambda data: image(data, "sub-02_*lesion_mask.nii.gz").unlink(),
+            "mask.nii.gz was removed",
+        ),
+        (move, "T1w.nii.gz has changed"),
         (regroup, "sub-01 is of group 'HC' instead of 'MS'"),
     ],
 )
-def test_a_run_whose_data_changed_is_refused_with_what_changed(
+def test_a_run_with_changed_data_is_refused_with_the_changes(
     change: Callable[[Path], None], message: str, place: Path
 ):
     change(place / "data")
     before = sorted((p.name, p.stat().st_mtime_ns) for p in (place / "run").rglob("*"))
-    with pytest.raises(InputError, match=rf"run: the data set has changed .*{message}.*; bring it"):
+    with pytest.raises(
+        InputError, match=rf"run: the data set has changed .*{message}.*; restore it"
+    ):
         run(config(), place / "run", place / "data")
     assert before == sorted((p.name, p.stat().st_mtime_ns) for p in (place / "run").rglob("*"))
 
 
-def test_the_page_of_a_run_whose_data_changed_is_refused(place: Path):
+def test_the_page_of_a_run_with_changed_data_is_refused(place: Path):
     write_run_page(place / "run", place / "page.html")
     for path in (place / "data").glob("sub-*/anat/*preproc_FLAIR.nii.gz"):
         path.write_bytes(path.read_bytes() + b"\0")
@@ -120,29 +124,27 @@ def test_the_page_of_a_run_whose_data_changed_is_refused(place: Path):
     assert not (place / "other.html").exists()
 
 
-def test_a_folder_that_takes_no_lock_is_one_sentence():
-    with tempfile.TemporaryDirectory() as name:  # which nobody can reach, unlike `tmp_path`
+def test_a_folder_without_write_permission_gives_one_sentence():
+    with tempfile.TemporaryDirectory() as name:  # reachable by other users, unlike `tmp_path`
         Path(name).chmod(0o555)
         taken = pytest.raises(WriteError, match=f"{name}: cannot be written to .*; name another")
         with unprivileged(), taken, occupied(Path(name)):
             pass
 
 
-def test_what_a_run_does_not_read_may_change(place: Path):
+def test_unused_files_may_change(place: Path):
     for name in ("sub-01_*PDw.nii.gz", "sub-02_*T1w.json"):
         image(place / "data", name).unlink()
     assert run(config(), place / "run", place / "data")["folds"] == [0, 1]
 
 
-def test_folds_are_those_that_were_drawn_when_the_run_began(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_folds_are_not_drawn_again(place: Path, monkeypatch: pytest.MonkeyPatch):
     before = (place / "run/folds.json").read_text()
 
     def draw(*_: object) -> None:
         raise AssertionError("folds were drawn anew")
 
-    monkeypatch.setattr("flaxflair.pipelines.belongings.make_folds", draw)
+    monkeypatch.setattr("flaxflair.pipelines.run_state.make_folds", draw)
     run(config(), place / "run", place / "data")
     assert (place / "run/folds.json").read_text() == before
 
@@ -165,11 +167,11 @@ def test_folds_are_those_that_were_drawn_when_the_run_began(
             "lacks held-out participants",
         ),
         ("config.json", lambda stored: "{", "config.json: is not JSON"),
-        ("config.json", lambda stored: {"config": 3}, "config.json: is no configuration"),
+        ("config.json", lambda stored: {"config": 3}, "config.json: is not a configuration"),
         ("config.json", lambda stored: {**stored, "source": None}, "holds a run of another"),
     ],
 )
-def test_a_run_that_lost_what_it_knows_is_one_sentence(
+def test_damaged_state_gives_one_sentence(
     name: str, spoil: Callable[[Any], Any], message: str, place: Path
 ):
     path = place / "run" / name
@@ -183,7 +185,7 @@ def test_a_run_that_lost_what_it_knows_is_one_sentence(
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors", "scores.json"])
-def test_a_fold_without_its_model_or_scores_is_done_again(name: str, place: Path):
+def test_a_fold_without_model_or_scores_is_repeated(name: str, place: Path):
     fold = place / "run/fold-0"
     whole = (fold / "model.safetensors").read_bytes()
     (fold / name).unlink()
@@ -206,7 +208,7 @@ def _occupy(workdir: Path, inside: Any, leave: Any) -> None:
         leave.wait(60)
 
 
-def test_the_second_process_in_a_workdir_is_told_who_works_there(place: Path):
+def test_a_second_process_in_a_workdir_is_refused_with_the_first(place: Path):
     context = multiprocessing.get_context("spawn")
     inside, leave = context.Event(), context.Event()
     first = context.Process(target=_occupy, args=(place / "run", inside, leave))
@@ -214,7 +216,7 @@ def test_the_second_process_in_a_workdir_is_told_who_works_there(place: Path):
     assert inside.wait(60)
     with pytest.raises(InputError, match=rf"run: in use by process {first.pid} on .* since"):
         run(config(), place / "run", place / "data")
-    first.kill()  # what is killed leaves no lock
+    first.kill()  # a killed process leaves no lock
     first.join()
     assert run(config(), place / "run", place / "data")["folds"] == [0, 1]
     assert not (place / "run/.lock").exists()
