@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from flaxflair.core.records import Array, InputError
 from flaxflair.evaluation import metrics
-from flaxflair.imaging.tissue import part_tissues
+from flaxflair.imaging.tissue import tissue_thresholds
 
 # Thresholds, in spreads of grey matter above its mode.
 LEVELS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0)
@@ -226,7 +226,7 @@ def _weigh(flair: Array, t1: Array, brain: Array, voxel_size: VoxelSize) -> _Evi
     if box is None:
         return None
     brain, t1 = brain[box], t1[box]
-    thresholds = part_tissues(t1, brain)
+    thresholds = tissue_thresholds(t1, brain)
     if thresholds is None:
         return None
     lower, upper = thresholds

@@ -15,8 +15,13 @@ from flaxflair.core.records import Array, InputError, Subject
 from flaxflair.core.sequences import INPUTS, TARGET
 from flaxflair.evaluation.lesion_segmentation import segment
 from flaxflair.imaging.resampling import resample
-from flaxflair.imaging.standard import BRIGHTEST, describe, standardize
-from flaxflair.imaging.tissue_levels import STANDARD, fit_tissue_levels, separate, to_standard
+from flaxflair.imaging.standard import BRIGHTEST, encode_condition, standardize
+from flaxflair.imaging.tissue_levels import (
+    STANDARD,
+    fit_tissue_levels,
+    separate_levels,
+    to_standard,
+)
 from flaxflair.simulation.generator.acquisition import acquire, draw_resolution
 from flaxflair.simulation.generator.generator import Example
 from flaxflair.simulation.generator.ranges import ScannerRanges
@@ -154,7 +159,7 @@ def draw_window(
     images *= brain[..., None]
     example = Example(
         images,
-        describe(resolutions),
+        encode_condition(resolutions),
         np.asarray(session.flair[cut]),
         np.asarray(session.lesion[cut], np.float32),
         brain,
@@ -193,7 +198,9 @@ def _disturb_levels(
     """Returns an image at standard levels with the errors that finding levels makes."""
     standard = STANDARD[name]
     errors = np.exp(np.array(ranges.level_sd) * rng.standard_normal(3))
-    levels = separate(np.array([standard.fluid, standard.grey, standard.white]) * errors, name)
+    levels = separate_levels(
+        np.array([standard.fluid, standard.grey, standard.white]) * errors, name
+    )
     gamma = np.exp(rng.normal(0, ranges.gamma_sd))
     bent = np.maximum(to_standard(image, levels, name), 0) ** gamma
     return np.clip(bent, 0, BRIGHTEST).astype(np.float32)

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import INPUTS
-from flaxflair.imaging.standard import describe
+from flaxflair.imaging.standard import encode_condition
 from flaxflair.simulation.generator import generator
 from flaxflair.simulation.generator.acquisition import Resolution, acquire, draw_mask
 from flaxflair.simulation.generator.anatomies import (
@@ -96,7 +96,7 @@ def test_absent_sequences_are_zero_and_said_to_be_absent(library):
 
 
 def test_the_condition_holds_the_logarithms_of_voxel_edges():
-    rows = describe({"T2": (1.0, 0.5, 4.0)}).reshape(len(INPUTS), 4)
+    rows = encode_condition({"T2": (1.0, 0.5, 4.0)}).reshape(len(INPUTS), 4)
     assert_allclose(rows[INPUTS.index("T2")], [1, 0, -1, 2])
     assert not np.delete(rows, INPUTS.index("T2"), axis=0).any()
 

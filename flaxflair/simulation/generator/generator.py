@@ -11,8 +11,8 @@ import numpy as np
 
 from flaxflair.core.records import Array
 from flaxflair.core.sequences import INPUTS
-from flaxflair.imaging.standard import BRIGHTEST, describe
-from flaxflair.imaging.tissue_levels import separate, to_standard
+from flaxflair.imaging.standard import BRIGHTEST, encode_condition
+from flaxflair.imaging.tissue_levels import separate_levels, to_standard
 from flaxflair.simulation.generator.acquisition import (
     acquire,
     draw_mask,
@@ -52,7 +52,7 @@ class Example(NamedTuple):
 
     Attributes:
       images: float32[x, y, z, m], every sequence of `INPUTS`, standardised; zero where absent.
-      condition: float32[c], see `describe`.
+      condition: float32[c], see `encode_condition`.
       flair: float32[x, y, z], the clean FLAIR; normal-appearing white matter is 1.
       lesion: float32[x, y, z], the part of each voxel that is lesion.
       brain: bool[x, y, z], the brain mask that the network is given.
@@ -153,7 +153,7 @@ def _observe(
     if rng.random() < ranges.scanner.stripped_share:
         images *= mask[..., None]
     weight = np.where(mask, np.float32(1), np.float32(0.1))
-    return Example(images, describe(resolutions), flair, lesions.load, mask, weight)
+    return Example(images, encode_condition(resolutions), flair, lesions.load, mask, weight)
 
 
 def _contrast(
@@ -178,7 +178,7 @@ def _observe_levels(
 ) -> Array:
     """Returns the image at standard levels, with the errors that finding levels makes."""
     errors = np.exp(np.array(ranges.scanner.level_sd) * rng.standard_normal(3))
-    levels = separate(np.array(contrast.levels) * errors, name)
+    levels = separate_levels(np.array(contrast.levels) * errors, name)
     standard = to_standard(image, levels, name)
     gamma = np.exp(rng.normal(0, ranges.scanner.gamma_sd))
     return np.clip(np.maximum(standard, 0) ** gamma, 0, BRIGHTEST).astype(np.float32)
