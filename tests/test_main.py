@@ -304,9 +304,7 @@ UNUSABLE = [
 
 
 @pytest.mark.parametrize(("flags", "sentence"), UNUSABLE, ids=[" ".join(f) for f, _ in UNUSABLE])
-def test_unusable_flags_give_one_sentence(
-    flags: list[str], sentence: str, tmp_path: Path
-) -> None:
+def test_unusable_flags_give_one_sentence(flags: list[str], sentence: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     head = "from flaxflair.config import Config\n"
     (tmp_path / "former.py").write_text(

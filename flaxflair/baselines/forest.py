@@ -68,12 +68,12 @@ def fit(
       seed: of the draw and of the trees, zero or more.
 
     Raises:
-      InputError: no voxel counts, or the subjects differ in their number of sequences.
+      InputError: all regions are empty, or the subjects differ in their number of sequences.
     """
     subjects = list(examples)
     counts = [int(region.sum()) for _, _, region in subjects]
     if not sum(counts):
-        raise InputError("no voxel of the training subjects counts; check their regions")
+        raise InputError("the regions of the training subjects are empty; check their masks")
     sequences = {images.shape[-1] for images, _, _ in subjects}
     if len(sequences) > 1:
         found = " and ".join(map(str, sorted(sequences)))

@@ -71,7 +71,7 @@ def fit(examples: Iterable[tuple[Array, Array, Array]], *, search: tuple[int, in
             )
     images, flair, region = zip(*subjects, strict=True)
     if not any(mask.any() for mask in region):
-        raise InputError("no voxel of the training subjects counts; check their regions")
+        raise InputError("the regions of the training subjects are empty; check their masks")
     return Atlas(
         np.stack(images, dtype=np.float32),
         np.stack(flair, dtype=np.float32),
@@ -83,10 +83,9 @@ def fit(examples: Iterable[tuple[Array, Array, Array]], *, search: tuple[int, in
 def predict(model: Atlas, images: Array, inside: Array | None = None) -> Array:
     """Returns the prediction, x y z m -> x y z, float32.
 
-    Outside the grid images count as 0, the mean of z-scores. Of patches equally near, the first
-    subject's, and of these the lowest shift's (x, then y, then z), is taken. A voxel within whose
-    window no training voxel counts gets the mean FLAIR, over subjects, at the closest position that
-    counts in any of them.
+    Outside the grid images are 0, the mean of z-scores. Among equally near patches, the first
+    subject's with the lowest shift (x, then y, then z) is taken. A voxel without a training voxel
+    in its window gets the mean FLAIR over subjects at the closest position in any region.
 
     Args:
       model: from `fit`.
@@ -117,7 +116,7 @@ def predict(model: Atlas, images: Array, inside: Array | None = None) -> Array:
 
 
 def _slabs(inside: Array, search: tuple[int, int, int]) -> list[tuple[slice, slice, slice]]:
-    """Cuts the box around the voxels that are asked for into slabs along x."""
+    """Cuts the bounding box of the voxels to predict into slabs along x."""
     if not inside.any():
         return []
     x, y, z = (slice(int(n.min()), int(n.max()) + 1) for n in np.nonzero(inside))
@@ -128,10 +127,10 @@ def _slabs(inside: Array, search: tuple[int, int, int]) -> list[tuple[slice, sli
 
 
 def _search(model: Atlas, images: Array, slab: tuple[slice, slice, slice]) -> Array:
-    """Returns the FLAIR of the nearest patch for each voxel of a slab, NaN where none counts.
+    """Returns the FLAIR of the nearest patch for each voxel of a slab, NaN without a candidate.
 
     All arrays are padded alike and flattened, so that a shift is an offset and every pass runs over
-    contiguous memory; what wraps from one row into the next is cut away with the padding.
+    contiguous memory; values that wrap from one row into the next are cropped with the padding.
     """
     margin = [n + 1 for n in model.search]
     shape = [s.stop - s.start + 2 * n for s, n in zip(slab, margin, strict=True)]
@@ -173,7 +172,7 @@ def _cut_images(images: Array, slab: tuple[slice, slice, slice], margin: list[in
 
 
 def _cut(array: Array, slab: tuple[slice, slice, slice], margin: list[int]) -> Array:
-    """Returns a slab with a margin, zeros where that leaves the grid."""
+    """Returns a slab with a margin, zero outside the grid."""
     wanted = [(s.start - n, s.stop + n) for s, n in zip(slab, margin, strict=True)]
     sizes = array.shape[:3]
     inside = tuple(slice(max(lo, 0), min(hi, n)) for (lo, hi), n in zip(wanted, sizes, strict=True))
@@ -182,7 +181,7 @@ def _cut(array: Array, slab: tuple[slice, slice, slice], margin: list[int]) -> A
 
 
 def _closest(model: Atlas) -> Array:
-    """Returns, at each voxel, the mean FLAIR at the closest position that counts in any subject."""
+    """Returns, at each voxel, the mean FLAIR at the closest position in any subject's region."""
     known = model.region.any(axis=0)
     total = np.where(model.region, model.flair, 0).sum(axis=0, dtype=np.float64)
     mean = (total / np.maximum(model.region.sum(axis=0), 1)).astype(np.float32)

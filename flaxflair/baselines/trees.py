@@ -16,7 +16,7 @@ from sklearn.ensemble import RandomForestRegressor
 from flaxflair.core.arrays import Spec, expect_arrays
 from flaxflair.core.records import Array, InputError
 
-# Levels between two looks at which rows have reached their leaf.
+# Levels between two checks for rows that have reached their leaf.
 _LEVELS = 4
 
 
@@ -25,7 +25,7 @@ class Trees(NamedTuple):
 
     Attributes:
       starts: int64[t + 1], the first node of each tree, and the number of nodes.
-      feature: int32[n], the column that a node looks at; 0 in a leaf.
+      feature: int32[n], the column compared at a node; 0 in a leaf.
       threshold: float32[n]; values of at most it go to the first child.
       children: int32[n, 2].
       value: float32[n], the mean of the training voxels that reached a node.
@@ -39,14 +39,14 @@ class Trees(NamedTuple):
 
 
 def from_sklearn(forest: RandomForestRegressor) -> Trees:
-    """Returns the nodes of a fitted forest, which decide as it does for every float32."""
+    """Returns the nodes of a fitted forest, with identical decisions for every float32 input."""
     trees = [estimator.tree_ for estimator in forest.estimators_]
     starts = np.array([0, *accumulate(tree.node_count for tree in trees)], np.int64)
     parts = []
     for first, tree in zip(starts[:-1], trees, strict=True):
         left, right = tree.children_left, tree.children_right
-        leaf, own = left < 0, np.arange(tree.node_count)
-        children = np.where(leaf[:, None], own[:, None], np.stack([left, right], axis=1)) + first
+        leaf, index = left < 0, np.arange(tree.node_count)
+        children = np.where(leaf[:, None], index[:, None], np.stack([left, right], axis=1)) + first
         threshold = tree.threshold.astype(np.float32)
         # The next float32 below: rounded up, a threshold would let the value above it pass.
         rounded_up = threshold > tree.threshold
@@ -97,8 +97,8 @@ def unpack(arrays: Mapping[str, Array], features: int) -> Trees:
     """Undoes `pack`.
 
     Args:
-      arrays: as stored, by whomever.
-      features: columns of the tables that they will be applied to.
+      arrays: stored arrays, which may be invalid.
+      features: number of columns of the input tables.
 
     Raises:
       InputError: they are no trees over such tables.
@@ -118,11 +118,11 @@ def unpack(arrays: Mapping[str, Array], features: int) -> Trees:
     if {len(trees.feature), len(trees.threshold), len(trees.children)} != {count}:
         raise InputError("the arrays of the trees' nodes differ in length")
     if len(starts) < 2 or starts[0] != 0 or starts[-1] != count or (np.diff(starts) < 1).any():
-        raise InputError("the trees do not begin where their nodes lie")
+        raise InputError("the first nodes of the trees do not match the number of nodes")
     if not ((trees.feature >= 0) & (trees.feature < features)).all():
-        raise InputError(f"a tree looks at a feature that is none of 0 to {features - 1}")
-    own, ends = np.arange(count)[:, None], np.repeat(starts[1:], np.diff(starts))[:, None]
-    leaf = (trees.children == own).all(axis=1, keepdims=True)
-    if not (leaf | ((trees.children > own) & (trees.children < ends))).all():
+        raise InputError(f"a tree uses a feature outside 0 to {features - 1}")
+    index, ends = np.arange(count)[:, None], np.repeat(starts[1:], np.diff(starts))[:, None]
+    leaf = (trees.children == index).all(axis=1, keepdims=True)
+    if not (leaf | ((trees.children > index) & (trees.children < ends))).all():
         raise InputError("a node of a tree has a child that does not lie after it in its tree")
     return trees

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from flaxflair.core.records import Array, InputError
 from flaxflair.evaluation import metrics
-from flaxflair.imaging.tissue import part_tissues
+from flaxflair.imaging.tissue import tissue_thresholds
 
 # Thresholds, in spreads of grey matter above its mode.
 LEVELS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0)
@@ -50,17 +50,17 @@ class SegmentationConfig:
     """Parameters of the segmentation.
 
     The defaults had the best weighted Dice of a patient with 1.3 mL of lesions (0.40), the same
-    patient with 17 to 45 mL drawn in after other patients' masks (0.64), and phantoms of 3.6 mm
-    (0.64) and 1.8×1.8×3 mm voxels (0.67). Brightness around the aqueduct, which is no lesion, is
-    half of what is found in the first.
+    patient with 17 to 45 mL of lesions simulated from other patients' masks (0.64), and phantoms of
+    3.6 mm (0.64) and 1.8×1.8×3 mm voxels (0.67). Half of the voxels segmented in the first are
+    hyperintensity around the aqueduct, which is not a lesion.
 
     Attributes:
-      seed: spreads above grey matter's mode that the brightest voxel of a piece reaches.
-      white: share of the rim of a piece that is white matter, for a piece found at the lowest
+      seed: spreads above grey matter's mode that the brightest voxel of a component reaches.
+      white: share of a component's rim that is white matter, for a component at the lowest
         level; in [0, 1].
-      relief: how much less is enough for every spread that a piece's level is higher.
-      edge: where a lesion ends, from 0, the level of the white matter around, to 1, its peak.
-      volume: the smallest lesion in mm³.
+      relief: decrease of `white` per spread by which a component's level is higher.
+      edge: intensity of a lesion's boundary, from 0 (surrounding white matter) to 1 (its peak).
+      volume: minimum volume of a lesion, mm³.
     """
 
     seed: float = 2.5
@@ -121,9 +121,9 @@ def segment(
       InputError: the shapes differ.
     """
     mask = np.zeros(brain.shape, bool)
-    evidence = _weigh(flair, t1, brain, voxel_size)
+    evidence = _extract_evidence(flair, t1, brain, voxel_size)
     if evidence is not None:
-        mask[evidence.box] = _decide(evidence, config or SegmentationConfig())
+        mask[evidence.box] = _classify(evidence, config or SegmentationConfig())
     return mask
 
 
@@ -147,14 +147,16 @@ def tune(
     """
     if unknown := sorted(set(grid) - {f.name for f in fields(SegmentationConfig)}):
         raise ValueError(f"{unknown[0]} is no parameter of a segmentation")
-    weighed = [_weigh(case.flair, case.t1, case.brain, case.voxel_size) for case in cases]
+    extracted = [
+        _extract_evidence(case.flair, case.t1, case.brain, case.voxel_size) for case in cases
+    ]
 
     def mean_dice(config: SegmentationConfig) -> float:
         total = weight = 0.0
-        for case, evidence in zip(cases, weighed, strict=True):
+        for case, evidence in zip(cases, extracted, strict=True):
             mask = np.zeros(case.brain.shape, bool)
             if evidence is not None:
-                mask[evidence.box] = _decide(evidence, config)
+                mask[evidence.box] = _classify(evidence, config)
             overlap = metrics.dice(mask, case.lesion)
             if np.isfinite(overlap):
                 total, weight = total + case.weight * overlap, weight + case.weight
@@ -181,16 +183,16 @@ class _Level:
 
     Attributes:
       threshold: spreads above grey matter's mode.
-      pieces: the voxels brighter, as flat indices into the box.
-      owner: the piece of each of them, from 1.
-      peak: of each piece.
-      volume: of each piece, in mm³.
-      white: share of each piece's rim in white matter.
+      voxels: voxels above the threshold, as flat indices into the box.
+      owner: component of each of these voxels, from 1.
+      peak: maximum brightness of each component.
+      volume: volume of each component, mm³.
+      white: share of each component's rim in white matter.
       fluid: share in fluid or outside the brain.
     """
 
     threshold: float
-    pieces: Array
+    voxels: Array
     owner: Array
     peak: Array
     volume: Array
@@ -206,7 +208,7 @@ class _Evidence:
       box: bounding box of the arrays in the volume.
       brightness: float[x, y, z], the FLAIR in grey matter's spreads above its mode.
       around: float[x, y, z], the same of white matter nearby.
-      levels: pieces, by rising level.
+      levels: components, by increasing threshold.
       voxel_size: in mm.
     """
 
@@ -217,7 +219,9 @@ class _Evidence:
     voxel_size: VoxelSize
 
 
-def _weigh(flair: Array, t1: Array, brain: Array, voxel_size: VoxelSize) -> _Evidence | None:
+def _extract_evidence(
+    flair: Array, t1: Array, brain: Array, voxel_size: VoxelSize
+) -> _Evidence | None:
     """Returns the evidence, or None if the scan cannot be segmented."""
     for name, image in {"T1": t1, "brain mask": brain}.items():
         if image.shape != flair.shape:
@@ -226,7 +230,7 @@ def _weigh(flair: Array, t1: Array, brain: Array, voxel_size: VoxelSize) -> _Evi
     if box is None:
         return None
     brain, t1 = brain[box], t1[box]
-    thresholds = part_tissues(t1, brain)
+    thresholds = tissue_thresholds(t1, brain)
     if thresholds is None:
         return None
     lower, upper = thresholds
@@ -237,19 +241,19 @@ def _weigh(flair: Array, t1: Array, brain: Array, voxel_size: VoxelSize) -> _Evi
     if not spread > 0:
         return None
     brightness = np.where(brain, (smooth - level) / spread, -np.inf)
-    usual, variation = _middle(brightness[white])
+    usual, variation = _robust_stats(brightness[white])
     normal = white & (np.abs(brightness - usual) <= 2.5 * variation)
     around = usual + _smooth(brightness - usual, normal, voxel_size, SURROUND_MM)
     fluid |= ~brain
     levels = tuple(
-        _pieces(brightness, white, fluid, threshold, voxel_size)
+        _components(brightness, white, fluid, threshold, voxel_size)
         for threshold in LEVELS
         if (brightness > threshold).any()
     )
     return _Evidence(box, brightness, around, levels, voxel_size)
 
 
-def _pieces(
+def _components(
     brightness: Array, white: Array, fluid: Array, threshold: float, voxel_size: VoxelSize
 ) -> _Level:
     """Finds the components above a threshold, and the tissue shares of their rims."""
@@ -262,15 +266,15 @@ def _pieces(
         part = np.bincount(owner, weights=tissue[rim], minlength=count + 1)
         return part / np.maximum(np.bincount(owner, minlength=count + 1), 1)
 
-    pieces = np.flatnonzero(labels)
-    label_of = labels.ravel()[pieces]
+    voxels = np.flatnonzero(labels)
+    label_of = labels.ravel()[voxels]
     peak = np.full(count + 1, -np.inf)
-    np.maximum.at(peak, label_of, brightness.ravel()[pieces])
+    np.maximum.at(peak, label_of, brightness.ravel()[voxels])
     volume = np.bincount(label_of, minlength=count + 1) * np.prod(voxel_size)
-    return _Level(threshold, pieces, label_of, peak, volume, share(white), share(fluid))
+    return _Level(threshold, voxels, label_of, peak, volume, share(white), share(fluid))
 
 
-def _decide(evidence: _Evidence, config: SegmentationConfig) -> Array:
+def _classify(evidence: _Evidence, config: SegmentationConfig) -> Array:
     """Returns the lesions in the evidence's box."""
     brightness = evidence.brightness
     accepted = np.zeros(brightness.shape, bool)
@@ -282,7 +286,7 @@ def _decide(evidence: _Evidence, config: SegmentationConfig) -> Array:
             & (level.white >= max(LEAST_WHITE, needed))
             & (level.fluid <= MOST_FLUID)
         )
-        accepted.flat[level.pieces[lesion[level.owner]]] = True
+        accepted.flat[level.voxels[lesion[level.owner]]] = True
     if not accepted.any():
         return accepted
     # A scan blurs a lesion's border, which therefore is at an intensity between peak and white
@@ -318,7 +322,7 @@ def _smooth(image: Array, region: Array, voxel_size: VoxelSize, millimetres: flo
     return total / np.maximum(weight, 1e-3)
 
 
-def _middle(values: Array) -> tuple[float, float]:
+def _robust_stats(values: Array) -> tuple[float, float]:
     """Returns the median, and a spread that equals the SD of normal values; NaN of no value."""
     if not values.size:
         return float("nan"), float("nan")
@@ -332,7 +336,7 @@ def _mode(values: Array) -> tuple[float, float]:
     As in Souplet et al. 2008: the T1's grey-matter class includes lesions and, with atrophy, more
     and more fluid; neither affects the peak of the histogram or its width there.
     """
-    median, spread = _middle(values)
+    median, spread = _robust_stats(values)
     if not spread > 0:
         return median, spread
     count, edges = np.histogram(values, 200, (median - 4 * spread, median + 4 * spread))

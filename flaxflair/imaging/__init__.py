@@ -1,4 +1,4 @@
-"""Imaging: functions of image arrays alone, from orientation and resampling to normalisation.
+"""Imaging: functions of image arrays, from orientation and resampling to normalisation.
 
 Independent of files, data sets, networks and the configuration of a run.
 """

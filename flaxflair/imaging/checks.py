@@ -1,6 +1,7 @@
-"""Checks: what would stop a session, or make its FLAIR worthless, found before any computing.
+"""Checks of the scans of a session before any computation.
 
-Knows images and grids; knows nothing of file names but to repeat them, and nothing of networks.
+Finds errors that make a session unusable or its synthetic FLAIR unreliable. Independent of files
+and networks.
 """
 
 from __future__ import annotations
@@ -17,37 +18,41 @@ from flaxflair.imaging.findings import Finding
 from flaxflair.imaging.intensities import check_copies, check_intensities
 from flaxflair.imaging.resampling import subsample
 
-# A head and its brain differ more than two sequences of either do.
+# Minimum ratio of the axial areas of two sequences that both show the head, or both the brain.
 SAME_EXTENT = 0.75
-# A scan has fewer voxels that are exactly zero; a brain alone has more.
+# Maximum share of voxels that are exactly zero in a scan of a head; extracted brains have more.
 MOST_ZEROS = 0.7
-# Slices that a brain needs at least, and mm that it is high.
+# Minimum number of slices, and minimum height of a brain in mm.
 FEWEST_SLICES, LOWEST_SLAB = 5, 60.0
-# mm, between which the longest edge of a field of view is; beyond, its unit is another.
+# Range of the longest edge of a field of view, mm; beyond it, the header has another unit.
 LEAST_VIEW, MOST_VIEW = 5.0, 1000.0
-# Part of the smaller field of view that two sequences must share.
+# Minimum overlap of two sequences, as a share of the smaller field of view.
 LEAST_OVERLAP = 0.5
-# Voxels this much larger or smaller than the model's are another problem than it was trained on.
+# Maximum ratio of voxel edges to those of the training images, or its inverse.
 MOST_RATIO = 2.0
-# The T1's `tail` is this many times the T2's only if the two are exchanged.
-SURELY = 1.5
-# The `tail` of T2: 3.8 to 7.2 on ten real ones, 4.8 on a phantom; of FLAIR, PD and DIR up to 1.1.
-LEAST_T2_TAIL = 2.0
-COARSE = 3.0  # mm
-HIGHEST = 1e15  # sums of the squares of larger values do not fit into 32 bits
-FEW = 10_000  # voxels, all of which are looked at
-# mm below the head's surface at which there is brain and fluid and no scalp.
+# Minimum ratio of the T1's `fluid_contrast` to the T2's at which the two are exchanged.
+EXCHANGED_RATIO = 1.5
+# Minimum `fluid_contrast` of T2. Measured: 3.8 to 7.2 (ten real T2), 4.8 (phantom); at most 1.1
+# (FLAIR, PD and DIR).
+LEAST_T2_CONTRAST = 2.0
+COARSE = 3.0  # sampling distance in mm
+HIGHEST = 1e15  # sums of squares of larger values overflow float32
+FEW = 10_000  # images of at most this many voxels are not subsampled
+# Depth below the head's surface beyond which there is brain and fluid but no scalp, mm.
 DEPTH = 22.0
 
 
 def check_volumes(
     volumes: Mapping[str, Volume], voxel_size: tuple[float, float, float] | None = None
 ) -> list[Finding]:
-    """Returns what is wrong with the scans of a session, those that stop it first.
+    """Checks the scans of a session.
 
     Args:
-      volumes: sequence -> scan, on grids of their own or on one.
-      voxel_size: mm, of the model's training images; None if there is no model.
+      volumes: sequence -> scan, on any grids.
+      voxel_size: of the model's training images, mm; None without a model.
+
+    Returns:
+      The findings, those that stop the session first.
     """
     found: list[Finding] = []
     for name, volume in volumes.items():
@@ -73,22 +78,22 @@ def _check_one(name: str, volume: Volume) -> list[Finding]:
     if low == high:
         return [Finding("stop", name, f"every voxel is {low:g}; replace the image")]
     if max(-low, high) > HIGHEST:
-        what = f"has values up to {max(-low, high):.3g}, which no scanner makes; convert it again"
+        what = f"has values up to {max(-low, high):.3g}, beyond any scanner's; convert it again"
         return [Finding("stop", name, what)]
     if min(shape) < FEWEST_SLICES:
         grid = "×".join(map(str, shape))
         found.append(
-            Finding("stop", name, f"has {grid} voxels, no volume; give the whole stack of slices")
+            Finding("stop", name, f"has only {grid} voxels; give the whole stack of slices")
         )
     extent = np.array(shape) * np.array(size)
     if not LEAST_VIEW <= extent.max() <= MOST_VIEW:
         view = "×".join(f"{edge:.3g}" for edge in extent)
-        what = "its header's voxel size or unit (xyzt_units) is wrong, so write it anew"
-        return [Finding("stop", name, f"shows {view} mm, which is no head's size; {what}")]
+        what = "correct the voxel size or unit (xyzt_units) in its header"
+        return [Finding("stop", name, f"covers {view} mm, which is not the size of a head; {what}")]
     if min(shape) >= FEWEST_SLICES and extent.min() < LOWEST_SLAB:
         found.append(
             Finding(
-                "warn", name, f"reaches over {extent.min():.0f} mm only, less than a brain is high"
+                "warn", name, f"covers only {extent.min():.0f} mm, less than the height of a brain"
             )
         )
     return found
@@ -97,30 +102,30 @@ def _check_one(name: str, volume: Volume) -> list[Finding]:
 def _check_resolution(
     volumes: Mapping[str, Volume], voxel_size: tuple[float, float, float]
 ) -> list[Finding]:
-    """Warns of scans that are coarser than what a model learnt from, or all of them finer.
+    """Warns of voxels coarser than the training images', or finer in all scans.
 
-    One that is finer is averaged over the voxels of the reference; if all are, so is the reference.
+    A single finer scan is no problem: it is averaged over the voxels of the reference.
     """
     ratios = {n: np.sort(v.geometry.voxel_size) / np.sort(voxel_size) for n, v in volumes.items()}
     all_finer = all(ratio.min() < 1 / MOST_RATIO for ratio in ratios.values())
-    theirs = "×".join(f"{edge:.2g}" for edge in voxel_size)
+    trained_size = "×".join(f"{edge:.2g}" for edge in voxel_size)
     found = []
     for name, ratio in ratios.items():
         if all_finer or ratio.max() > MOST_RATIO:
-            own = "×".join(f"{edge:.2g}" for edge in volumes[name].geometry.voxel_size)
-            what = f"has voxels of {own} mm, the model learnt from {theirs} mm"
+            found_size = "×".join(f"{edge:.2g}" for edge in volumes[name].geometry.voxel_size)
+            what = f"has voxels of {found_size} mm; the model was trained on {trained_size} mm"
             found.append(Finding("warn", name, what))
     return found
 
 
-def _corners(geometry: Geometry) -> Array:
-    """Returns the centres of a grid of blocks that fills the field of view, world mm [n, 3]."""
+def _sample_points(geometry: Geometry) -> Array:
+    """Returns points on a regular grid in the field of view, float64[n, 3], world mm."""
     axes = [(np.arange(12) + 0.5) / 12 * n - 0.5 for n in geometry.shape]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     return points @ geometry.affine[:3, :3].T + geometry.affine[:3, 3]
 
 
-def _inside(points: Array, geometry: Geometry) -> Array:
+def _is_inside(points: Array, geometry: Geometry) -> Array:
     back = np.linalg.inv(geometry.affine)
     index = points @ back[:3, :3].T + back[:3, 3]
     return np.all((index > -0.5) & (index < np.array(geometry.shape) - 0.5), axis=1)
@@ -130,8 +135,8 @@ def _check_overlap(volumes: Mapping[str, Volume]) -> list[Finding]:
     found = []
     for (one, a), (other, b) in combinations(volumes.items(), 2):
         shared = max(
-            float(_inside(_corners(a.geometry), b.geometry).mean()),
-            float(_inside(_corners(b.geometry), a.geometry).mean()),
+            float(_is_inside(_sample_points(a.geometry), b.geometry).mean()),
+            float(_is_inside(_sample_points(b.geometry), a.geometry).mean()),
         )
         if shared == 0:
             found.append(
@@ -139,21 +144,21 @@ def _check_overlap(volumes: Mapping[str, Volume]) -> list[Finding]:
                     "stop",
                     other,
                     f"does not overlap with the {one}; check that both are of one session and that "
-                    "their headers are right",
+                    "their headers are correct",
                 )
             )
         elif shared < LEAST_OVERLAP:
             found.append(
-                Finding("warn", other, f"overlaps with the {one} in {100 * shared:.0f} % only")
+                Finding("warn", other, f"overlaps with the {one} by only {100 * shared:.0f} %")
             )
     return found
 
 
 def _check_extent(volumes: Mapping[str, Volume]) -> list[Finding]:
-    """Finds images of a brain among images of a head, by how wide they are slice for slice.
+    """Finds extracted brains among images of heads, by the area of axial sections.
 
-    Only what is exactly zero nearly everywhere can have been extracted: how much of a head's fat
-    shows differs from sequence to sequence, and air has noise.
+    Only images that are mostly exactly zero are candidates, since the visible area of a head
+    depends on the sequence (fat), and air has noise.
     """
     areas = {name: _area(volume, _support(volume)) for name, volume in volumes.items()}
     widest = max(areas, key=areas.__getitem__, default="")
@@ -170,7 +175,7 @@ def _check_extent(volumes: Mapping[str, Volume]) -> list[Finding]:
 
 
 def _support(volume: Volume) -> Array:
-    """Returns where an image is not zero, or, if that is nearly everywhere, not air."""
+    """Returns the foreground, bool[x, y, z]: nonzero voxels if most are zero, otherwise non-air."""
     if (volume.array == 0).mean() > MOST_ZEROS:
         shown = volume.array != 0
     else:
@@ -186,12 +191,12 @@ def _area(volume: Volume, shown: Array) -> float:
     return float(np.percentile(sections, 80) * np.prod(size) / size[axis])
 
 
-def tail(volume: Volume) -> float:
-    """Returns how far the brightest tissue deep in a head stands out, against the darkest.
+def fluid_contrast(volume: Volume) -> float:
+    """Returns the skew of intensities deep in the head: (p98 - p50) / (p50 - p2).
 
-    Fluid is far the brightest on T2 and far the darkest on T1. On four raw and two extracted real
-    sessions it was 4 to 7 on T2 and 0.2 to 0.4 on T1; on heads with much fat deep below the skin,
-    as the phantom has, up to 2.7 on T1.
+    Fluid is by far the brightest on T2 and the darkest on T1. Measured on four raw and two
+    brain-extracted real sessions: 4 to 7 on T2 and 0.2 to 0.4 on T1; up to 2.7 on T1 of heads with
+    much fat deep below the skin, such as the phantom's.
     """
     size = volume.geometry.voxel_size
     bright = volume.array > 0.5 * threshold_otsu(volume.array.astype(np.float64))
@@ -203,25 +208,27 @@ def tail(volume: Volume) -> float:
 
 
 def _extent(volume: Volume | None) -> float:
-    """Returns the shortest edge of a field of view, mm; 0 for none."""
+    """Returns the shortest edge of the field of view, mm; 0 without a volume."""
     if volume is None:
         return 0.0
     return float((np.array(volume.geometry.shape) * volume.geometry.voxel_size).min())
 
 
 def _check_contrast(volumes: Mapping[str, Volume]) -> list[Finding]:
-    tails = {name: tail(volume) for name, volume in volumes.items() if name in ("T1", "T2")}
-    if len(tails) == 2 and tails["T1"] >= SURELY * tails["T2"]:
+    contrasts = {
+        name: fluid_contrast(volume) for name, volume in volumes.items() if name in ("T1", "T2")
+    }
+    if len(contrasts) == 2 and contrasts["T1"] >= EXCHANGED_RATIO * contrasts["T2"]:
         return [
             Finding(
                 "stop",
                 name,
-                f"looks like a {other}: fluid is {how} on a {name}, against the {other}; exchange "
-                "the two files",
+                f"looks like a {other}: fluid is {level} on a {name}, unlike on a {other}; "
+                "exchange the two files",
             )
-            for name, other, how in (("T1", "T2", "darkest"), ("T2", "T1", "brightest"))
+            for name, other, level in (("T1", "T2", "darkest"), ("T2", "T1", "brightest"))
         ]
-    if _extent(volumes.get("T2")) >= LOWEST_SLAB and tails["T2"] < LEAST_T2_TAIL:
+    if _extent(volumes.get("T2")) >= LOWEST_SLAB and contrasts["T2"] < LEAST_T2_CONTRAST:
         what = (
             "does not look like a T2, on which fluid is far brighter than tissue, but like a "
             "FLAIR, PD, DIR or T1; give the T2"

@@ -1,9 +1,9 @@
-"""Contrast, checked: whether images that lie on one grid show what their names say.
+"""Checks that registered images have the contrast of their sequence.
 
-Where a T1 and a T2 lie on each other, tissue that is brighter on one is darker on the other; on PD,
-FLAIR and DIR it is brighter on both. Grey matter lies below the brain's surface and white matter
-deep in it: a T1 is brighter deep in the brain, and the other sequences are not. A contrast agent
-leaves vessels on a T1 far brighter than any tissue.
+Within tissue, T1 and T2 are negatively correlated, and PD, FLAIR and DIR are not negatively
+correlated with T2. Grey matter is near the brain's surface and white matter is deep, so a T1 is
+brighter at depth and the other sequences are not. After a contrast agent, vessels on a T1 are far
+brighter than any tissue.
 """
 
 from __future__ import annotations
@@ -16,36 +16,40 @@ from scipy import ndimage
 from flaxflair.core.records import Array, strides
 from flaxflair.imaging.findings import Finding
 
-# mm below the brain's surface that is compared with the T2, and between voxels.
+# Minimum depth below the brain's surface for the comparison with the T2, and sampling distance; mm.
 _DEPTH, _APART = 5.0, 2.0
-# Of the T2: what is brighter is taken for fluid.
+# Percentile of the T2 above which voxels are excluded as fluid.
 _FLUID = 85
-# Correlation with the T2 in tissue: -0.79, -0.73 and -0.60 of two real T1 and a simulated one,
-# -0.37 of a simulated spin-echo T1; of FLAIR, PD and DIR -0.01 to 0.89.
+# Maximum correlation of a T1 with the T2 in tissue. Measured: -0.79 and -0.73 (two real T1), -0.60
+# (simulated T1), -0.37 (simulated spin-echo T1); -0.01 to 0.89 (FLAIR, PD and DIR).
 _MOST_LIKE_T2 = -0.2
-# The 99.9th percentile of a T1, of the median: 1.3 to 1.6 of three without a contrast agent.
+# Maximum ratio of the 99.9th percentile of a T1 to its median without a contrast agent; measured on
+# three such T1: 1.3 to 1.6.
 _VESSELS = 2.4
-# mm below the surface: mostly grey matter, and mostly white matter.
+# Depths of mostly grey and of mostly white matter, mm below the surface.
 _GREY, _WHITE = (4.0, 8.0), (14.0, 30.0)
-# The 75th percentile of the latter, of the former. Prepared here: 1.11 to 1.17 of seven real T1,
-# 1.09 to 1.7 of simulated T1 and T1SE, 0.90 to 1.00 of eight real and four simulated FLAIR, 0.7 to
-# 0.97 of T2 and PD. Of others' T1, their bias uncorrected, 1.03 to 1.11, and of their FLAIR and T2
-# 0.94 to 1.09.
+# Ratio of the 75th percentiles at the two depths, white to grey. Measured after preparation by this
+# package: 1.11 to 1.17 (seven real T1), 1.09 to 1.7 (simulated T1 and T1SE), 0.90 to 1.00 (eight
+# real and four simulated FLAIR), 0.7 to 0.97 (T2 and PD). Measured on data prepared elsewhere,
+# without bias correction: 1.03 to 1.11 (T1), 0.94 to 1.09 (FLAIR and T2).
 _LEAST_T1, _USUAL_T1, _USUAL_OTHER, _MOST_OTHER = 1.0, 1.04, 1.1, 1.2
 _T1_LIKE, _OTHERS = ("T1", "T1SE"), ("T2", "PD", "DIR")
-# In voxels coarser than this, mm, tissues are not told apart; fewer voxels say nothing.
+# Maximum voxel edge in mm at which tissues can be separated; minimum number of voxels of a check.
 _COARSEST, _FEWEST = 5.5, 200
 
 
 def check_contrasts(
     images: Mapping[str, Array], brain: Array, voxel_size: tuple[float, float, float]
 ) -> list[Finding]:
-    """Returns which images do not show the contrast of their sequence, those that stop first.
+    """Finds images without the contrast of their sequence.
 
     Args:
-      images: sequence -> [x, y, z], on one grid; those that lie on each other well.
+      images: sequence -> [x, y, z], registered and on one grid.
       brain: bool[x, y, z].
       voxel_size: mm.
+
+    Returns:
+      The findings, those that stop the session first.
     """
     steps = tuple(np.minimum(strides(voxel_size, _APART), brain.shape).tolist())
     spacing = [edge * step for edge, step in zip(voxel_size, steps, strict=True)]
@@ -54,16 +58,16 @@ def check_contrasts(
     )
     inside = brain[where]
     depth = np.asarray(ndimage.distance_transform_edt(inside, sampling=spacing))
-    even = {name: _average(image, steps) for name, image in images.items()}
+    averaged = {name: _average(image, steps) for name, image in images.items()}
     found: list[Finding] = []
     if sorted(spacing)[1] <= _COARSEST:
-        if {"T1", "T2"} <= set(even):
-            found += _compare_with_t2(even["T1"], even["T2"], depth)
-        told = {finding.sequence for finding in found}
-        for name, image in even.items():
-            found += [] if name in told else _compare_depths(name, image, depth)
+        if {"T1", "T2"} <= set(averaged):
+            found += _compare_with_t2(averaged["T1"], averaged["T2"], depth)
+        reported = {finding.sequence for finding in found}
+        for name, image in averaged.items():
+            found += [] if name in reported else _compare_depths(name, image, depth)
     if "T1" in images:
-        found += _look_for_vessels(images["T1"][where][depth > _DEPTH])
+        found += _check_enhancement(images["T1"][where][depth > _DEPTH])
     return sorted(found, key=lambda finding: finding.severity != "stop")
 
 
@@ -87,8 +91,8 @@ def _compare_with_t2(t1: Array, t2: Array, depth: Array) -> list[Finding]:
     if float(np.corrcoef(a, b)[0, 1]) <= _MOST_LIKE_T2:
         return []
     what = (
-        "does not look like a T1, on which tissue is dark that is bright on the T2, but like a PD, "
-        "FLAIR or DIR; give the T1"
+        "does not look like a T1, which is negatively correlated with the T2 in tissue, but like a "
+        "PD, FLAIR or DIR; give the T1"
     )
     return [Finding("stop", "T1", what)]
 
@@ -116,7 +120,7 @@ def _compare_depths(name: str, image: Array, depth: Array) -> list[Finding]:
     return []
 
 
-def _look_for_vessels(deep: Array) -> list[Finding]:
+def _check_enhancement(deep: Array) -> list[Finding]:
     if deep.size < _FEWEST or np.median(deep) <= 0:
         return []
     if np.percentile(deep, 99.9) <= _VESSELS * np.median(deep):

@@ -1,4 +1,4 @@
-"""Findings: results of the checks of scans."""
+"""Findings: results of the checks of scans, as errors and warnings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Severity = Literal["stop", "warn"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found.
+    """Result of a check.
 
     Attributes:
-      severity: `stop`, or `warn`.
-      sequence: whose it is.
-      what: one clear sentence: what was found, and what to do.
+      severity: `stop` for an error, `warn` for a warning.
+      sequence: sequence of the scan.
+      what: predicate of one sentence: what was found, and what to do.
     """
 
     severity: Severity
@@ -28,14 +28,14 @@ class Finding:
 
 
 def refuse_or_warn(findings: Iterable[Finding], paths: Mapping[str, Path]) -> tuple[str, ...]:
-    """Returns the warnings among findings, a sentence each that names the file.
+    """Returns the warnings among findings, as sentences that name the file.
 
     Args:
-      findings: of the scans of one session.
+      findings: findings of one session.
       paths: sequence -> its file.
 
     Raises:
-      InputError: one of the findings stops the session; the message is the first of them.
+      InputError: a finding stops the session; the message is that of the first one.
     """
     sentences = []
     for finding in findings:

@@ -1,6 +1,6 @@
-"""Anchors: intensities of one image that stand for the same thing in every session.
+"""Intensity landmarks: intensities of an image that correspond between sessions.
 
-They are what a normalisation of single sessions brings into line. Knows arrays alone.
+A normalisation per session maps them to standard landmarks. Independent of files and subjects.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def _percentiles(values: Array) -> Array:
     return np.percentile(values, _PERCENTILES)
 
 
-# Method -> the anchors of the values in a brain, float64[k], not falling.
+# Method -> landmarks of the values in a brain, float64[k], nondecreasing.
 #   brain     zero and the mean
-#   robust    the median, and a robust standard deviation above it
-#   white     zero and the tallest peak of the histogram, which on every sequence of an adult is
-#             white matter's (Shinohara et al., NeuroImage Clin. 6:9, 2014)
+#   robust    the median, and the median plus a robust standard deviation
+#   white     zero and the highest mode of the histogram, which is white matter's on every sequence
+#             of an adult (Shinohara et al., NeuroImage Clin. 6:9, 2014)
 #   quantile  percentiles (Nyul and Udupa, Magn. Reson. Med. 42:1072, 1999)
-ANCHORS: Mapping[str, Callable[[Array], Array]] = {
+LANDMARKS: Mapping[str, Callable[[Array], Array]] = {
     "brain": _mean,
     "robust": _spread,
     "white": _peak,
@@ -52,21 +52,23 @@ ANCHORS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def bend(values: Array, own: Array, places: Array) -> Array:
-    """Returns values moved so that each anchor comes to its place: lines between, and beyond.
+def match_landmarks(values: Array, source: Array, target: Array) -> Array:
+    """Maps values piecewise linearly, so that source landmarks become target landmarks.
+
+    The outer pieces are extrapolated.
 
     Args:
       values: of any shape.
-      own: float64[k], anchors, rising.
-      places: float64[k], where they belong.
+      source: float64[k], landmarks of the values, strictly increasing.
+      target: float64[k], landmarks of the result.
 
     Returns:
       float32, the shape of `values`.
     """
-    slopes = np.diff(places) / np.diff(own)
-    if len(own) == 2:
-        return ((values - own[0]) * slopes[0] + places[0]).astype(np.float32)
-    out = np.interp(values, own, places)
-    out += np.minimum(values - own[0], 0) * slopes[0]
-    out += np.maximum(values - own[-1], 0) * slopes[-1]
+    slopes = np.diff(target) / np.diff(source)
+    if len(source) == 2:
+        return ((values - source[0]) * slopes[0] + target[0]).astype(np.float32)
+    out = np.interp(values, source, target)
+    out += np.minimum(values - source[0], 0) * slopes[0]
+    out += np.maximum(values - source[-1], 0) * slopes[-1]
     return out.astype(np.float32)

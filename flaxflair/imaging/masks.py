@@ -1,6 +1,6 @@
-"""Masks: which voxels a mask means, whatever its values, and whether a brain mask can be one.
+"""Masks: binarisation of masks of any value range, and plausibility checks of brain masks.
 
-Knows nothing of files.
+Independent of files.
 """
 
 from __future__ import annotations
@@ -11,20 +11,25 @@ from scipy import ndimage
 from flaxflair.core.records import Array, InputError, Volume, strides
 from flaxflair.imaging.resampling import resample
 
-# Litres that a brain has.
+# Range of plausible brain volumes, L.
 FEWEST_LITRES, MOST_LITRES = 0.8, 2.0
-# Most voxels of a mask of 0 and 255, or of 0 to 100 %, are so near its maximum.
+# A mask was multiplied by a constant (0 and 255, percent) if more than `_MOST` of its positive
+# voxels exceed `_NEAR` of its maximum.
 _NEAR, _MOST = 0.9, 0.5
-# mm between voxels that are compared; of the 99th percentile: what is brighter is no air; mm that
-# a head's outline may be closed by; share of a brain mask that may lie in air.
+# Sampling distance in mm; intensity of the brightest air relative to the 99th percentile; distance
+# of the head's morphological closing in mm; maximum share of a brain mask outside the head.
 _APART, _AIR, _GAP, _MOST_OUTSIDE = 4.0, 0.15, 8.0, 0.05
 
 
 def binarize(array: Array) -> Array:
-    """Returns which voxels a mask means, bool[x, y, z].
+    """Returns a mask as bool[x, y, z].
 
-    Up to 1, values are probabilities. Beyond, they are what a mask of 0 to 1 was multiplied by if
-    most lie near the maximum, and else the numbers of labels.
+    With a maximum of at most 1, values are probabilities, thresholded at 0.5. With a larger one,
+    they are a scaled mask, thresholded at half of the maximum, if most positive values are near the
+    maximum; otherwise they are labels, all of which are in the mask.
+
+    Args:
+      array: [x, y, z].
     """
     most = float(array.max(initial=0.0))
     if most > 1:
@@ -35,46 +40,55 @@ def binarize(array: Array) -> Array:
 
 
 def expect_mask(mask: Array, name: str) -> None:
-    """Refuses a mask that is empty.
+    """Checks that a mask is not empty.
+
+    Args:
+      mask: bool[x, y, z].
+      name: name of the mask in the message.
 
     Raises:
-      InputError: the message calls it by its name.
+      InputError: the mask is empty.
     """
     if not mask.any():
         raise InputError(f"{name}: the mask is empty; give one of this scan, or leave it out")
 
 
-def judge_brain(brain: Array, voxel_size: tuple[float, float, float]) -> tuple[str, ...]:
-    """Returns a sentence if a brain is too small or too large to be one."""
+def check_brain_volume(brain: Array, voxel_size: tuple[float, float, float]) -> tuple[str, ...]:
+    """Returns a warning if the volume of a brain mask is implausible, else nothing.
+
+    Args:
+      brain: bool[x, y, z].
+      voxel_size: mm.
+    """
     litres = brain.sum() * np.prod(voxel_size) / 1e6
     if FEWEST_LITRES < litres < MOST_LITRES:
         return ()
-    return (f"the brain was taken to be {litres:.2f} L; look at its outline",)
+    return (f"the brain mask has a volume of {litres:.2f} L; inspect its outline",)
 
 
-def judge_given(brain: Volume, scan: Volume) -> tuple[str, ...]:
-    """Returns a sentence if a given brain mask reaches beyond the head that it is to lie in.
+def check_brain_mask(brain: Volume, scan: Volume) -> tuple[str, ...]:
+    """Returns a warning if a given brain mask extends beyond the head, else nothing.
 
     Args:
       brain: 0 and 1, on any grid.
-      scan: over which it lies by its header.
+      scan: scan of the head, in the same world coordinates.
     """
     steps = strides(scan.geometry.voxel_size, _APART)
     small = scan.array[tuple(slice(None, None, step) for step in steps)]
     spacing = [edge * step for edge, step in zip(scan.geometry.voxel_size, steps, strict=True)]
     shown = small > _AIR * np.percentile(small, 99)
-    # Closed, so that dark fluid at its surface belongs to a head.
+    # Closing includes dark fluid at the surface of the head.
     reach = np.asarray(ndimage.distance_transform_edt(~shown, sampling=spacing)) <= _GAP
     filled = np.asarray(ndimage.binary_fill_holes(reach), bool)
     head = np.asarray(ndimage.distance_transform_edt(filled, sampling=spacing)) > _GAP
-    laid = resample(
+    resampled = resample(
         brain.array.astype(np.float32),
         brain.geometry.affine,
         scan.geometry,
         np.eye(4),
         beyond="zero",
     )[tuple(slice(None, None, step) for step in steps)]
-    inside = laid > 0.5
+    inside = resampled > 0.5
     if inside.any() and not (inside & ~head).sum() > _MOST_OUTSIDE * inside.sum():
         return ()
-    return ("the brain mask that was given reaches beyond the head; look at its outline",)
+    return ("the given brain mask extends beyond the head; inspect its outline",)

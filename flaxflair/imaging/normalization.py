@@ -1,11 +1,10 @@
-"""Normalisation: intensities to z-scores and back, and to zero outside the brain.
+"""Normalisation of intensities to z-scores and back, and masking of the background.
 
-Knows nothing of files or networks.
-
-`normalize` and `denormalize` undo each other for one `Stats`. A `Normalization` says where the
-statistics come from: `dataset`, pooled over many images as they are (the paper), or pooled after
-each image was brought into line by anchors of its own (see `landmarks`), or by the levels of its
-tissues, which are found in all input sequences of a session together (see `tissue_levels`).
+`normalize` and `denormalize` are inverse for one `Stats`. The statistics depend on the method of a
+`Normalization`: with `dataset` they are pooled over the images as scanned (Wei et al. 2019); with
+the other methods, over images whose landmarks were first mapped to standard landmarks. These are
+histogram landmarks of single images (see `landmarks`) or tissue levels, estimated jointly from all
+input sequences of a session (see `tissue_levels`). Independent of files and networks.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from numpy.typing import ArrayLike
 from flaxflair.core.records import Array, InputError, Subject
 from flaxflair.core.sequences import TARGET
 from flaxflair.imaging import tissue_levels
-from flaxflair.imaging.landmarks import ANCHORS, bend
+from flaxflair.imaging.landmarks import LANDMARKS, match_landmarks
 
 
 @dataclass(frozen=True)
@@ -29,15 +28,15 @@ class Stats:
     """Mean and standard deviation of each channel.
 
     Attributes:
-      mean: one value a channel, in the images' own units.
-      std: likewise, above zero.
+      mean: one value per channel, in the units of the images.
+      std: likewise, positive.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        # As they are applied: a value may be finite, or above zero, and not so in float32.
+        # Checked in float32, in which they are applied.
         with np.errstate(over="ignore", under="ignore"):
             mean, std = _float32(self)
         usable = np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()
@@ -45,16 +44,20 @@ class Stats:
             raise InputError(f"unusable statistics: mean {self.mean}, SD {self.std}")
 
 
-def pool(images: Iterable[Array]) -> Stats:
+def pooled_stats(images: Iterable[Array]) -> Stats:
     """Returns statistics over all voxels of all images (Wei et al. 2019, section 2.3).
 
     Args:
-      images: arrays [..., m], as many as wanted; seen one at a time.
+      images: arrays [..., m]; iterated once, one in memory at a time.
+
+    Raises:
+      ValueError: there is no image.
+      InputError: a channel is constant or not finite.
     """
     count, total, square = 0, np.zeros(()), np.zeros(())
     for image in images:
         voxels = image.reshape(-1, image.shape[-1]).astype(np.float64)
-        # Merging means and squared deviations, not raw squares, keeps the digits of large offsets.
+        # Merged means and squared deviations, not raw squares: no cancellation with large offsets.
         size, mean = len(voxels), voxels.mean(axis=0)
         shift = mean - total
         square = square + voxels.var(axis=0) * size + shift**2 * count * size / (count + size)
@@ -74,28 +77,29 @@ def normalize(image: Array, stats: Stats) -> Array:
 def denormalize(image: Array, stats: Stats) -> Array:
     """Undoes `normalize`."""
     mean, std = _float32(stats)
-    own = image * std
-    own += mean  # in place: an image may be most of the memory there is
-    return own.astype(np.float32, copy=False)
+    intensities = image * std
+    intensities += mean  # in place, since an image may take most of the memory
+    return intensities.astype(np.float32, copy=False)
 
 
 def zero_outside(brain: Array, image: Array) -> Array:
-    """Returns an image, [x, y, z] or [x, y, z, m], that is zero where `brain` is False."""
+    """Returns an image, [x, y, z] or [x, y, z, m], set to zero where `brain` is False."""
     region = brain if image.ndim == brain.ndim else brain[..., None]
     return np.where(region, image, image.dtype.type(0))
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """What was learnt from the training subjects about intensities; stored with a model.
+    """Normalisation fitted to the training subjects; stored with a model.
 
     Attributes:
-      images: statistics of the input sequences, in line.
-      flair: statistics of the FLAIR, in line.
+      images: statistics of the input sequences, after matching of landmarks.
+      flair: statistics of the FLAIR, likewise.
       method: one of `METHODS`.
-      places: where each channel's anchors belong, m + 1 rows of k; the last is the FLAIR's. Empty
-        for `dataset`; with `tissue`, k differs among sequences.
-      gain: anchors of the FLAIR relative to the inputs' `level`, k values. Empty for `dataset`.
+      places: standard landmarks of each channel, m + 1 rows of k; the last row is the FLAIR's.
+        Empty for `dataset`; with `tissue`, k differs among sequences. Named as in stored models.
+      gain: landmarks of the FLAIR relative to the inputs' `session_level`, k values. Empty for
+        `dataset`.
     """
 
     images: Stats
@@ -106,15 +110,15 @@ class Normalization:
 
     @property
     def needs_brain(self) -> bool:
-        """Whether a brain mask is needed to use it."""
+        """Whether applying the normalisation needs a brain mask."""
         return self.method != "dataset"
 
 
 def expect_consistent(normalization: Normalization, channels: int) -> None:
-    """Refuses a normalisation that cannot be applied to images of a number of sequences.
+    """Checks that a normalisation can be applied to images of `channels` sequences.
 
     Raises:
-      InputError: the message says what does not fit.
+      InputError: statistics, landmarks or gain do not fit the method or the number of sequences.
     """
     images, flair = normalization.images, normalization.flair
     if (len(images.mean), len(flair.mean)) != (channels, 1):
@@ -125,119 +129,126 @@ def expect_consistent(normalization: Normalization, channels: int) -> None:
     rows = [*normalization.places, normalization.gain]
     if normalization.method == "dataset":
         if any(rows):
-            raise InputError("normalization: 'dataset' has neither places nor a gain")
+            raise InputError("normalization: 'places' and 'gain' must be empty for 'dataset'")
         return
-    counts = _count_anchors(normalization.method)
+    counts = _count_landmarks(normalization.method)
     if len(rows) != channels + 2 or any(len(row) not in counts for row in rows):
         raise InputError(
-            f"normalization: {normalization.method!r} needs {channels + 1} places and a gain of "
-            f"{' or '.join(map(str, counts))} values each"
+            f"normalization: {normalization.method!r} needs {channels + 1} 'places' and a 'gain' "
+            f"of {' or '.join(map(str, counts))} values each"
         )
     if len(rows[-1]) != len(rows[-2]):
-        raise InputError("normalization: the gain has as many values as the FLAIR's places")
+        raise InputError("normalization: 'gain' must have as many values as the last of 'places'")
     if not all(np.isfinite(row).all() and (np.diff(row) > 0).all() for row in rows):
-        raise InputError("normalization: places and gain are finite numbers that rise")
+        raise InputError(
+            "normalization: 'places' and 'gain' must be finite and strictly increasing"
+        )
 
 
-def _count_anchors(method: str) -> list[int]:
-    """Returns how many anchors a sequence can have."""
+def _count_landmarks(method: str) -> list[int]:
+    """Returns the possible numbers of landmarks of a sequence."""
     if method == "tissue":
         return sorted({len(tissue_levels.standard_landmarks(n)) for n in tissue_levels.STANDARD})
-    return [len(ANCHORS[method](np.arange(1000.0)))]
+    return [len(LANDMARKS[method](np.arange(1000.0)))]
 
 
-METHODS = ("dataset", *ANCHORS, "tissue")
+METHODS = ("dataset", *LANDMARKS, "tissue")
 
-# Anchors of these are a scale alone; what is predicted in their units can be held to it.
+# Methods whose landmarks are only a scale, so that a prediction can be rescaled to it.
 _SCALES = ("brain", "white")
 
 Encoder = Callable[[Array], Array]
 
 
 def fit(subjects: Sequence[Subject], method: str) -> Normalization:
-    """Learns a normalisation from subjects with a FLAIR.
+    """Fits a normalisation to subjects with a FLAIR.
 
-    With `dataset`, a z-score per sequence is over all voxels of all images (the paper). Else each
-    image is first brought into line by its own anchors, which go where the training subjects'
-    anchors lie on average, relative to each image's mean in the brain; with `tissue`, to the
-    standard levels of each sequence, whoever was trained on. What a synthetic FLAIR is worth in
-    intensities is then taken from the inputs, since much of a receiver's gain is common to the
+    With `dataset`, z-scores are over all voxels of all images (Wei et al. 2019). With the other
+    methods, the landmarks of each image are first mapped to standard landmarks: the average of the
+    training subjects' landmarks relative to each image's mean in the brain or, with `tissue`, the
+    standard tissue levels, which do not depend on the subjects. The intensity scale of a synthetic
+    FLAIR is then derived from the inputs, since most of a receiver's gain is common to the
     sequences of a session.
 
     Args:
-      subjects: of the training folds.
+      subjects: training subjects.
       method: one of `METHODS`.
 
     Raises:
-      InputError: a subject has no FLAIR, or a mean that cannot be divided by.
+      InputError: a subject has no FLAIR, or an image whose mean in the brain is not positive.
     """
     if method == "dataset":
         flairs = (_flair(subject)[..., None] for subject in subjects)
-        return Normalization(pool(subject.images for subject in subjects), pool(flairs))
-    anchors, places, gains = [], [], []
+        return Normalization(
+            pooled_stats(subject.images for subject in subjects), pooled_stats(flairs)
+        )
+    found, relative, gains = [], [], []
     for subject in subjects:
         brain, flair = subject.masks.brain, _flair(subject)[..., None]
         with _named(subject.name):
-            inputs = find_anchors(method, subject.images, brain, subject.sequences)
-            target = find_anchors(method, flair, brain, (TARGET,))
+            inputs = find_landmarks(method, subject.images, brain, subject.sequences)
+            target = find_landmarks(method, flair, brain, (TARGET,))
             means = [_means(image, brain) for image in (subject.images, flair)]
-            gains.append(target[0] / level(subject.images, brain))
-        anchors.append((inputs, target))
-        own = zip([*inputs, *target], np.concatenate(means), strict=True)
-        places.append([row / mean for row, mean in own])
+            gains.append(target[0] / session_level(subject.images, brain))
+        found.append((inputs, target))
+        pairs = zip([*inputs, *target], np.concatenate(means), strict=True)
+        relative.append([row / mean for row, mean in pairs])
     if method == "tissue":
         names = (*subjects[0].sequences, TARGET)
-        where = [tissue_levels.standard_landmarks(name) for name in names]
+        standard = [tissue_levels.standard_landmarks(name) for name in names]
     else:
-        where = [np.mean(rows, axis=0) for rows in zip(*places, strict=True)]
+        standard = [np.mean(rows, axis=0) for rows in zip(*relative, strict=True)]
     return Normalization(
-        pool(_bend(s.images, a[0], where[:-1]) for s, a in zip(subjects, anchors, strict=True)),
-        pool(
-            _bend(_flair(s)[..., None], a[1], where[-1:])
-            for s, a in zip(subjects, anchors, strict=True)
+        pooled_stats(
+            _match(s.images, marks[0], standard[:-1])
+            for s, marks in zip(subjects, found, strict=True)
+        ),
+        pooled_stats(
+            _match(_flair(s)[..., None], marks[1], standard[-1:])
+            for s, marks in zip(subjects, found, strict=True)
         ),
         method,
-        tuple(tuple(float(v) for v in row) for row in where),
+        tuple(tuple(float(v) for v in row) for row in standard),
         tuple(float(v) for v in np.mean(gains, axis=0)),
     )
 
 
-def level(images: Array, brain: Array) -> float:
-    """Returns how bright a session is: the geometric mean of its sequences' means in the brain.
+def session_level(images: Array, brain: Array) -> float:
+    """Returns the intensity level of a session: the geometric mean of its means in the brain.
 
     Raises:
-      InputError: a mean is not positive, as after a z-score.
+      InputError: a mean is not positive, as after z-scoring.
     """
     return float(np.exp(np.log(_means(images, brain)).mean()))
 
 
-def find_anchors(
+def find_landmarks(
     method: str, images: Array, brain: Array, sequences: Sequence[str] = ()
 ) -> list[Array]:
-    """Returns the anchors of each channel, float64[k] each, rising.
+    """Returns the landmarks of each channel, float64[k] each, strictly increasing.
 
     Args:
       method: one of `METHODS` but `dataset`.
       images: [x, y, z, m].
       brain: bool[x, y, z].
-      sequences: names of the m channels; needed by `tissue` alone.
+      sequences: names of the m channels; needed only by `tissue`.
 
     Raises:
-      InputError: an image is too flat for two of its anchors to differ.
+      InputError: two landmarks of an image coincide.
     """
     if method == "tissue":
         found = tissue_levels.fit_tissue_levels(images, sequences, brain)
         return [tissue_levels.landmarks(found[name], name) for name in sequences]
     inside = images[brain]
-    anchors = [ANCHORS[method](inside[:, m]) for m in range(images.shape[-1])]
-    for own in anchors:
-        if (np.diff(own) <= 0).any():
-            shown = ", ".join(f"{value:.4g}" for value in own)
+    landmarks = [LANDMARKS[method](inside[:, m]) for m in range(images.shape[-1])]
+    for row in landmarks:
+        if (np.diff(row) <= 0).any():
+            shown = ", ".join(f"{value:.4g}" for value in row)
             raise InputError(
-                f"an image cannot be normalised by {method!r}, whose marks in the brain, {shown}, "
-                "do not rise; give intensities as scanned"
+                f"an image cannot be normalised by {method!r}: its landmarks in the brain, {shown}"
+                ", do not increase; give unprocessed scanner intensities"
             )
-    return anchors
+    return landmarks
 
 
 def encode_images(
@@ -250,31 +261,31 @@ def encode_images(
 def make_encoder(
     normalization: Normalization, images: Array, brain: Array, sequences: Sequence[str] = ()
 ) -> Encoder:
-    """Returns what makes z-scores of one session's inputs, or of any part of them.
+    """Returns the function that maps one session's inputs, or any part of them, to z-scores.
 
     Args:
-      normalization: of the model.
+      normalization: normalisation of the model.
       images: [x, y, z, m], the whole session.
-      brain: bool[x, y, z]; of no effect on `dataset`.
-      sequences: names of the m channels; needed by `tissue` alone.
+      brain: bool[x, y, z]; not used by `dataset`.
+      sequences: names of the m channels; needed only by `tissue`.
 
     Raises:
-      InputError: see `find_anchors`.
+      InputError: see `find_landmarks`.
     """
     if normalization.method == "dataset":
         return partial(normalize, stats=normalization.images)
-    own = find_anchors(normalization.method, images, brain, sequences)
-    return _encoder(normalization.images, own, normalization.places[:-1])
+    found = find_landmarks(normalization.method, images, brain, sequences)
+    return _encoder(normalization.images, found, normalization.places[:-1])
 
 
 def relative_levels(normalization: Normalization, encoded: Array) -> Array:
-    """Returns how bright each input is against those that a model was trained on.
+    """Returns the intensity level of each input relative to the training subjects.
 
-    The ratio of the root mean squares of intensities, all voxels taken together as `dataset` takes
-    them; 1 for every other method, which brings each session to the level of the training.
+    The ratio of the root mean squares of intensities over all voxels; 1 for every method but
+    `dataset`, since the others map each session to the level of the training subjects.
 
     Args:
-      normalization: of the model.
+      normalization: normalisation of the model.
       encoded: [x, y, z, m], from `encode_images`, zeroed outside the brain if the model does so.
 
     Returns:
@@ -286,55 +297,55 @@ def relative_levels(normalization: Normalization, encoded: Array) -> Array:
     count = np.prod(encoded.shape[:-1])
     first = encoded.sum(axis=(0, 1, 2), dtype=np.float64) / count
     second = np.einsum("xyzm,xyzm->m", encoded, encoded, dtype=np.float64) / count
-    own = std**2 * second + 2 * std * mean * first + mean**2
-    return np.sqrt(np.maximum(own, 0) / (mean**2 + std**2))
+    mean_square = std**2 * second + 2 * std * mean * first + mean**2
+    return np.sqrt(np.maximum(mean_square, 0) / (mean**2 + std**2))
 
 
 def encode_flair(normalization: Normalization, flair: Array, brain: Array) -> Array:
-    """Returns the z-scores of a FLAIR, x y z -> x y z: what a network is trained towards."""
-    own = flair[..., None]
+    """Returns the z-scores of a FLAIR, x y z -> x y z: the target of training."""
+    image = flair[..., None]
     if normalization.method == "dataset":
-        return normalize(own, normalization.flair)[..., 0]
-    anchors = find_anchors(normalization.method, own, brain, (TARGET,))
-    return _encoder(normalization.flair, anchors, normalization.places[-1:])(own)[..., 0]
+        return normalize(image, normalization.flair)[..., 0]
+    found = find_landmarks(normalization.method, image, brain, (TARGET,))
+    return _encoder(normalization.flair, found, normalization.places[-1:])(image)[..., 0]
 
 
 def decode_flair(normalization: Normalization, flair: Array, images: Array, brain: Array) -> Array:
-    """Returns the intensities of a predicted FLAIR in z-scores, x y z -> x y z.
+    """Returns the intensities of a FLAIR predicted in z-scores, x y z -> x y z.
 
     Args:
-      normalization: of the model.
-      flair: [x, y, z], predicted.
-      images: [x, y, z, m], the inputs' intensities, which tell the session's level.
+      normalization: normalisation of the model.
+      flair: [x, y, z], predicted z-scores.
+      images: [x, y, z, m], the inputs' intensities, which determine the session's level.
       brain: bool[x, y, z].
     """
     decoded = denormalize(flair[..., None], normalization.flair)
     if normalization.method == "dataset":
         return decoded[..., 0]
-    own = [np.array(normalization.gain) * level(images, brain)]
-    places: Sequence[ArrayLike] = normalization.places[-1:]
+    target = [np.array(normalization.gain) * session_level(images, brain)]
+    source: Sequence[ArrayLike] = normalization.places[-1:]
     if normalization.method in _SCALES:
-        # A network that learnt from a brain with more fluid, whose tissue lies higher above the
-        # mean, is so brought back to this brain.
-        places = find_anchors(normalization.method, decoded, brain)
-    return _bend(decoded, places, own)[..., 0]
+        # Landmarks of the prediction itself correct for training brains with another share of
+        # fluid, in which tissue is higher above the mean.
+        source = find_landmarks(normalization.method, decoded, brain)
+    return _match(decoded, source, target)[..., 0]
 
 
-def _encoder(stats: Stats, own: Sequence[Array], places: Sequence[ArrayLike]) -> Encoder:
-    if any(len(row) > 2 for row in own):
-        return lambda part: normalize(_bend(part, own, places), stats)
-    # Two anchors are a line, and a line and a z-score are one line.
-    first, where = np.array(own), np.array(places)
-    slope = (first[:, 1] - first[:, 0]) / (where[:, 1] - where[:, 0])
-    mean = first[:, 0] + (stats.mean - where[:, 0]) * slope
+def _encoder(stats: Stats, source: Sequence[Array], target: Sequence[ArrayLike]) -> Encoder:
+    if any(len(row) > 2 for row in source):
+        return lambda part: normalize(_match(part, source, target), stats)
+    # With two landmarks the mapping is affine, and so is its composition with the z-score.
+    first, second = np.array(source), np.array(target)
+    slope = (first[:, 1] - first[:, 0]) / (second[:, 1] - second[:, 0])
+    mean = first[:, 0] + (stats.mean - second[:, 0]) * slope
     return partial(normalize, stats=_stats(mean, slope * stats.std))
 
 
-def _bend(images: Array, own: Sequence[ArrayLike], places: Sequence[ArrayLike]) -> Array:
-    """Brings every channel into line, x y z m -> x y z m."""
-    rows = enumerate(zip(own, places, strict=True))
-    bent = [bend(images[..., m], np.array(a), np.array(b)) for m, (a, b) in rows]
-    return np.stack(bent, axis=-1)
+def _match(images: Array, source: Sequence[ArrayLike], target: Sequence[ArrayLike]) -> Array:
+    """Matches the landmarks of every channel, x y z m -> x y z m."""
+    rows = enumerate(zip(source, target, strict=True))
+    matched = [match_landmarks(images[..., m], np.array(a), np.array(b)) for m, (a, b) in rows]
+    return np.stack(matched, axis=-1)
 
 
 @contextmanager
@@ -350,7 +361,7 @@ def _means(images: Array, brain: Array) -> Array:
     means = images[brain].mean(axis=0, dtype=np.float64)
     if not (means > 0).all():
         raise InputError(
-            "an image has a mean in the brain that is not positive; give intensities as scanned"
+            "the mean of an image in the brain is not positive; give unprocessed intensities"
         )
     return means
 

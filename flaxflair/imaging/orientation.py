@@ -1,6 +1,6 @@
-"""Orientation: voxel axes turned to run right, anterior and superior, and turned back.
+"""Reorientation of voxel axes to right, anterior, superior (RAS), and back, without interpolation.
 
-A network that learnt from one order of axes is a stranger to another. Nothing is interpolated.
+Networks depend on the axis order of their training images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 
 def ras_geometry(geometry: Geometry) -> Geometry:
-    """Returns the grid of the same voxels whose axes run closest to right, anterior, superior."""
+    """Returns the grid of the same voxels with axes closest to right, anterior, superior."""
     order = orientations.io_orientation(geometry.affine)
     shape = [0, 0, 0]
     for axis, (onto, _) in enumerate(order.astype(int)):
@@ -53,16 +53,18 @@ def from_native(volume: Volume, subject: Subject) -> Array:
 
     Args:
       volume: on the grid of the subject, in any axis order.
-      subject: whose image it is.
+      subject: subject with the grid.
 
     Raises:
-      GeometryError: it lies on another grid.
+      GeometryError: the grid differs from the subject's in shape or affine.
     """
-    turned = to_ras(volume)
-    if not turned.geometry.matches(subject.geometry):
-        found, wanted = ("×".join(map(str, g.shape)) for g in (turned.geometry, subject.geometry))
+    reoriented = to_ras(volume)
+    if not reoriented.geometry.matches(subject.geometry):
+        found, wanted = (
+            "×".join(map(str, g.shape)) for g in (reoriented.geometry, subject.geometry)
+        )
         raise GeometryError(
             f"its grid ({found} voxels) differs from that of {subject.name} ({wanted} voxels) in "
             "shape or affine"
         )
-    return turned.array
+    return reoriented.array

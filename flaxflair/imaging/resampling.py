@@ -1,6 +1,6 @@
-"""Resampling: an image on another grid, through one transform, interpolated once.
+"""Resampling of an image onto another grid through one transform, with a single interpolation.
 
-Knows nothing of files or of what the image shows.
+Independent of files and of the content of the image.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from flaxflair.core.records import Array, Geometry, Volume, strides
 
 
 def _box(array: Array, width: float, axis: int) -> Array:
-    """Averages over `width` points along one axis, counting end points in part."""
-    # Linear interpolation afterwards averages too: its variance (1/6) is taken off the box's.
+    """Returns the moving average over `width` points along an axis, end points weighted in part."""
+    # The variance of the linear interpolation that follows (1/6) is subtracted from the box's.
     width = np.sqrt(max(width**2 - 2.0, 0.0))
     if width <= 1:
         return array
@@ -33,20 +33,20 @@ def resample(
     *,
     beyond: Literal["border", "zero"] = "border",
 ) -> Array:
-    """Samples an image on another grid, averaging over the target's voxels.
+    """Resamples an image onto another grid, averaging over the target's voxels.
 
     Args:
       array: float32[x, y, z].
-      affine: float64[4, 4], its indices to its own mm.
+      affine: float64[4, 4], voxel indices to mm.
       target: grid of the result.
       transform: float64[4, 4], mm of the target to mm of the image.
-      beyond: what lies beyond the image: its border, as over air, or zero.
+      beyond: values outside the image: those of its border, or zero.
 
     Returns:
       float32[x', y', z'].
     """
     mapping = np.linalg.inv(affine) @ transform @ target.affine  # target index -> image index
-    # Edges of a target voxel in image voxels; each is averaged along the axis it runs closest to.
+    # Edges of a target voxel, in image voxels, each averaged along its closest image axis.
     for edge in mapping[:3, :3].T:
         axis = int(np.argmax(np.abs(edge)))
         array = _box(array, float(np.linalg.norm(edge)), axis)
@@ -55,7 +55,12 @@ def resample(
 
 
 def subsample(volume: Volume, millimetres: float) -> Volume:
-    """Returns every so many voxels of an image, so many mm apart at most, and at least each."""
+    """Returns every n-th voxel of an image along each axis.
+
+    Args:
+      volume: the image.
+      millimetres: maximum distance of the voxels that are kept; finer axes are subsampled.
+    """
     steps = strides(volume.geometry.voxel_size, millimetres)
     array = volume.array[:: steps[0], :: steps[1], :: steps[2]]
     x, y, z = array.shape

@@ -1,7 +1,7 @@
-"""Standard form of a session: what a universal network reads, of any scanner, and the way back.
+"""Standard form of a session, which is the input of a universal network, and its inverse.
 
-Every sequence at standard levels of its tissues, on a grid of 1 mm, in one channel each; absent
-sequences are zero. Independent of files and of networks.
+Every sequence is one channel with standard tissue levels on a grid of 1 mm; absent sequences are
+zero. Independent of files and of networks.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from flaxflair.core.sequences import INPUTS
 from flaxflair.imaging.resampling import resample
 from flaxflair.imaging.tissue_levels import fit_tissue_levels, to_standard
 
-EDGE = 1.0  # mm, of the grid's voxels
+EDGE = 1.0  # edge of the grid's voxels, mm
 MARGIN = 8.0  # mm around the brain
-BRIGHTEST = 6.0  # in units of the standard white matter: fat and vessels are clipped here
-# Edges of the grid are multiples of it, so that sessions of similar size compile once.
+BRIGHTEST = 6.0  # upper limit in units of standard white matter, which clips fat and vessels
+# The grid's shape is a multiple of this, so that sessions of similar size share a compilation.
 MULTIPLE = 16
 CONDITION = 4 * len(INPUTS)
-# Edges of voxels in mm that networks are trained with: the two shorter ones, and the longest.
+# Ranges of voxel edges in the training data, mm: of the two shorter edges, and of the longest.
 FINE, COARSE = (0.45, 1.3), (0.45, 7.0)
-_SAME = 0.02  # mm; a grid whose voxels differ by less from 1 mm is kept
+_SAME = 0.02  # mm; voxels whose edges differ from 1 mm by less are not interpolated
 
 
 class Standard(NamedTuple):
@@ -32,7 +32,7 @@ class Standard(NamedTuple):
 
     Attributes:
       images: float32[x, y, z, m], the sequences of `INPUTS`; zero where absent.
-      condition: float32[c], see `describe`.
+      condition: float32[c], see `encode_condition`.
       brain: bool[x, y, z].
       geometry: the grid, its axes parallel to the subject's.
     """
@@ -43,14 +43,14 @@ class Standard(NamedTuple):
     geometry: Geometry
 
 
-def describe(resolutions: Mapping[str, tuple[float, float, float]]) -> Array:
-    """Returns what a network is told of its inputs, float32[4 m].
+def encode_condition(resolutions: Mapping[str, tuple[float, float, float]]) -> Array:
+    """Returns the condition vector of a network, float32[4 m].
 
-    For each sequence of `INPUTS`: 1 if it is present, and the base-2 logarithms of its voxels'
-    edges along x, y, z in mm (0 if it is absent).
+    For each sequence of `INPUTS`: 1 if present, and the base-2 logarithms of its voxel edges along
+    x, y, z in mm; zeros if absent.
 
     Args:
-      resolutions: sequence -> voxel edges in mm, of the sequences that are present.
+      resolutions: sequence -> voxel edges in mm, for the sequences present.
     """
     rows = np.zeros((len(INPUTS), 4), np.float32)
     for name, edges in resolutions.items():
@@ -62,16 +62,16 @@ def standardize(subject: Subject, *, brain_only: bool = True) -> Standard:
     """Returns a session in standard form.
 
     Args:
-      subject: with one or more of `INPUTS`, intensities as scanned, bias-corrected.
-      brain_only: whether images are zero outside the brain, and the grid ends `MARGIN` beyond it;
-        else the grid covers the whole field of view.
+      subject: with one or more of `INPUTS`; bias-corrected scanner intensities.
+      brain_only: whether images are zero outside the brain and the grid covers the brain plus
+        `MARGIN`; otherwise the grid covers the whole field of view.
 
     Raises:
-      InputError: a sequence is none of `INPUTS`, or no tissue levels can be found in the images.
+      InputError: a sequence is not one of `INPUTS`, or tissue levels cannot be estimated.
     """
     unknown = [name for name in subject.sequences if name not in INPUTS]
     if unknown or not subject.sequences:
-        raise InputError(f"{subject.name}: {unknown or 'nothing'} is no input of the model")
+        raise InputError(f"{subject.name}: {unknown or 'nothing'} is not an input of the model")
     brain = subject.masks.brain
     try:
         levels = fit_tissue_levels(
@@ -92,13 +92,13 @@ def standardize(subject: Subject, *, brain_only: bool = True) -> Standard:
     inside = resample(brain.astype(np.float32), affine, geometry, same, beyond="zero") > 0.5
     if brain_only:
         images *= inside[..., None]
-    return Standard(images, describe_subject(subject), inside, geometry)
+    return Standard(images, subject_condition(subject), inside, geometry)
 
 
-def describe_subject(subject: Subject) -> Array:
-    """Returns `describe` of a subject's sequences, within the ranges that networks learnt.
+def subject_condition(subject: Subject) -> Array:
+    """Returns the condition vector of a subject, with voxel edges clipped to the trained ranges.
 
-    A network extrapolates wildly beyond them: coarser voxels are described as the coarsest known.
+    Networks do not extrapolate beyond `FINE` and `COARSE`.
     """
     edges = {}
     for name in subject.sequences:
@@ -107,11 +107,11 @@ def describe_subject(subject: Subject) -> Array:
         limits[int(found.argmax())] = COARSE
         x, y, z = (float(np.clip(e, *limit)) for e, limit in zip(found, limits, strict=True))
         edges[name] = (x, y, z)
-    return describe(edges)
+    return encode_condition(edges)
 
 
 def coarse_sequences(subject: Subject) -> tuple[str, ...]:
-    """Returns the sequences whose voxels are larger than any that networks were trained with."""
+    """Returns the sequences whose voxels are larger than any in the training data."""
     sizes = {name: np.sort(_edges(subject, name)) for name in subject.sequences}
     return tuple(
         name for name, size in sizes.items() if size[1] > 1.2 * FINE[1] or size[2] > 1.2 * COARSE[1]
@@ -119,19 +119,19 @@ def coarse_sequences(subject: Subject) -> tuple[str, ...]:
 
 
 def _edges(subject: Subject, sequence: str) -> Array:
-    """Returns float64[3], mm: what a sequence resolves on the subject's grid."""
+    """Returns the resolution of a sequence on the subject's grid, float64[3], mm."""
     return np.maximum(subject.voxel_size(sequence), subject.geometry.voxel_size)
 
 
 def standard_grid(geometry: Geometry, region: Array, margin: float) -> Geometry:
-    """Returns the grid of `EDGE` that covers a region, its axes parallel to those of a grid.
+    """Returns a grid with voxels of `EDGE` that covers a region, parallel to another grid.
 
-    Edges are multiples of `MULTIPLE`. A grid of 1 mm is only cut and filled up, so that nothing is
-    interpolated.
+    Its shape is a multiple of `MULTIPLE`. A grid of 1 mm is only cropped and padded, without
+    interpolation.
 
     Args:
-      geometry: the grid.
-      region: bool[x, y, z] on it, not empty.
+      geometry: the other grid.
+      region: bool[x, y, z] on that grid, not empty.
       margin: mm around the region.
     """
     size = np.array(geometry.voxel_size)
@@ -141,7 +141,7 @@ def standard_grid(geometry: Geometry, region: Array, margin: float) -> Geometry:
         others = tuple({0, 1, 2} - {axis})
         found = np.flatnonzero(region.any(axis=others))
         low[axis], high[axis] = found[0], found[-1]
-    ratio = edges / size  # voxels of the old grid in one of the new
+    ratio = edges / size  # voxels of the old grid per voxel of the new one
     first = np.floor((low * size - margin) / edges)
     last = np.ceil((high * size + margin) / edges)
     count = last - first + 1
@@ -154,11 +154,11 @@ def standard_grid(geometry: Geometry, region: Array, margin: float) -> Geometry:
     return Geometry((x, y, z), geometry.affine @ to_old)
 
 
-def back_to(subject: Subject, array: Array, geometry: Geometry) -> Array:
-    """Returns an image of the standard grid on the subject's, averaged over thick slices.
+def to_subject_grid(subject: Subject, array: Array, geometry: Geometry) -> Array:
+    """Returns an image resampled from the standard grid to the subject's, averaged over its voxels.
 
     Args:
-      subject: whose grid it is.
+      subject: subject with the target grid.
       array: [x, y, z], on `geometry`.
       geometry: from `standardize`.
 

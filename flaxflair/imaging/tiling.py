@@ -1,6 +1,6 @@
-"""Windows and tiles: where to cut a volume, and how tiles are sewn back.
+"""Windows of a volume, and tiled evaluation of local functions.
 
-Knows nothing of files or networks.
+Independent of files and networks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from flaxflair.core.records import Array
 Slices = tuple[slice, slice, slice]
 
 
-def edges_in(shape: tuple[int, int, int], window: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Returns the edges that a window has in a volume: one of 0, or too long, is the whole axis."""
+def window_shape(shape: tuple[int, int, int], window: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Returns the shape of a window in a volume; an edge of 0, or beyond the axis, is the axis."""
     x, y, z = (
         size if edge == 0 else min(edge, size) for size, edge in zip(shape, window, strict=True)
     )
@@ -30,27 +30,33 @@ def draw_window(
     window: tuple[int, int, int],
     inside: Array,
 ) -> Slices:
-    """Draws a window whose centre is a voxel of `inside`, moved to fit the volume.
+    """Draws a window centred on a voxel of `inside`, shifted to fit into the volume.
 
     Args:
-      rng: the address of this draw.
+      rng: random generator.
       shape: of the volume.
-      window: edge lengths; see `edges_in`.
-      inside: int[n, 3], indices of the voxels that may be centres.
+      window: edge lengths; see `window_shape`.
+      inside: int[n, 3], indices of the candidate centres.
 
     Returns:
-      Slices along x, y and z, always of the same lengths for one shape.
+      Slices along x, y and z, whose lengths depend only on `shape` and `window`.
     """
     centre = inside[rng.integers(len(inside))]
     cut = []
-    for at, size, edge in zip(centre, shape, edges_in(shape, window), strict=True):
+    for at, size, edge in zip(centre, shape, window_shape(shape, window), strict=True):
         start = int(np.clip(at - edge // 2, 0, size - edge))
         cut.append(slice(start, start + edge))
     return cut[0], cut[1], cut[2]
 
 
 class Cut(NamedTuple):
-    """One piece of an axis: `read` with its halo; `keep` of the result is what to `write`."""
+    """One piece of an axis.
+
+    Attributes:
+      read: input range, with the halo.
+      keep: part of the result without the halo.
+      write: output range of that part.
+    """
 
     read: slice
     keep: slice
@@ -58,11 +64,11 @@ class Cut(NamedTuple):
 
 
 class Sliceable(Protocol):
-    """What is read a tile at a time: an array, a memory map, or what makes tiles when asked."""
+    """An array, a memory map or a lazy volume that is read in tiles."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole, x y z first."""
+        """Shape of the volume, x y z first."""
         ...
 
     def __getitem__(self, at: Slices, /) -> Array:
@@ -71,19 +77,19 @@ class Sliceable(Protocol):
 
 
 def cut_axis(size: int, pieces: int, halo: int, stride: int = 1) -> Iterator[Cut]:
-    """Cuts an axis into pieces as even as can be, each read with a halo.
+    """Cuts an axis into pieces as even as possible, each with a halo.
 
-    Every piece is read with the same length (one compilation). Where one ends at the border of the
-    volume it has no halo, so that 'same' padding there is the padding of the whole volume.
+    All pieces are read with the same length (one compilation). A piece at the border of the volume
+    has no halo there, so 'same' padding is the padding of the whole volume.
 
     Args:
       size: voxels along the axis.
-      pieces: how many are wanted; there are fewer where evenness or the stride needs fewer.
+      pieces: maximum number of pieces; evenness or the stride may require fewer.
       halo: voxels on each side that an output depends on.
-      stride: what is read begins at multiples of it.
+      stride: pieces are read from multiples of the stride.
 
     Yields:
-      Cuts which together write each voxel of the axis once.
+      Cuts that together write each voxel of the axis once.
     """
     thickness, length = _even(size, pieces, halo, stride)
     for start in range(0, size, thickness):
@@ -93,35 +99,35 @@ def cut_axis(size: int, pieces: int, halo: int, stride: int = 1) -> Iterator[Cut
 
 
 def _even(size: int, pieces: int, halo: int, stride: int) -> tuple[int, int]:
-    """Returns voxels written and voxels read by each piece."""
+    """Returns the numbers of voxels written and read by each piece."""
     thickness = _up(-(-size // pieces), stride)
     needed = _up(halo, stride) + thickness + halo
-    # As long as leaves a multiple of the stride before the piece that ends with the axis.
+    # The last piece ends with the axis and must begin at a multiple of the stride.
     return thickness, min(size, needed + (size - needed) % stride)
 
 
 def _up(number: int, stride: int) -> int:
-    """Returns the next multiple of the stride."""
+    """Returns a number rounded up to a multiple of the stride."""
     return number + -number % stride
 
 
 def plan_tiles(
     shape: tuple[int, ...], halo: int, voxels: int, stride: int = 1
 ) -> tuple[int, int, int]:
-    """Returns the pieces along x, y and z by which the fewest voxels are read in all.
+    """Returns the numbers of pieces along x, y and z that minimise the voxels read in total.
 
     Args:
-      shape: of the volume.
+      shape: shape of the volume.
       halo: voxels on each side that an output depends on.
-      voxels: that a tile may hold, halo included; 0 for one tile. A tile is never thinner than
-        `stride` voxels and their halo, even where that is more.
-      stride: tiles begin at multiples of it.
+      voxels: maximum size of a tile, halo included; 0 for one tile. A tile has at least `stride`
+        voxels and their halo along each axis, even if that exceeds the maximum.
+      stride: tiles begin at multiples of the stride.
     """
     if voxels == 0:
         return 1, 1, 1
 
     def options(size: int) -> list[tuple[int, int, int]]:
-        """Returns (pieces, voxels read by one, voxels read by all), once for each thickness."""
+        """Returns (pieces, voxels read by one, voxels read by all) for each distinct thickness."""
         lengths = {}
         for pieces in range(1, size + 1):
             thickness, read = _even(size, pieces, halo, stride)
@@ -129,8 +135,8 @@ def plan_tiles(
         return list(lengths.values())
 
     def cost(tile: tuple[tuple[int, int, int], ...]) -> tuple[int, int]:
-        held = tile[0][1] * tile[1][1] * tile[2][1]
-        return max(0, held - voxels), tile[0][2] * tile[1][2] * tile[2][2]
+        size = tile[0][1] * tile[1][1] * tile[2][1]
+        return max(0, size - voxels), tile[0][2] * tile[1][2] * tile[2][2]
 
     best = min(itertools.product(*map(options, shape[:3])), key=cost)
     return best[0][0], best[1][0], best[2][0]
@@ -144,19 +150,22 @@ def stream(
     voxels: int,
     stride: int = 1,
 ) -> Array:
-    """Applies a local function to volumes, tile by tile.
+    """Applies a local function to volumes, tile by tile; equal to one call up to rounding.
 
     Args:
-      function: arrays [x, y, z, …] -> array [x, y, z, …], where an output voxel depends on inputs
-        at most `halo` voxels away, and of which only shifts by multiples of `stride` voxels are
-        the same function.
-      volumes: its arguments, of one grid.
+      function: arrays [x, y, z, …] -> array [x, y, z, …]. An output voxel depends on inputs at
+        most `halo` voxels away, and the function is equivariant to shifts by multiples of `stride`
+        voxels.
+      volumes: arguments of the function, on one grid.
       halo: see above.
-      voxels: that a tile may hold, halo included; 0 calls the function once.
+      voxels: maximum size of a tile, halo included; 0 calls the function once.
       stride: see above.
 
     Returns:
-      What the function gives for the whole volumes, to rounding.
+      The result for the whole volumes.
+
+    Raises:
+      ValueError: the volumes have no voxels.
     """
     shape = volumes[0].shape[:3]
     if 0 in shape:

@@ -1,6 +1,6 @@
-"""Tissue: white matter from a T1, where a data set does not say where it is.
+"""White-matter segmentation of a T1 by multilevel Otsu thresholds.
 
-Knows nothing of files or networks.
+Used for data sets without a white-matter mask. Independent of files and networks.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from skimage.measure import label
 from flaxflair.core.records import Array
 
 
-def part_tissues(t1: Array, brain: Array) -> tuple[float, float] | None:
+def tissue_thresholds(t1: Array, brain: Array) -> tuple[float, float] | None:
     """Returns the T1 intensities between fluid and grey, and between grey and white matter.
 
-    They part the brain's intensities best into three classes (Otsu 1979, multilevel). None where
-    there are no three classes.
+    Multilevel thresholds of the brain's intensities for three classes (Otsu 1979). None if the
+    image has fewer than three distinct intensities.
 
     Args:
       t1: [x, y, z], inhomogeneity-corrected.
       brain: bool[x, y, z].
     """
     values = t1[brain]
-    # Bright outliers (vessels, fat at the mask's rim) would drag the upper threshold.
+    # Bright outliers (vessels, fat at the mask's rim) would bias the upper threshold.
     low, high = np.percentile(values, 1), np.percentile(values, 99)
     try:
         lower, upper = threshold_multiotsu(np.clip(values, low, high), classes=3)
@@ -35,22 +35,22 @@ def part_tissues(t1: Array, brain: Array) -> tuple[float, float] | None:
 def white_matter(t1: Array, brain: Array, lesion: Array | None = None) -> Array:
     """Returns a white-matter mask, bool[x, y, z], from a T1-weighted image.
 
-    White matter is the brightest class of `part_tissues`, of which the largest connected piece is
-    kept so that bright vessels and meninges fall away. Where there are no three classes, nothing is
-    white matter but the lesions: they may be dark on a T1, and so are added as they are given.
+    The largest connected component of the brightest class of `tissue_thresholds`, which excludes
+    bright vessels and meninges; empty without three classes. Given lesions are added, since they
+    may be dark on a T1.
 
     Args:
       t1: [x, y, z], inhomogeneity-corrected.
       brain: bool[x, y, z].
-      lesion: bool[x, y, z], white-matter lesions; None if they are not known.
+      lesion: bool[x, y, z], white-matter lesions; None if unknown.
     """
     if lesion is not None:
         return white_matter(t1, brain) | lesion
-    thresholds = part_tissues(t1, brain)
+    thresholds = tissue_thresholds(t1, brain)
     if thresholds is None:
         return np.zeros(brain.shape, bool)
     bright = brain & (t1 > thresholds[1])
-    pieces = np.asarray(label(bright, connectivity=1))
-    sizes = np.bincount(pieces.ravel())
+    components = np.asarray(label(bright, connectivity=1))
+    sizes = np.bincount(components.ravel())
     sizes[0] = 0
-    return bright & (pieces == int(np.argmax(sizes)))
+    return bright & (components == int(np.argmax(sizes)))

@@ -28,7 +28,7 @@ from flaxflair.core.sequences import TARGET
 from flaxflair.imaging.checks import check_volumes
 from flaxflair.imaging.contrasts import check_contrasts
 from flaxflair.imaging.findings import refuse_or_warn
-from flaxflair.imaging.masks import binarize, expect_mask, judge_brain, judge_given
+from flaxflair.imaging.masks import binarize, check_brain_mask, check_brain_volume, expect_mask
 from flaxflair.imaging.normalization import zero_outside
 from flaxflair.imaging.orientation import to_ras
 from flaxflair.imaging.tissue import white_matter
@@ -225,7 +225,7 @@ def _load_masks(
         return None
 
     brain = find(**_BRAIN)
-    doubts = () if brain is None else judge_given(Volume(brain, geometry), volumes[reference])
+    doubts = () if brain is None else check_brain_mask(Volume(brain, geometry), volumes[reference])
     if brain is None:
         brain = brain_of_stripped({name: volume.array for name, volume in volumes.items()})
     if brain is None:
@@ -240,7 +240,7 @@ def _load_masks(
                 f"{files.root}: the {sequence} of {files.name} holds one value or none within "
                 "the brain; correct the brain mask or the image"
             )
-    doubts += judge_brain(brain, geometry.voxel_size)
+    doubts += check_brain_volume(brain, geometry.voxel_size)
     if files.flair == "ignored":
         return Masks(brain), doubts
     lesion = find(label="lesion")

@@ -22,9 +22,9 @@ from flaxflair.imaging.normalization import zero_outside
 from flaxflair.imaging.standard import (
     CONDITION,
     Standard,
-    back_to,
     coarse_sequences,
     standardize,
+    to_subject_grid,
 )
 from flaxflair.models.inference import predict_streamed
 from flaxflair.networks.conditional import build
@@ -158,7 +158,7 @@ def predict_flair(
     """
     standard = standardize(subject, brain_only=brain_only)
     flair, _ = predict_standard(model, standard, voxels=voxels, device=device)
-    back = WHITE * back_to(subject, flair, standard.geometry)
+    back = WHITE * to_subject_grid(subject, flair, standard.geometry)
     array = zero_outside(subject.masks.brain, back) if brain_only else back
     return Volume(array, subject.geometry)
 

@@ -1,4 +1,4 @@
-"""Networks: each a pure `forward(params, images)`, found by name.
+"""Networks by name, each with a pure `forward(params, images)`.
 
 A new network is a new module with a `build` function and a line in `NETWORKS`.
 Independent of training, files and normalisation.

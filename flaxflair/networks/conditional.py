@@ -1,19 +1,19 @@
-"""A U-Net that is told which sequences it is given, for any number of levels and filters.
+"""A U-Net conditioned on the available sequences, for any number of levels and filters.
 
 Every level has 3×3×3 convolutions with 'same' padding and leaky ReLU: with ReLU, four fifths of the
 filters of the lower levels died early in training. The first convolution of a level is followed by
 an affine map of each filter whose coefficients are linear in a condition vector (FiLM,
-Perez et al. 2018, AAAI): which sequences are present, and how thick their slices are. Down goes by
-max pooling of 2×2×2, up by transposed convolution of 2×2×2; skips are concatenated.
+Perez et al. 2018, AAAI), which encodes the sequences present and their voxel sizes. Downsampling is
+2×2×2 max pooling, upsampling a transposed 2×2×2 convolution; skip connections are concatenated.
 
-With `reduction` 2 the levels begin at half resolution: each 2×2×2 voxels become channels, as in
-Shi et al. 2016 (CVPR), and come back as voxels of `DETAIL` channels, which one convolution at full
-resolution joins with the images. Wide filters on few voxels are what a CPU computes fastest. Beside
-it, with `fine` filters, a few convolutions at full resolution read the same and correct it: fine
-structure is learnt fastest there.
+With `reduction` 2 the levels begin at half resolution: each 2×2×2 block becomes channels
+(space-to-depth, as in Shi et al. 2016, CVPR). The output of the levels is rearranged to full
+resolution with `DETAIL` channels, which one convolution combines with the images. A CPU is most
+efficient for many filters on few voxels. With `fine` filters, a parallel branch of a few
+convolutions at full resolution adds a correction; it learns fine structure fastest.
 
-Nothing is normalised over space, so that tiles give what the whole volume gives. Volumes whose
-edges are no multiples of the stride are filled up with zeros at the far ends.
+No layer normalises over space, so tiled and whole-volume predictions are equal. Volumes whose edges
+are not multiples of the stride are padded with zeros at the far ends.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from flaxflair.networks.layers import he_uniform, make_conv, make_linear
 from flaxflair.networks.network import Apply, ConditionalNetwork, Convolution, Params
 from flaxflair.networks.unet import UpConv, max_pool
 
-DETAIL = 8  # channels that come back to full resolution
+DETAIL = 8  # channels of the levels' output at full resolution
 REFINED = 16  # filters of the convolution at full resolution
 FINE_CONVOLUTIONS = 3  # of the branch at full resolution
-SLOPE = 0.1  # of the leaky ReLU where it is negative
+SLOPE = 0.1  # of the leaky ReLU for negative values
 OUTPUTS = 2  # the FLAIR, and the logit of the lesion probability
 
 
@@ -43,7 +43,7 @@ def _rectify(values: jax.Array) -> jax.Array:
 
 
 class Level(nnx.Module):
-    """Convolutions of one resolution, the first one conditioned."""
+    """Convolutions at one resolution, the first of which is conditioned."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Level(nnx.Module):
         )
         widths = [inputs, *([filters] * convolutions)]
         self.convolutions = nnx.List([conv(a, b) for a, b in pairwise(widths)])
-        # Zero at first: the condition has no effect until training gives it one.
+        # Initialised to zero: the condition has no effect before training.
         zeros = nnx.initializers.zeros_init()
         self.film = nnx.Linear(condition, 2 * filters, kernel_init=zeros, rngs=rngs)
 
@@ -77,7 +77,7 @@ class Level(nnx.Module):
 
 
 class ConditionalUNet(nnx.Module):
-    """The layers; see the module."""
+    """The network as a module; see the docstring of this module."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class ConditionalUNet(nnx.Module):
                 convolution=convolution,
                 rngs=rngs,
             )
-            # Zero at first, so that a network trained without the branch goes on as it was.
+            # Initialised to zero, so that adding the branch to a trained network changes nothing.
             zeros = nnx.initializers.zeros_init()
             self.correction = nnx.Linear(
                 fine, OUTPUTS, use_bias=False, kernel_init=zeros, rngs=rngs
@@ -158,7 +158,7 @@ class ConditionalUNet(nnx.Module):
         return out[..., 0], out[..., 1]
 
     def _refine(self, values: jax.Array, images: jax.Array, condition: jax.Array) -> jax.Array:
-        """Returns b x y z 2 at full resolution, from what the levels made of it."""
+        """Returns the outputs at full resolution, b x y z 2, from the output of the levels."""
         detail = depth_to_space(self.detail(values), self.reduction)
         joined = jnp.concatenate([images, detail], axis=-1)
         out = self.readout(_rectify(self.refine(joined)))
@@ -166,7 +166,7 @@ class ConditionalUNet(nnx.Module):
 
 
 def space_to_depth(values: jax.Array, factor: int) -> jax.Array:
-    """Returns the voxels of each cube as channels, b kx ky kz m -> b x y z k³m."""
+    """Returns the voxels of each block as channels, b kx ky kz m -> b x y z k³m."""
     if factor == 1:
         return values
     b, x, y, z, m = values.shape
@@ -184,14 +184,14 @@ def depth_to_space(values: jax.Array, factor: int) -> jax.Array:
 
 
 def receptive_radius(levels: int, convolutions: int, reduction: int, *, fine: bool = False) -> int:
-    """Returns voxels on each side that an output depends on, at most.
+    """Returns the maximum number of voxels on each side that an output depends on.
 
-    A convolution at a level whose voxels are s wide reaches s voxels further; aligning a level's
-    voxels with the cubes that they came from adds s - 1.
+    A convolution at a level with voxels of width s adds s voxels; pooling, whose blocks are aligned
+    to the grid, adds s - 1.
     """
     radius, scale = 0, reduction
     for level in range(levels):
-        # Down and up again, but only once at the bottom.
+        # On the way down and up, but only once at the lowest level.
         passes = convolutions * (1 if level == levels - 1 else 2)
         radius += passes * scale + (scale - scale // 2 if level else 0)
         scale *= 2
@@ -214,14 +214,14 @@ def build(
     """Returns the network.
 
     Args:
-      channels: input sequences, m; those that are absent are zero.
+      channels: input sequences, m; absent ones are zero.
       condition: length of the condition vector, c.
       widths: filters of each level, finest first.
-      convolutions: of each level.
+      convolutions: convolutions of each level.
       reduction: 1, or 2 to begin at half resolution.
       fine: filters of the branch at full resolution; 0 for none, as with `reduction` 1.
-      dtype: of the computation, a key of `network.ARITHMETIC`; parameters are float32.
-      convolution: what it convolves by.
+      dtype: arithmetic, a key of `network.ARITHMETIC`; parameters are float32.
+      convolution: convolution function.
     """
 
     def create(rngs: nnx.Rngs) -> ConditionalUNet:

@@ -64,7 +64,7 @@ def conv3d(
     preferred_element_type: jax.typing.DTypeLike | None = None,
     out_sharding: jax.sharding.NamedSharding | jax.P | None = None,
 ) -> Array:
-    """Convolves as `jax.lax.conv_general_dilated` does, and faster on a CPU where it matters.
+    """Convolves like `jax.lax.conv_general_dilated`, but faster on a CPU for 3×3×3 kernels.
 
     `lhs` (b x y z c) and `rhs` (3 3 3 c f) give b x y z f, with the same arguments. Convolutions
     that are 3×3×3, 'same', stride 1, without dilation or groups, channels last, in float32 or
@@ -74,7 +74,7 @@ def conv3d(
     In float32, for 64 channels of noise to 64, the result differs from XLA's by 9e-7 of the
     output's standard deviation (at most 4e-6 among ten thousand values and 1.2e-5 among twenty
     million, where XLA's own largest error is 2e-6), and a kernel's gradient from the exact one by
-    8e-6 at most (XLA's by 7e-6). Repeated runs on as many cores are identical to the bit.
+    8e-6 at most (XLA's by 7e-6). Repeated runs on the same number of cores are bit-identical.
 
     Differentiable once, in reverse mode, with respect to both arguments; only the gradients needed
     are computed. Under `vmap` on a CPU the examples are computed sequentially.
@@ -139,14 +139,14 @@ def is_plain(
     )
 
 
-# --- the derivative ------------------------------------------------------------------------------
+# --- derivative ----------------------------------------------------------------------------------
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: Array, w: Array, precision: lax.PrecisionLike) -> Array:
     """Returns the convolution: b x y z c, 3 3 3 c f -> b x y z f."""
-    elsewhere = partial(_xla_conv, precision=precision)
-    return lax.platform_dependent(x, w, cpu=_cpu_conv, default=elsewhere)
+    default = partial(_xla_conv, precision=precision)
+    return lax.platform_dependent(x, w, cpu=_cpu_conv, default=default)
 
 
 def _conv_fwd(x, w, precision):
@@ -162,8 +162,8 @@ def _conv_bwd(precision, residuals, g):
     dx = None if w is None else _conv(g, _mirror(w), precision)
     dw = None
     if x is not None:
-        elsewhere = partial(_xla_kernel_gradient, precision=precision)
-        dw = lax.platform_dependent(x, g, cpu=_cpu_kernel_gradient, default=elsewhere)
+        default = partial(_xla_kernel_gradient, precision=precision)
+        dw = lax.platform_dependent(x, g, cpu=_cpu_kernel_gradient, default=default)
     return dx, dw
 
 
@@ -187,11 +187,11 @@ def _xla_kernel_gradient(x: Array, g: Array, precision: lax.PrecisionLike = None
     return dw
 
 
-# --- on a CPU ------------------------------------------------------------------------------------
+# --- CPU -----------------------------------------------------------------------------------------
 
 
-def _in_turn(f: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-    """Returns `f` computed in float32; under `vmap`, one example after another."""
+def _sequential(f: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    """Returns `f` computed in float32; under `vmap`, examples are computed sequentially."""
 
     def in_float32(a: Array, b: Array) -> Array:
         return f(a.astype(jnp.float32), b.astype(jnp.float32)).astype(a.dtype)
@@ -199,7 +199,7 @@ def _in_turn(f: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Arr
     return jax.custom_batching.sequential_vmap(in_float32)
 
 
-@_in_turn
+@_sequential
 def _cpu_conv(x: Array, w: Array) -> Array:
     c, f = w.shape[3:]
     if is_tiny(x):
@@ -209,7 +209,7 @@ def _cpu_conv(x: Array, w: Array) -> Array:
     return conv_from_narrow(x, w) if c <= f else conv_to_narrow(x, w)
 
 
-@_in_turn
+@_sequential
 def _cpu_kernel_gradient(x: Array, g: Array) -> Array:
     """Returns the gradient of the kernel: b x y z c, b x y z f -> 3 3 3 c f."""
     c, f = x.shape[4], g.shape[4]

@@ -96,7 +96,7 @@ def wide_kernel_gradient(x: Array, g: Array) -> Array:
     g = pad(g, (1, beyond + 1), (0, 0), (0, 0))
 
     def points(x: Array, matrix: np.ndarray, width: int) -> Iterator[Array]:
-        """Yields what meets at each of the 36 points: every position by the channels."""
+        """Yields the transformed data at each of the 36 points, positions × channels."""
         slots = range(matrix.shape[1])
         along_y = [x[:, :, j : j + (ty - 1) * TILE + 1 : TILE] for j in slots]
         for weights in matrix:

@@ -1,6 +1,6 @@
-"""Layers that networks are made of: rectified ones in a row, a linear readout, their first weights.
+"""Layers of networks: rectified hidden layers, a linear readout, and their initialisation.
 
-Knows not how a particular network joins its rows.
+Independent of the architecture of a particular network.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from jax.typing import DTypeLike
 from flaxflair.core.records import Array
 from flaxflair.networks.network import ARITHMETIC, Apply, Convolution, Network, Params
 
-Layer = Any  # of nnx, with a kernel ... m f and a bias f, which nnx types as one that may be absent
+Layer = Any  # nnx layer with a kernel ... m f and a bias f; nnx types the bias as optional
 
 
 class Rectified(Protocol):
     """A network as an `nnx.Module`.
 
     Attributes:
-      readout: its last layer, linear, ... f -> ... 1.
+      readout: last layer, linear, ... f -> ... 1.
     """
 
     readout: Layer
@@ -35,16 +35,16 @@ class Rectified(Protocol):
         """Returns the FLAIR, float32, b x y z m -> b x y z."""
         ...
 
-    def carriers(self) -> Sequence[Layer]:
-        """Returns layers that lead from the images to the readout, each rectified.
+    def hidden_layers(self) -> Sequence[Layer]:
+        """Returns rectified layers on a path from the images to the readout.
 
-        The first channels that one gives are the first that the next takes.
+        The first output channels of each layer are the first input channels of the next.
         """
         ...
 
 
 class Chain(nnx.Module):
-    """Rectified layers in a row, and the readout."""
+    """A sequence of rectified hidden layers, and the readout."""
 
     def __init__(self, hidden: Iterable[Layer], readout: Layer):
         self.hidden = nnx.List(hidden)
@@ -54,13 +54,13 @@ class Chain(nnx.Module):
         """Returns the FLAIR, b x y z m -> b x y z."""
         return read_out(self.readout, rectify(self.hidden, images))
 
-    def carriers(self) -> Sequence[Layer]:
+    def hidden_layers(self) -> Sequence[Layer]:
         """Returns the hidden layers."""
         return self.hidden
 
 
 def rectify(layers: Iterable[Layer], values: jax.Array) -> jax.Array:
-    """Applies layers in a row, ReLU after each, b x y z m -> b x y z f."""
+    """Applies layers in sequence, each followed by a ReLU, b x y z m -> b x y z f."""
     for layer in layers:
         values = nnx.relu(layer(values))
     return values
@@ -73,29 +73,30 @@ def read_out(layer: Layer, values: jax.Array) -> jax.Array:
 
 
 def glorot_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    """Draws a kernel as the Keras that the paper used does by default; biases start at zero.
+    """Draws a kernel from Glorot's uniform distribution, the default of Keras (Wei et al. 2019).
 
-    Drawn by NumPy: `nnx.initializers.glorot_uniform` gives the same distribution, and JAX compiles
-    a program for each shape first. On two busy cores that took 21 s for an FCN of 64 filters and
-    54 s for a U-Net, whether jitted as a whole or not; this takes 1 s. It can be traced all the
-    same: `jax.eval_shape` and `jax.jit` of a network's `init` work.
+    Drawn by NumPy: `nnx.initializers.glorot_uniform` has the same distribution but compiles a
+    program for each shape. On two busy cores that took 21 s for an FCN of 64 filters and 54 s for a
+    U-Net, whether jitted as a whole or not; this takes 1 s. It can be traced: `jax.eval_shape` and
+    `jax.jit` of a network's `init` work.
 
     Args:
-      key: of this draw.
-      shape: ... m f; Keras counts the taps before them on both sides, of a transposed kernel too.
-      dtype: of the kernel.
+      key: random key.
+      shape: ... m f; as in Keras, the taps count in both fan-in and fan-out, also of a transposed
+        kernel.
+      dtype: data type of the kernel.
     """
     taps = math.prod(shape[:-2])
     return _uniform(key, shape, dtype, math.sqrt(6 / (taps * (shape[-2] + shape[-1]))))
 
 
 def he_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    """Draws a kernel whose outputs, rectified, vary as much as its inputs (He et al. 2015, ICCV).
+    """Draws a kernel from He's uniform distribution, for rectified outputs (He et al. 2015, ICCV).
 
     Args:
-      key: of this draw.
+      key: random key.
       shape: ... m f.
-      dtype: of the kernel.
+      dtype: data type of the kernel.
     """
     return _uniform(key, shape, dtype, math.sqrt(6 / math.prod(shape[:-1])))
 
@@ -106,7 +107,7 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, limit: fl
         return rng.uniform(-limit, limit, shape).astype(dtype)
 
     seed = jax.random.key_data(key)
-    if isinstance(seed, Tracer):  # where the shapes of a network alone are asked for
+    if isinstance(seed, Tracer):  # under `jax.eval_shape` or `jax.jit`
         return jax.pure_callback(draw, jax.ShapeDtypeStruct(shape, dtype), seed)
     return jnp.asarray(draw(np.asarray(seed)))
 
@@ -123,11 +124,11 @@ def make_conv(
     """Returns a 3×3×3 convolution with 'same' padding, b x y z m -> b x y z f.
 
     Args:
-      inputs: channels, m.
-      outputs: channels, f.
-      dtype: of the computation, a key of `network.ARITHMETIC`; parameters are float32.
-      convolution: what it convolves by.
-      rngs: of the first weights.
+      inputs: input channels, m.
+      outputs: output channels, f.
+      dtype: arithmetic, a key of `network.ARITHMETIC`; parameters are float32.
+      convolution: convolution function.
+      rngs: random streams of the initial weights.
       kernel_init: `glorot_uniform` or `he_uniform`.
     """
     computed, precision = ARITHMETIC[dtype]
@@ -144,7 +145,7 @@ def make_conv(
 
 
 def make_linear(inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
-    """Returns a layer of each voxel alone, b x y z m -> b x y z f; see `make_conv`."""
+    """Returns a voxel-wise linear layer, b x y z m -> b x y z f; see `make_conv`."""
     computed, precision = ARITHMETIC[dtype]
     return nnx.Linear(
         inputs,
@@ -159,10 +160,10 @@ def make_linear(inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs) -> nnx
 def as_functions(
     create: Callable[[nnx.Rngs], Rectified], *, radius: int, stride: int = 1
 ) -> Network:
-    """Returns the network as pure functions.
+    """Returns a network as pure functions.
 
     Args:
-      create: makes it, with its first weights.
+      create: creates the module with initial weights.
       radius: see `Network`.
       stride: see `Network`.
     """
@@ -174,38 +175,43 @@ def as_functions(
 
     def start_linear(params: Params, coefficients: Array) -> Params:
         net = nnx.merge(graphdef, params, copy=True)
-        _carry_linear_map(net.carriers(), net.readout, coefficients)
+        _set_linear_map(net.hidden_layers(), net.readout, coefficients)
         return nnx.split(net)[1]
 
-    # Fewer filters cannot carry every sequence and its negative through the rectifiers.
-    shapes = [layer.kernel.shape for layer in first.carriers()]
+    # Every sequence and its negative need a filter of each layer.
+    shapes = [layer.kernel.shape for layer in first.hidden_layers()]
     able = min(shape[-1] for shape in shapes) >= 2 * shapes[0][-2]
     return Network(init, Apply(graphdef), start_linear if able else None, radius, stride)
 
 
-def _carry_linear_map(layers: Sequence[Layer], readout: Layer, coefficients: Array) -> None:
-    """Makes layers and readout compute a linear map of the sequences, voxel by voxel.
+def _set_linear_map(layers: Sequence[Layer], readout: Layer, coefficients: Array) -> None:
+    """Sets weights with which layers and readout compute a voxel-wise linear map of the sequences.
 
-    Each sequence is carried through the rectifiers as itself and its negative, `x = relu(x) -
-    relu(-x)`, by two filters of every layer. The other filters keep their random kernels, with no
-    say in the output until training gives them one. Arrays that were there are left as they were.
+    Two filters of every layer pass each sequence and its negative through the rectifiers, `x =
+    relu(x) - relu(-x)`. The other filters keep their random kernels, with zero weight in the
+    readout before training. The previous arrays are not modified.
+
+    Args:
+      layers: hidden layers, modified.
+      readout: readout, modified.
+      coefficients: [m + 1], one per sequence and the constant last.
     """
     *weights, constant = (float(value) for value in coefficients)
     signs = np.tile([1.0, -1.0], len(weights))
-    carried = np.arange(len(signs))
+    filters = np.arange(len(signs))
     for depth, layer in enumerate(layers):
         kernel = np.array(layer.kernel[...])
-        kernel[..., carried] = 0
-        source = carried // 2 if depth == 0 else carried
-        kernel[(*_centre(kernel), source, carried)] = signs if depth == 0 else 1
+        kernel[..., filters] = 0
+        source = filters // 2 if depth == 0 else filters
+        kernel[(*_centre(kernel), source, filters)] = signs if depth == 0 else 1
         layer.kernel.set_value(jnp.asarray(kernel))
-        layer.bias.set_value(jnp.asarray(layer.bias[...]).at[carried].set(0))
+        layer.bias.set_value(jnp.asarray(layer.bias[...]).at[filters].set(0))
     kernel = np.zeros(readout.kernel.shape, np.float32)
-    kernel[(*_centre(kernel), carried, 0)] = signs * np.repeat(weights, 2)
+    kernel[(*_centre(kernel), filters, 0)] = signs * np.repeat(weights, 2)
     readout.kernel.set_value(jnp.asarray(kernel))
     readout.bias.set_value(jnp.full((1,), constant, jnp.float32))
 
 
 def _centre(kernel: Array) -> tuple[int, ...]:
-    """Returns the place of a kernel's middle tap; () where it has no taps."""
+    """Returns the index of a kernel's central tap; () without taps."""
     return tuple(size // 2 for size in kernel.shape[:-2])

@@ -1,4 +1,4 @@
-"""The voxel-wise multilayer perceptron of Wei et al. 2019, a baseline without neighbourhood.
+"""The voxel-wise multilayer perceptron of Wei et al. 2019, a baseline without spatial context.
 
 L hidden layers of F units with ReLU, then a linear unit, applied to the sequences of each voxel.
 With five inputs, L = 2 and F = 100 that is 10,801 parameters.
@@ -22,7 +22,7 @@ def build(channels: int, *, layers: int = 2, filters: int = 100, dtype: str = "f
       channels: input sequences, m.
       layers: hidden layers, L.
       filters: units of each, F.
-      dtype: of the computation, a key of `network.ARITHMETIC`; parameters are float32.
+      dtype: arithmetic, a key of `network.ARITHMETIC`; parameters are float32.
     """
 
     def create(rngs: nnx.Rngs) -> Chain:

@@ -39,7 +39,7 @@ class Apply:
     graphdef: nnx.GraphDef[Any]
 
     def __call__(self, params: Params, *inputs: jax.Array) -> Any:
-        """Returns what the network computes."""
+        """Returns the outputs of the network."""
         return nnx.merge(self.graphdef, params)(*inputs)
 
 
@@ -49,11 +49,11 @@ class Network(NamedTuple):
     Attributes:
       init: key -> params.
       forward: (params, images b x y z m) -> flair b x y z, float32; an `Apply`.
-      start_linear: (params, coefficients m + 1) -> params of a network that computes exactly
-        `Σ_m c_m · image_m + c_(m+1)`, from which training then goes on; None if it cannot.
+      start_linear: (params, coefficients m + 1) -> initial params with which the network computes
+        exactly `Σ_m c_m · image_m + c_(m+1)`; None if the architecture does not allow it.
       radius: voxels on each side that an output depends on.
-      stride: tiles must begin at multiples of it, along every axis: images shifted by as much give
-        the FLAIR shifted by as much, and by no less.
+      stride: smallest shift along every axis to which the network is equivariant; tiles must begin
+        at its multiples.
     """
 
     init: Callable[[jax.Array], Params]

@@ -42,10 +42,10 @@ RADIUS = 23
 
 
 class UpConv(nnx.Module):
-    """Transposed convolution of 2×2×2 with stride 2, linear.
+    """Transposed 2×2×2 convolution with stride 2, linear.
 
-    Kernels as wide as their stride do not overlap, so that it is a matrix product: each voxel by
-    the kernel gives the eight that it becomes.
+    Kernels as wide as their stride do not overlap, so it is a matrix product of each voxel with the
+    kernel, which gives eight voxels.
     """
 
     def __init__(self, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
@@ -63,7 +63,7 @@ class UpConv(nnx.Module):
 
 
 class UNet(nnx.Module):
-    """The U-Net as a module; see the docstring of this file."""
+    """The U-Net as a module; see the docstring of this module."""
 
     def __init__(
         self, channels: int, filters: int, dtype: str, convolution: Convolution, *, rngs: nnx.Rngs
@@ -95,20 +95,20 @@ class UNet(nnx.Module):
         full = rectify(self.full_up, _join(full, self.half_to_full(half)))
         return read_out(self.readout, full)[:, :x, :y, :z]
 
-    def carriers(self) -> Sequence[Layer]:
-        """Returns the layers at full resolution, which the skip connects."""
+    def hidden_layers(self) -> Sequence[Layer]:
+        """Returns the layers at full resolution, which the skip connection joins."""
         return [*self.full_down, *self.full_up]
 
 
 def max_pool(values: jax.Array) -> jax.Array:
-    """Returns the largest of every 2×2×2 voxels, b 2x 2y 2z f -> b x y z f."""
+    """Returns the maximum of each 2×2×2 block, b 2x 2y 2z f -> b x y z f."""
     b, x, y, z, f = values.shape
     return values.reshape(b, x // 2, 2, y // 2, 2, z // 2, 2, f).max((2, 4, 6))
 
 
-def _join(skip: jax.Array, raised: jax.Array) -> jax.Array:
-    """Returns the channels of both; those of the skip come first, as `carriers` promises."""
-    return jnp.concatenate([skip, raised], axis=-1)
+def _join(skip: jax.Array, upsampled: jax.Array) -> jax.Array:
+    """Concatenates channels; those of the skip are first, as `Rectified.hidden_layers` requires."""
+    return jnp.concatenate([skip, upsampled], axis=-1)
 
 
 def build(
@@ -123,7 +123,7 @@ def build(
 
     Args:
       channels: input sequences, m.
-      layers: poolings; there are 2.
+      layers: number of poolings; must be 2.
       filters: filters at full resolution on the way down, F.
       dtype: arithmetic, a key of `network.ARITHMETIC`; parameters are float32.
       convolution: convolution function of the 3×3×3 kernels.

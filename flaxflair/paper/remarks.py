@@ -66,6 +66,6 @@ def explain(part: str, metric: str, key: Any) -> str:
     Args:
       part: key of `studies.PARTS`.
       metric: heading of the table's values.
-      key: key of the row in the `Twin`.
+      key: key of the row in the `TableComparison`.
     """
     return _EXPLANATIONS.get((part, metric, key), "")

@@ -26,7 +26,7 @@ from flaxflair.paper.outcomes import Outcome, read_flair, read_outcome
 from flaxflair.paper.running import folder_of, is_done, run_studies
 from flaxflair.paper.sections import make_section
 from flaxflair.paper.sections.material import Material
-from flaxflair.paper.segmentation import Found, segment_fold
+from flaxflair.paper.segmentation import LesionSegmentation, segment_fold
 from flaxflair.paper.studies import CONFIGS, PARTS, Scale, load_config, plan_studies
 from flaxflair.paper.timing import count_fcn, time_fcn
 from flaxflair.runtime.environment import describe_machine
@@ -71,7 +71,7 @@ def reproduce(
     selected = list(parts or [part for part in scale.parts if part in possible])
     if impossible := [part for part in selected if part not in possible]:
         raise InputError(
-            f"{source}: has {', '.join(sequences)}, from which {impossible[0]} cannot be made; "
+            f"{source}: has {', '.join(sequences)}, which do not suffice for {impossible[0]}; "
             f"choose from {', '.join(possible)}"
         )
     studies = plan_studies(scale, root=root, sequences=sequences, parts=selected)
@@ -164,7 +164,7 @@ def _write(
         section, tables[part] = make_section(part, material)
         sections.append(section)
     report = Report(
-        "FLAIR synthesis for multiple sclerosis: Wei et al. 2019, once more",
+        "FLAIR synthesis for multiple sclerosis: reproduction of Wei et al. 2019",
         _lead(material, ready),
         tuple(sections),
         tuple(provenance.items()),
@@ -218,7 +218,7 @@ def _lead(material: Material, ready: Sequence[str]) -> str:
 
 def _segment(
     workdir: Path, outcomes: Mapping[str, Outcome], subjects: Mapping[str, Subject]
-) -> dict[int, Found]:
+) -> dict[int, LesionSegmentation]:
     """Returns the lesions found in each fold, cached in `lesions.json`."""
     path = workdir / "lesions.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -242,7 +242,7 @@ def _segment(
             method: {name: with_nan(row) for name, row in by_subject.items()}
             for method, by_subject in entry["rows"].items()
         }
-        found[fold] = Found(SegmentationConfig(**entry["config"]), rows)
+        found[fold] = LesionSegmentation(SegmentationConfig(**entry["config"]), rows)
     return found
 
 

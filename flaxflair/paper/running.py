@@ -17,7 +17,7 @@ from flaxflair.config import Config
 from flaxflair.paper.studies import Scale, Study
 from flaxflair.pipelines import cross_validation
 from flaxflair.runtime import entry_point
-from flaxflair.runtime.process_pool import run_side_by_side
+from flaxflair.runtime.process_pool import run_in_parallel
 from flaxflair.runtime.progress import format_seconds
 from flaxflair.runtime.terminal import open_console
 
@@ -69,7 +69,7 @@ def run_studies(
         )
         for study in missing
     }
-    run_side_by_side(calls, jobs, report)
+    run_in_parallel(calls, jobs, report)
 
 
 def folder_of(workdir: Path, study: Study) -> Path:

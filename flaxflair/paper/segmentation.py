@@ -1,4 +1,4 @@
-"""Comparison of lesions segmented by one rule in the true and in every synthetic FLAIR.
+"""Comparison of rule-based lesion segmentations of the true and of every synthetic FLAIR.
 
 The rule's parameters are chosen for each fold on the true FLAIRs of its training subjects, if there
 are enough of them. Independent of networks and tables.
@@ -28,8 +28,8 @@ TRUTH = "truth"
 FEWEST = 4
 
 
-class Found(NamedTuple):
-    """Lesion scores of one fold.
+class LesionSegmentation(NamedTuple):
+    """Lesion segmentation of one fold: parameters and scores.
 
     Attributes:
       config: parameters chosen on the training subjects.
@@ -53,7 +53,7 @@ def segment_fold(
     training: Sequence[Subject],
     heldout: Sequence[Subject],
     flairs: Mapping[str, Callable[[Subject], Array]],
-) -> Found:
+) -> LesionSegmentation:
     """Chooses parameters on training subjects and segments the held-out ones.
 
     Args:
@@ -82,7 +82,7 @@ def segment_fold(
             found = segment_subject(subject, read(subject), config)
             agreement = {"agreement": metrics.dice(found, true)}
             rows[method][subject.name] = agreement | _score(subject, found)
-    return Found(config, rows)
+    return LesionSegmentation(config, rows)
 
 
 def _score(subject: Subject, found: Array) -> Row:

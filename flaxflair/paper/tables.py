@@ -42,7 +42,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Twin:
+class TableComparison:
     """A reproduced table and its published counterpart.
 
     Attributes:

@@ -18,7 +18,7 @@ from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import Array, InputError, Masks, Subject, Volume
 from flaxflair.core.sequences import SEQUENCES, TARGET
 from flaxflair.imaging.findings import refuse_or_warn
-from flaxflair.imaging.masks import binarize, expect_mask, judge_brain, judge_given
+from flaxflair.imaging.masks import binarize, check_brain_mask, check_brain_volume, expect_mask
 from flaxflair.imaging.orientation import from_ras, to_ras
 from flaxflair.imaging.resampling import resample
 from flaxflair.imaging.tissue import white_matter
@@ -131,11 +131,11 @@ def _prepare_files(
         prepared = prepare_session(volumes, options, brain=brain)
     except InputError as error:
         raise InputError(f"{files.root}: {files.name}: {error}") from None
-    doubts = judge_brain(prepared.brain, prepared.geometry.voxel_size)
+    doubts = check_brain_volume(prepared.brain, prepared.geometry.voxel_size)
     if brain is not None:
         reference = Volume(prepared.images[prepared.reference], prepared.geometry)
-        doubts += judge_given(Volume(prepared.brain, prepared.geometry), reference)
-    if not doubts:  # contrasts are measured within the mask
+        doubts += check_brain_mask(Volume(prepared.brain, prepared.geometry), reference)
+    if not doubts:  # a wrong mask makes every contrast look wrong
         doubts = refuse_or_warn(check_sequences(prepared), paths)
     warnings = (*files.notes, *inspection.warnings(), *doubts, *preparation_warnings(prepared))
     return prepared, warnings, images

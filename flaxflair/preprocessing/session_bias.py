@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxflair.core.records import Array, Geometry, InputError, Volume
 from flaxflair.imaging.resampling import resample
-from flaxflair.imaging.tissue import part_tissues
+from flaxflair.imaging.tissue import tissue_thresholds
 from flaxflair.preprocessing.alignment import IDENTITY, map_scans, resample_volume
 from flaxflair.preprocessing.bias_field import bias_weights, fit_scan
 from flaxflair.preprocessing.options import Preparation
@@ -148,7 +148,7 @@ def _find_tissues(scan: Volume, transform: Array, brain: Volume) -> list[Volume]
       brain: float32 from 0 to 1, on the reference's grid.
     """
     where = resample_volume(brain, scan.geometry, np.linalg.inv(transform)) > 0.5
-    thresholds = part_tissues(scan.array, where) if where.any() else None
+    thresholds = tissue_thresholds(scan.array, where) if where.any() else None
     if thresholds is None:
         return []
     lower, upper = thresholds

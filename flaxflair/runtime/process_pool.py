@@ -1,4 +1,4 @@
-"""Parallel calls in processes, each on its own cores. Independent of what is called.
+"""Parallel calls in a pool of processes with disjoint cores. Independent of the calls.
 
 A step on a small window leaves most of a second core unused, and if the host preempts one core, the
 other waits for it. Two processes of one core each have twice the throughput.
@@ -26,7 +26,7 @@ def split_cores(parts: int) -> list[set[int]]:
     return [set(cores[part::parts]) or {cores[part % len(cores)]} for part in range(parts)]
 
 
-def run_side_by_side(
+def run_in_parallel(
     calls: Mapping[str, Callable[[], object]],
     jobs: int,
     on_done: Callable[[str, float], None] = lambda name, seconds: None,

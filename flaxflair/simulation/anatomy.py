@@ -292,9 +292,9 @@ def draw_person(seed: int, subject: int) -> Person:
     swelling = float(np.clip(rng.normal(2.5, 2.2), -1.5, 7.0))
     matrix = rotation(tilt) @ np.diag(1 / np.clip(size, 0.83, 0.96))
 
-    bend = stream(seed, subject, "warp")
-    wide = np.stack([3.0 * smooth_noise(bend, COARSE, 22.0) for _ in range(3)])
-    folds = np.stack([1.2 * smooth_noise(bend, COARSE, 7.0) for _ in range(3)])
+    warp = stream(seed, subject, "warp")
+    wide = np.stack([3.0 * smooth_noise(warp, COARSE, 22.0) for _ in range(3)])
+    folds = np.stack([1.2 * smooth_noise(warp, COARSE, 7.0) for _ in range(3)])
     blurred = ndimage.gaussian_filter((atlas.inner[..., 1] < 0).astype(np.float32), 2.5)
     pull = np.stack(list(np.gradient(blurred, 2.0)), axis=-1)
     pull *= swelling / np.abs(pull).max()
@@ -324,8 +324,8 @@ def build_brain(person: Person, lattice: Lattice) -> dict[str, Array]:
     """Returns `white`, `grey` and `csf` of one person, float32[x, y, z], summing to 1 in the skull.
 
     Args:
-      person: whose.
-      lattice: the points wanted; the brain is the same whatever they are.
+      person: the head.
+      lattice: points to evaluate; the brain does not depend on them.
     """
     atlas = load_atlas()
     inside = soften(interpolate(person.fields["intracranial"], MEDIUM, lattice), 1.0)
@@ -353,8 +353,8 @@ def build_head(person: Person, lattice: Lattice) -> dict[str, Array]:
     are close, as on the vertex.
 
     Args:
-      person: whose.
-      lattice: the points wanted; the head is the same whatever they are.
+      person: the head.
+      lattice: points to evaluate; the head does not depend on them.
     """
 
     def field(name: str) -> Array:

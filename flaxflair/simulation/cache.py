@@ -10,19 +10,19 @@ import flaxflair.imaging.resampling
 from flaxflair.config import PhantomConfig
 from flaxflair.core.records import InputError
 from flaxflair.runtime.cache_folder import cache_folder
-from flaxflair.simulation.dataset import alone, write_dataset
+from flaxflair.simulation.dataset import lock_dataset, write_dataset
 
 
 def locate(config: PhantomConfig) -> Path:
-    """Returns where the phantom of this configuration and this code lies, made or not.
+    """Returns the folder of the phantom of this configuration and code, which may not exist yet.
 
     Raises:
       InputError: there is no home folder.
     """
-    # The sources are part of the address: a phantom made by other code is never taken for it.
+    # The digest covers the sources, so that a phantom of other code is never used.
     digest = hashlib.sha256()
-    own = sorted(Path(__file__).parent.glob("*.py"))
-    for source in (*own, Path(flaxflair.imaging.resampling.__file__)):
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    for source in (*sources, Path(flaxflair.imaging.resampling.__file__)):
         digest.update(source.read_bytes())
     name = (
         f"phantom-{config.subjects}-{config.healthy}-seed{config.seed}-scale{config.scale:g}"
@@ -39,25 +39,25 @@ def locate(config: PhantomConfig) -> Path:
 def open_phantom(
     config: PhantomConfig, on_subject: Callable[[int], None] = lambda count: None
 ) -> Path:
-    """Returns the root of the prepared phantom, made first if it is not there yet.
+    """Returns the root of the prepared phantom, which is created if missing.
 
-    Of processes that ask for it at once, one makes it and the others wait.
+    Of concurrent processes, one creates it and the others wait.
 
     Args:
-      config: what phantom.
+      config: configuration of the phantom.
       on_subject: called with the number of subjects written.
     """
     root = locate(config)
     if _is_made(root):
         return root
-    with alone(root, wait=True):
-        if not _is_made(root):  # by whoever was waited for
+    with lock_dataset(root, wait=True):
+        if not _is_made(root):  # by the process that held the lock
             _make(root, config, on_subject)
     return root
 
 
 def _is_made(root: Path) -> bool:
-    # The folder has its name only when it is complete.
+    # The folder is renamed to `root` only when complete.
     return (root / "dataset_description.json").is_file()
 
 
@@ -79,6 +79,6 @@ def _make(root: Path, config: PhantomConfig, on_subject: Callable[[int], None]) 
             on_subject=count,
         )
     except (InputError, OSError):
-        # Where the file system has no locks, another process may have been faster.
+        # Without file locks, another process may have created it first.
         if not _is_made(root):
             raise

@@ -119,7 +119,7 @@ def write_dataset(
 
 
 @contextlib.contextmanager
-def alone(out: Path, *, wait: bool = False) -> Iterator[Path]:
+def lock_dataset(out: Path, *, wait: bool = False) -> Iterator[Path]:
     """Locks the folder of a data set for this process within a block.
 
     Incomplete data sets of killed processes, under hidden names, are removed.
@@ -132,7 +132,7 @@ def alone(out: Path, *, wait: bool = False) -> Iterator[Path]:
       `out`, absolute.
 
     Raises:
-      InputError: another process makes it, and `wait` is False.
+      InputError: another process creates it, and `wait` is False.
     """
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def _check(out: Path, subjects: int, healthy: int, seed: int, layout: str, scale
     if layout not in _LAYOUTS:
         raise InputError(f"layout {layout!r} is not known; choose raw or prepared")
     if subjects < 1:
-        raise InputError(f"{subjects} subjects make no data set; ask for at least 1")
+        raise InputError(f"{subjects} subjects were requested; at least 1 is needed")
     if not 0 <= healthy <= subjects:
         raise InputError(f"{healthy} of {subjects} subjects cannot be healthy")
     if seed < 0:
@@ -178,7 +178,7 @@ def _generated() -> dict[str, str]:
 def _write_root(
     root: Path, subjects: int, healthy: int, seed: int, layout: Layout, scale: float
 ) -> None:
-    """Writes what describes the data set as a whole, and that of the truth."""
+    """Writes the descriptive files of the data set and of its truth derivative."""
     common: dict[str, Any] = {
         "BIDSVersion": BIDS_VERSION,
         "License": "CC0",
@@ -219,7 +219,7 @@ def _write_root(
 
 
 def _write_truth_root(truth: Path, common: Mapping[str, Any]) -> None:
-    """Writes what describes the derivative that holds the truth."""
+    """Writes the descriptive files of the derivative with the truth."""
     truth.mkdir(parents=True)
     write_json(
         truth / "dataset_description.json",

@@ -93,8 +93,8 @@ def smooth_noise(rng: np.random.Generator, lattice: Lattice, sigma: float) -> Ar
     """Returns Gaussian noise of zero mean and unit variance, smoothed.
 
     Args:
-      rng: the stream to draw from.
-      lattice: where.
+      rng: random generator.
+      lattice: lattice of the field.
       sigma: smoothing in mm; the field decorrelates over about twice that.
 
     Returns:
@@ -126,7 +126,7 @@ def interpolate(array: Array, source: Lattice, target: Lattice) -> Array:
     Args:
       array: float32[x, y, z] on `source`.
       source: the coarse lattice.
-      target: the lattice wanted; beyond the source the border value is kept.
+      target: target lattice; border values are repeated beyond the source.
 
     Returns:
       float32[x', y', z'] on `target`.
@@ -145,7 +145,7 @@ def sample(stack: Array, lattice: Lattice, points: Array) -> Array:
 
     Args:
       stack: float32[x, y, z, c], the fields.
-      lattice: where they are known.
+      lattice: lattice of the fields.
       points: float32[3, ...], mm.
 
     Returns:

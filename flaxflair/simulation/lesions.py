@@ -3,7 +3,7 @@
 Lesions are drawn as bodies in head millimetres, so that a patient has the same ones at every
 resolution, and are rendered onto a lattice. Independent of MRI except for each lesion's relaxation.
 
-Sources: Filippi et al., Brain 142:1858 (2019), for the places and shapes typical of multiple
+Sources: Filippi et al., Brain 142:1858 (2019), for the positions and shapes typical of multiple
 sclerosis.
 """
 
@@ -22,8 +22,8 @@ from flaxflair.simulation.fields import Lattice, stream
 # Fractions of lesions by location; the rest are in deep white matter.
 PERIVENTRICULAR, JUXTACORTICAL = 0.45, 0.22
 BLACK_HOLES = 0.25
-EDGE = 1.4  # mm over which a lesion ends
-HALO = 5.0  # mm over which the changed tissue around it fades
+EDGE = 1.4  # width of a lesion's edge, mm
+HALO = 5.0  # decay length of the altered tissue around a lesion, mm
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class LesionMaps:
     """Lesions on a lattice.
 
     Attributes:
-      load: float32[x, y, z], 0 to 1, the part of white matter that is lesion.
-      halo: float32[x, y, z], 0 to 1, changed white matter around.
+      load: float32[x, y, z], lesion fraction of white matter, 0 to 1.
+      halo: float32[x, y, z], fraction of altered white matter around lesions, 0 to 1.
       t1: float32[x, y, z], ms; meaningful where `load` is positive.
       t2: float32[x, y, z], ms.
       pd: float32[x, y, z].
@@ -74,7 +74,7 @@ def draw_lesions(seed: int, subject: int, person: Person) -> list[Lesion]:
     Args:
       seed: of the data set.
       subject: index.
-      person: whose; places are drawn from the points of `anatomy.MEDIUM`.
+      person: head of the subject; centres are drawn from the points of `anatomy.MEDIUM`.
 
     Returns:
       5 to 40 lesions, largest first. Total volumes are about log-normal, 0.7 to 30 mL.
@@ -107,8 +107,8 @@ def draw_lesions(seed: int, subject: int, person: Person) -> list[Lesion]:
         kind = str(rng.choice(list(density), p=chances))
         if rank == 0:
             kind = "periventricular"
-        ladder = cumulative[kind]
-        at = np.unravel_index(int(np.searchsorted(ladder, rng.random() * ladder[-1])), x.shape)
+        weights = cumulative[kind]
+        at = np.unravel_index(int(np.searchsorted(weights, rng.random() * weights[-1])), x.shape)
         place = np.array([x[at], y[at], z[at]], float) + rng.uniform(-1, 1, 3)
         direction = normal[(slice(None), *at)].astype(float)
         lesions.append(_draw_lesion(rng, kind, volume, place, direction, severity))

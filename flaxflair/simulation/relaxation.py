@@ -49,7 +49,7 @@ TISSUES: Mapping[str, Tissue] = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """Timing of one pulse sequence; what a magnetisation-prepared sequence shares with another.
+    """Timing of one pulse sequence.
 
     Attributes:
       repetition: TR in ms.

@@ -79,7 +79,7 @@ def bias_field(coefficients: Sequence[float] | Array, geometry: Geometry) -> Arr
 
     Args:
       coefficients: one for each of `BIAS_TERMS`.
-      geometry: the grid wanted.
+      geometry: target grid.
 
     Returns:
       float32[x, y, z], by which the true signal was multiplied; about 1.
@@ -140,7 +140,7 @@ def add_rician_noise(rng: np.random.Generator, array: Array, sigma: float) -> Ar
     """Returns the magnitude of a real signal with complex Gaussian noise.
 
     Args:
-      rng: the stream to draw from.
+      rng: random generator.
       array: float32[...], the signed signal.
       sigma: standard deviation of the noise in either channel, in the signal's units.
     """
@@ -150,7 +150,7 @@ def add_rician_noise(rng: np.random.Generator, array: Array, sigma: float) -> Ar
 
 
 def rician_mean(array: Array, sigma: float) -> Array:
-    """Returns the expectation of `add_rician_noise`: what endless averaging would show.
+    """Returns the expectation of `add_rician_noise`.
 
     `sigma sqrt(pi/2) L_(1/2)(-A^2 / 2 sigma^2)`, Gudbjartsson and Patz, Magn. Reson. Med. 34:910
     (1995).

@@ -69,7 +69,7 @@ class Scan:
 
     Attributes:
       volume: the magnitude image on its own grid.
-      motion: float64[4, 4], world mm where tissue lay during the FLAIR to where it lay here.
+      motion: float64[4, 4], world mm of tissue during the FLAIR to world mm during this scan.
       bias: coefficients of `scanner.bias_field`.
       gain: image units of a signal of 1.
       sigma: SD of the noise in image units.
@@ -118,13 +118,13 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image as a good preprocessing leaves it.
+    """One image after good preprocessing.
 
     Attributes:
       volume: on the FLAIR's grid.
-      correction: float32[x, y, z] on its own grid, what the raw image was multiplied by.
-      residual_motion: float64[4, 4], what registration got wrong, in world mm.
-      residual_bias: coefficients of the bias that was left.
+      correction: float32[x, y, z] on the grid of the scan, factor applied to the raw image.
+      residual_motion: float64[4, 4], error of registration, world mm.
+      residual_bias: coefficients of the remaining bias field.
     """
 
     volume: Volume
@@ -136,8 +136,8 @@ class Prepared:
 def simulation_lattice(scale: float) -> Lattice:
     """Returns the lattice of head space on which signals are computed.
 
-    Whole numbers of its points fill a voxel of the FLAIR, and it reaches further down than the
-    FLAIR does, as the volume sequences do.
+    A voxel of the FLAIR contains an integer number of points. The lattice extends further down than
+    the FLAIR, like the volume sequences.
     """
     flair = scanner.acquisition_grid(TARGET, scale, np.eye(4))
     size = np.array(flair.voxel_size)
@@ -147,7 +147,7 @@ def simulation_lattice(scale: float) -> Lattice:
     half = np.array(flair.shape) * size / 2
     below = np.ceil(np.clip(-half - np.array(HEAD_LOW), 0, None) / size).astype(int) * parts
     above = np.ceil(np.clip(np.array(HEAD_HIGH) - half, 0, None) / size).astype(int) * parts
-    # Beside the head there is only air, which volumes that reach further get from the border.
+    # Lateral to the head there is only air, which larger volumes get from the border.
     below[:2] = above[:2] = 0
     origin = -half + spacing / 2 - below * spacing
     x, y, z = (int(n) for n in np.array(flair.shape) * parts + below + above)
@@ -156,13 +156,13 @@ def simulation_lattice(scale: float) -> Lattice:
 
 
 def _place(seed: int, subject: int) -> Array:
-    """Draws how the head lies in the scanner: float64[4, 4], head to world."""
+    """Draws the position of the head in the scanner: float64[4, 4], head to world."""
     rng = stream(seed, subject, "pose")
     return rigid(rng.normal(0, (2.5, 1.5, 1.5)), rng.normal(0, (2.0, 4.0, 5.0)))
 
 
 def _address(sequence: str) -> int:
-    """Returns the part of a stream; both echoes of one acquisition share gain, motion and bias."""
+    """Returns the part of a stream; T2 and PD are echoes of one acquisition and share it."""
     return list(SEQUENCES).index("T2" if sequence == "PD" else sequence)
 
 
@@ -185,23 +185,23 @@ def _draw_bias(seed: int, subject: int, sequence: str) -> Array:
     """Draws coefficients of a scan's bias."""
     coil = np.array([COIL.get(term, 0.0) for term in scanner.BIAS_TERMS])
     session = _draw_field(stream(seed, subject, "session"), SESSION)
-    own = _draw_field(stream(seed, subject, "bias", _address(sequence)), ACQUISITION)
-    return np.round(coil + session + own, 6)
+    scan = _draw_field(stream(seed, subject, "bias", _address(sequence)), ACQUISITION)
+    return np.round(coil + session + scan, 6)
 
 
 def _draw_residual_bias(seed: int, subject: int, sequence: str) -> Array:
-    """Draws coefficients of what a good correction leaves of a scan's bias."""
+    """Draws coefficients of the bias field that remains after a good correction."""
     part = list(SEQUENCES).index(sequence)
     return np.round(_draw_field(stream(seed, subject, "residual bias", part), 0.01), 6)
 
 
 def simulate_subject(seed: int, subject: int, *, patient: bool, scale: float) -> Simulation:
-    """Scans one subject.
+    """Simulates the scans of one subject.
 
     Args:
       seed: of the data set.
       subject: index, from 0; the same person in every data set of this seed.
-      patient: whether the lesions drawn for this index are there.
+      patient: whether the subject has lesions.
       scale: in-plane voxels are 1/scale as wide as the paper's.
     """
     person = draw_person(seed, subject)
@@ -248,7 +248,7 @@ def _find_truth(
     inverse: Array,
     noisefree: Array,
 ) -> Truth:
-    """Averages the tissues over the FLAIR's voxels and labels each by what fills most of it."""
+    """Averages tissue fractions over the FLAIR's voxels; each label is the largest fraction."""
 
     def mean(array: Array) -> Array:
         return scanner.block_mean(array, lattice, grid, inverse)
@@ -282,23 +282,23 @@ def _find_truth(
 
 
 def prepare_subject(seed: int, subject: int, simulation: Simulation) -> dict[str, Prepared]:
-    """Returns sequence -> image on the FLAIR's grid, as a good preprocessing leaves it.
+    """Returns sequence -> image on the FLAIR's grid after good preprocessing.
 
-    Bias is divided out but for a per cent or two, registration errs by a few tenths of a millimetre
-    and degree, and every image is interpolated once, linearly, from its own grid.
+    A residual bias of one or two per cent and registration errors of a few tenths of a millimetre
+    and degree remain; every image is interpolated once, linearly, from the grid of the scan.
     """
     target = simulation.scans[TARGET].volume.geometry
     out = {}
     for part, (sequence, scan) in enumerate(simulation.scans.items()):
         residual = _draw_residual_bias(seed, subject, sequence)
-        own = scan.volume.geometry
-        correction = scanner.bias_field(residual - scan.bias, own)
+        grid = scan.volume.geometry
+        correction = scanner.bias_field(residual - scan.bias, grid)
         flat = scan.volume.array * correction
         if sequence == TARGET:
-            out[sequence] = Prepared(Volume(flat, own), correction, np.eye(4), residual)
+            out[sequence] = Prepared(Volume(flat, grid), correction, np.eye(4), residual)
             continue
         rng = stream(seed, subject, "registration", part)
         error = rigid(rng.normal(0, 0.1, 3), rng.normal(0, 0.12, 3))
-        image = resample(flat, own.affine, target, error @ scan.motion)
+        image = resample(flat, grid.affine, target, error @ scan.motion)
         out[sequence] = Prepared(Volume(image, target), correction, error, residual)
     return out

@@ -1,4 +1,4 @@
-"""Tissue maps: relaxation at every point of a head, and the signal that a sequence makes of it.
+"""Tissue maps: relaxation at every point of a head, and its signal in a pulse sequence.
 
 Independent of scanner grids, noise and files.
 """
@@ -23,12 +23,12 @@ from flaxflair.simulation.relaxation import TISSUES, Protocol, signal
 # Tissues subject to magnetisation transfer by the off-resonance pulses of long echo trains, and its
 # relative variation: white matter is saturated throughout, so it varies less.
 TRANSFER: Mapping[str, float] = {"white": 0.4, "grey": 1.0, "lesion": 1.0}
-# Water lengthens T1 and T2 and is the proton density, so that where one of them is high the others
-# are: the part of their variance that they share (Gelman et al., Magn. Reson. Med. 45:71, 2001).
+# Common share of the variance of T1, T2 and proton density, which all increase with water content
+# (Gelman et al., Magn. Reson. Med. 45:71, 2001).
 WATER = 0.8
 
 
-# From the lattice to the points that hold tissue.
+# Selects the points with tissue from an array on the lattice.
 Pick = Callable[[Array], Array]
 
 
@@ -41,9 +41,9 @@ class Maps:
       where: int[n], flat indices of points with tissue.
       tissues: tissue -> (rows of `where` it occurs in, fraction, T1, T2, PD), flat arrays.
       efficiency: float32[n], of inversion pulses.
-      flow: float32[n], fluid that came in fresh since the inversion, 0 to 1.
-      transfer: float32[n], signal gained or lost by magnetisation transfer, as a part; about 0.
-      fat: float32[n], signal that fat saturation leaves.
+      flow: float32[n], fraction of fluid that flowed in after the inversion, 0 to 1.
+      transfer: float32[n], relative change of signal by magnetisation transfer; about 0.
+      fat: float32[n], relative signal of fat after saturation.
     """
 
     lattice: Lattice
@@ -63,7 +63,7 @@ def build_maps(
     lesions: LesionMaps,
     lattice: Lattice,
 ) -> Maps:
-    """Gives every point its relaxation: tissue, subject, smooth variation, texture, pathology."""
+    """Draws relaxation at every point: tissue, subject, smooth variation, texture, pathology."""
     filled = np.sum(list(fractions.values()), axis=0)
     where = np.flatnonzero(filled > 0.01)
 
@@ -97,13 +97,13 @@ def _draw_relaxation(
     """Returns a function of a tissue and of rows of points: their T1, T2 and PD."""
 
     def draw() -> tuple[Array, Array]:
-        # On lattices of head space, so that every scale sees the same tissue.
+        # On lattices of head space, so that tissue is the same at every scale.
         return smooth_noise(rng, COARSE, 11.0), smooth_noise(rng, MEDIUM, 1.3)
 
     water = draw()
 
     def variation(smooth: float, texture: float) -> Array:
-        wide, fine = (_share(common, own) for common, own in zip(water, draw(), strict=True))
+        wide, fine = (_mix(common, single) for common, single in zip(water, draw(), strict=True))
         field = smooth * interpolate(wide, COARSE, MEDIUM) + texture * fine
         return np.exp(pick(interpolate(field, MEDIUM, lattice)))
 
@@ -111,11 +111,11 @@ def _draw_relaxation(
     factor = {key: variation(*amount) for key, amount in amounts.items()}
     mottle = pick(interpolate(0.12 * smooth_noise(rng, MEDIUM, 1.8), MEDIUM, lattice))
     spread = np.array([0.025, 0.018, 0.012])
-    own = {name: np.exp(spread * _share(rng.normal(), rng.normal(size=3))) for name in TISSUES}
+    factors = {name: np.exp(spread * _mix(rng.normal(), rng.normal(size=3))) for name in TISSUES}
     halo = pick(lesions.halo)
     names = ("deep", "iron", "ventricles")
     deep, iron, ventricles = (pick(interpolate(person.fields[n], MEDIUM, lattice)) for n in names)
-    # Around ventricles, and around lesions, white matter that looks normal is not quite.
+    # Normal-appearing white matter is altered around ventricles and lesions.
     caps = np.exp(-np.clip(ventricles, 0, None) / 3.0)
     altered = np.clip(halo * rng.uniform(0.6, 1.1), 0, 1)
 
@@ -123,7 +123,7 @@ def _draw_relaxation(
         tissue = TISSUES[name]
         t1, t2, pd = (
             np.full(len(rows), value * scale, np.float32)
-            for value, scale in zip((tissue.t1, tissue.t2, tissue.pd), own[name], strict=True)
+            for value, scale in zip((tissue.t1, tissue.t2, tissue.pd), factors[name], strict=True)
         )
         if name in ("white", "grey", "lesion"):
             t1, t2, pd = t1 * factor["t1"][rows], t2 * factor["t2"][rows], pd * factor["pd"][rows]
@@ -145,7 +145,7 @@ def _draw_relaxation(
 
 
 def _draw_inversion(rng: np.random.Generator, lattice: Lattice, pick: Pick) -> tuple[Array, Array]:
-    """Draws the efficiency of inversion pulses, and what magnetisation transfer gains or loses."""
+    """Draws the efficiency of inversion pulses and the effect of magnetisation transfer."""
     weak = rng.uniform(0.02, 0.05) + 0.02 * smooth_noise(rng, COARSE, 22.0)
     efficiency = np.clip(1 - pick(interpolate(weak, COARSE, lattice)), 0.85, 1.0)
     transfer = 0.05 * smooth_noise(rng, COARSE, 9.0)
@@ -154,7 +154,7 @@ def _draw_inversion(rng: np.random.Generator, lattice: Lattice, pick: Pick) -> t
 
 
 def _draw_flow(rng: np.random.Generator, pulse: Array, lattice: Lattice, pick: Pick) -> Array:
-    """Draws how much of the fluid came in since the inversion, 0 to 1."""
+    """Draws the fraction of fluid that flowed in after the inversion, 0 to 1."""
     swirl = (
         0.5
         + 0.5 * smooth_noise(rng, MEDIUM, 2.2)
@@ -165,9 +165,9 @@ def _draw_flow(rng: np.random.Generator, pulse: Array, lattice: Lattice, pick: P
     return np.clip(swirl * (strength * pulse + 0.05), 0, 0.5)
 
 
-def _share(common: Array | float, own: Array) -> Array:
-    """Returns a mixture of unit variance, of which `WATER` is shared (`common`); inputs too."""
-    return WATER**0.5 * common + (1 - WATER) ** 0.5 * own
+def _mix(common: Array | float, single: Array) -> Array:
+    """Returns a mixture of two variables of unit variance; `common` has the share `WATER`."""
+    return WATER**0.5 * common + (1 - WATER) ** 0.5 * single
 
 
 def image_signal(maps: Maps, protocol: Protocol) -> Array:

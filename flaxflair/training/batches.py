@@ -16,7 +16,7 @@ from jax import lax
 
 from flaxflair.core.records import Array, InputError, Subject
 from flaxflair.imaging.normalization import Normalization, encode_flair, encode_images
-from flaxflair.imaging.tiling import draw_window, edges_in
+from flaxflair.imaging.tiling import draw_window, window_shape
 
 
 class Example(NamedTuple):
@@ -127,7 +127,7 @@ def make_draws(
 
 def edges_of(example: Example, window: tuple[int, int, int]) -> tuple[int, int, int]:
     """Returns an example's window size; an edge of 0, or beyond the axis, is the whole axis."""
-    return edges_in(_shape(example), window)
+    return window_shape(_shape(example), window)
 
 
 def cut_batch(examples: Sequence[Example], draw: Draw, window: tuple[int, int, int]) -> Batch:

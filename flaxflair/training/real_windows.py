@@ -15,18 +15,23 @@ from flaxflair.core.records import Array, InputError, Subject
 from flaxflair.core.sequences import INPUTS, TARGET
 from flaxflair.evaluation.lesion_segmentation import segment
 from flaxflair.imaging.resampling import resample
-from flaxflair.imaging.standard import BRIGHTEST, describe, standardize
-from flaxflair.imaging.tissue_levels import STANDARD, fit_tissue_levels, separate, to_standard
+from flaxflair.imaging.standard import BRIGHTEST, encode_condition, standardize
+from flaxflair.imaging.tissue_levels import (
+    STANDARD,
+    fit_tissue_levels,
+    separate_levels,
+    to_standard,
+)
 from flaxflair.simulation.generator.acquisition import acquire, draw_resolution
 from flaxflair.simulation.generator.generator import Example
 from flaxflair.simulation.generator.ranges import ScannerRanges
 from flaxflair.simulation.generator.splines import linear_matrix, sampling_matrix
-from flaxflair.simulation.generator.storage import begun, load_arrays
+from flaxflair.simulation.generator.storage import load_arrays, write_folder
 
-LESION_CENTRED = 0.6  # windows around a lesion, where lesions are known
-ALL_SEQUENCES = 0.5  # windows that show every sequence of the session
-DEGRADED = 0.4  # windows of finely scanned sessions that are acquired anew
-THICK = 1.6  # mm; a finer scan may be degraded, and a finer FLAIR is compared as it is
+LESION_CENTRED = 0.6  # share of windows around a lesion, if the session has lesions
+ALL_SEQUENCES = 0.5  # share of windows with every sequence of the session
+DEGRADED = 0.4  # share of windows of high-resolution sessions with simulated lower resolution
+THICK = 1.6  # mm; finer scans may be degraded, and finer FLAIRs need no slice profile
 
 
 @dataclass(frozen=True)
@@ -34,16 +39,16 @@ class RealSession:
     """One session in standard form.
 
     Attributes:
-      images: float16[x, y, z, k], of the sequences that were scanned.
+      images: float16[x, y, z, k], the scanned sequences.
       present: int64[k], their indices in `INPUTS`.
-      edges: float64[k, 3], mm, of the voxels in which each was scanned.
+      edges: float64[k, 3], voxel edges of each scan, mm.
       flair: float32[x, y, z], white matter about 1.
-      flair_first: float64[3], place of the FLAIR's first voxel along each axis, in voxels.
-      flair_step: float64[3], distance of the FLAIR's voxels likewise.
+      flair_first: float64[3], position of the FLAIR's first voxel along each axis, in voxels.
+      flair_step: float64[3], distance of the FLAIR's voxels, likewise.
       brain: bool[x, y, z].
-      lesion: float16[x, y, z], the part of each voxel that is lesion: of the session's mask, or
-        else found by rule in its FLAIR; zero where there is no T1 to find them with.
-      segmented: bool[], whether there is a mask.
+      lesion: float16[x, y, z], lesion fraction of each voxel, from the session's mask or else from
+        the rule-based segmentation of its FLAIR and T1; zero without mask and T1.
+      segmented: bool[], whether the session has a lesion mask.
     """
 
     images: Array
@@ -61,10 +66,10 @@ def make_session(subject: Subject) -> RealSession:
     """Returns a session in standard form.
 
     Args:
-      subject: with a FLAIR, on whose grid everything lies.
+      subject: with a FLAIR, on one grid.
 
     Raises:
-      InputError: there is no FLAIR, or no tissue levels are found.
+      InputError: the FLAIR is missing, or tissue levels cannot be estimated.
     """
     if subject.flair is None:
         raise InputError(f"{subject.name}: has no FLAIR to learn from")
@@ -76,7 +81,7 @@ def make_session(subject: Subject) -> RealSession:
     same = np.eye(4)
     flair = resample(subject.flair * brain / levels.white, source.affine, grid, same, beyond="zero")
     lesion = np.zeros(grid.shape, np.float16)
-    mask = _find_lesions(subject)
+    mask = _lesion_mask(subject)
     if mask is not None:
         mask = mask.astype(np.float32)
         lesion = resample(mask, source.affine, grid, same, beyond="zero").astype(np.float16)
@@ -96,8 +101,8 @@ def make_session(subject: Subject) -> RealSession:
     )
 
 
-def _find_lesions(subject: Subject) -> Array | None:
-    """Returns the lesion mask of a session, or else the lesions that a rule finds in its FLAIR."""
+def _lesion_mask(subject: Subject) -> Array | None:
+    """Returns the lesion mask of a session, or else its rule-based lesion segmentation."""
     if subject.masks.lesion is not None or "T1" not in subject.sequences:
         return subject.masks.lesion
     assert subject.flair is not None
@@ -107,30 +112,30 @@ def _find_lesions(subject: Subject) -> Array | None:
 
 def save_session(folder: Path, session: RealSession) -> None:
     """Writes a session as arrays, for `open_session`; `folder` must not exist."""
-    with begun(folder) as partial:
+    with write_folder(folder) as partial:
         for field in fields(session):
             np.save(partial / f"{field.name}.npy", getattr(session, field.name))
 
 
 def open_session(folder: Path) -> RealSession:
-    """Opens what `save_session` wrote, its arrays mapped into memory, read-only."""
+    """Opens a session written by `save_session`, memory-mapped and read-only."""
     return RealSession(**load_arrays(folder, (field.name for field in fields(RealSession))))
 
 
 def draw_window(
     rng: np.random.Generator, session: RealSession, ranges: ScannerRanges, edge: int
 ) -> tuple[Example, Array]:
-    """Returns a window of a session, mirrored in half of the draws.
+    """Draws a window of a session, mirrored with probability 1/2.
 
     Args:
-      rng: the stream to draw from.
-      session: to cut it from.
-      ranges: of the errors that are drawn.
+      rng: random generator.
+      session: the session.
+      ranges: ranges of the simulated errors.
       edge: voxels along each axis.
 
     Returns:
-      The window; and float32[3, edge, edge], which map a line of the predicted FLAIR along x, y and
-      z to what the scanner's voxels and their interpolation make of it.
+      The window; and float32[3, edge, edge], matrices along x, y and z that apply the slice profile
+      and the interpolation of the scanned FLAIR to a predicted one.
     """
     low = _draw_corner(rng, session, edge)
     cut = tuple(slice(start, start + edge) for start in low)
@@ -154,7 +159,7 @@ def draw_window(
     images *= brain[..., None]
     example = Example(
         images,
-        describe(resolutions),
+        encode_condition(resolutions),
         np.asarray(session.flair[cut]),
         np.asarray(session.lesion[cut], np.float32),
         brain,
@@ -180,7 +185,7 @@ def _draw_corner(rng: np.random.Generator, session: RealSession, edge: int) -> t
 
 
 def _draw_channels(rng: np.random.Generator, count: int) -> list[int]:
-    """Draws the sequences that are shown: all in `ALL_SEQUENCES` of the draws, else any."""
+    """Draws the sequences present: all with probability `ALL_SEQUENCES`, else any subset."""
     if rng.random() < ALL_SEQUENCES:
         return list(range(count))
     number = int(rng.integers(1, 2**count))
@@ -190,17 +195,19 @@ def _draw_channels(rng: np.random.Generator, count: int) -> list[int]:
 def _disturb_levels(
     rng: np.random.Generator, image: Array, name: str, ranges: ScannerRanges
 ) -> Array:
-    """Returns an image at standard levels with the errors that finding levels makes."""
+    """Returns an image at standard levels with simulated errors of the estimated levels."""
     standard = STANDARD[name]
     errors = np.exp(np.array(ranges.level_sd) * rng.standard_normal(3))
-    levels = separate(np.array([standard.fluid, standard.grey, standard.white]) * errors, name)
+    levels = separate_levels(
+        np.array([standard.fluid, standard.grey, standard.white]) * errors, name
+    )
     gamma = np.exp(rng.normal(0, ranges.gamma_sd))
-    bent = np.maximum(to_standard(image, levels, name), 0) ** gamma
-    return np.clip(bent, 0, BRIGHTEST).astype(np.float32)
+    transformed = np.maximum(to_standard(image, levels, name), 0) ** gamma
+    return np.clip(transformed, 0, BRIGHTEST).astype(np.float32)
 
 
 def _observation(session: RealSession, axis: int, low: int, edge: int) -> Array:
-    """Returns float32[edge, edge], what scanning and interpolation make of a line of the window."""
+    """Returns slice profile and interpolation of the FLAIR along an axis, float32[edge, edge]."""
     step = float(session.flair_step[axis])
     if step < THICK:
         return np.eye(edge, dtype=np.float32)

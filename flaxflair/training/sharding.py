@@ -32,8 +32,8 @@ from flaxflair.training.losses import summed_squares
 from flaxflair.training.step import TrainState, TrainStep, apply_gradients
 
 DATA, SPACE = "data", "space"
-CUT = jax.P(DATA, SPACE)  # b x ...
-WHOLE = jax.P(DATA)  # b ...
+SHARDED = jax.P(DATA, SPACE)  # b x ..., sharded over both
+BATCHED = jax.P(DATA)  # b ..., whole along x
 
 Build = Callable[[Convolution], Network]
 Tree = TypeVar("Tree")
@@ -54,14 +54,14 @@ def make_mesh(data: int, space: int, devices: Sequence[Any] | None = None) -> Me
     if min(data, space) < 1 or data * space != len(devices):
         raise InputError(
             f"{data} parts of a batch by {space} slabs of a volume do not fit {len(devices)} "
-            "devices: the product has to be their number"
+            "devices; set config.mesh so that the product is their number"
         )
     return jax.make_mesh(
         (data, space), (DATA, SPACE), (AxisType.Auto, AxisType.Auto), devices=devices
     )
 
 
-def own_share(
+def process_share(
     names: Sequence[str], process_index: int | None = None, process_count: int | None = None
 ) -> list[str]:
     """Returns the names that this process reads; every name is read by exactly one process.
@@ -115,8 +115,8 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
       ValueError: the batch is on a device, so it may be padded already.
     """
     if any(isinstance(array, jax.Array) for array in batch):
-        raise ValueError("a batch is sharded from the host, once, and this one lies on a device")
-    rows = _own_rows(mesh)
+        raise ValueError("a batch is sharded once, from the host, and this one is on a device")
+    rows = _local_rows(mesh)
     if len(batch.flair) % rows:
         raise InputError(
             f"{len(batch.flair)} examples of a batch cannot be cut into {rows} equal parts"
@@ -138,9 +138,9 @@ def make_parallel_step(
       mesh: from `make_mesh`.
 
     Raises:
-      InputError: the mesh cuts volumes along x, and the network's stride is not 1.
+      InputError: the mesh shards volumes along x, and the network's stride is not 1.
     """
-    _check_cut(build, mesh)
+    _check_sharding(build, mesh)
     everywhere = NamedSharding(mesh, jax.P())
 
     @cache
@@ -152,7 +152,7 @@ def make_parallel_step(
         @partial(
             jax.shard_map,
             mesh=mesh,
-            in_specs=(jax.P(), CUT),
+            in_specs=(jax.P(), SHARDED),
             out_specs=(jax.P(), jax.P()),
             check_vma=False,
         )
@@ -201,7 +201,7 @@ def predict_parallel(
       InputError: the mesh cuts volumes along x, and the network's stride is not 1.
     """
     number, extent = images.shape[:2]
-    missing = -number % _own_rows(mesh)
+    missing = -number % _local_rows(mesh)
     filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
     predict = _predictor(build, mesh, extent, batch)
     flair = predict(replicate(params, mesh), _put(filled, mesh))
@@ -214,16 +214,16 @@ def predict_parallel(
 def _predictor(
     build: Build, mesh: Mesh, extent: int, batch: int
 ) -> Callable[[Params, jax.Array], jax.Array]:
-    _check_cut(build, mesh)
+    _check_sharding(build, mesh)
     forward = build(_convolution(mesh, extent)).forward
 
-    @partial(jax.jit, out_shardings=NamedSharding(mesh, WHOLE))
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, BATCHED))
     def predict(params: Params, images: jax.Array) -> jax.Array:
         slabs = jax.shard_map(
             partial(predict_volumes, forward, batch=batch),
             mesh=mesh,
-            in_specs=(jax.P(), CUT),
-            out_specs=CUT,
+            in_specs=(jax.P(), SHARDED),
+            out_specs=SHARDED,
             check_vma=False,
         )
         return slabs(params, images)[:, :extent]
@@ -231,7 +231,7 @@ def _predictor(
     return predict
 
 
-def _check_cut(build: Build, mesh: Mesh) -> None:
+def _check_sharding(build: Build, mesh: Mesh) -> None:
     """Raises InputError if the mesh shards x and the network does not support it."""
     slabs, stride = mesh.shape[SPACE], build(conv3d).stride
     if slabs > 1 and stride != 1:
@@ -246,7 +246,7 @@ def _convolution(mesh: Mesh, extent: int) -> Convolution:
     return conv3d if mesh.shape[SPACE] == 1 else halo_conv(SPACE, extent)
 
 
-def _own_rows(mesh: Mesh) -> int:
+def _local_rows(mesh: Mesh) -> int:
     """Returns the number of mesh rows, along `data`, in which this process has a device."""
     index = jax.process_index()
     return sum(any(d.process_index == index for d in row) for row in mesh.devices)
@@ -258,5 +258,5 @@ def _put(array: Array, mesh: Mesh) -> jax.Array:
     margins = [(0, 0)] * array.ndim
     margins[1] = (0, -array.shape[1] % space)
     padded = np.pad(array, margins) if margins[1][1] else array
-    shape = (len(padded) * data // _own_rows(mesh), *padded.shape[1:])
-    return jax.make_array_from_process_local_data(NamedSharding(mesh, CUT), padded, shape)
+    shape = (len(padded) * data // _local_rows(mesh), *padded.shape[1:])
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, SHARDED), padded, shape)

@@ -1,6 +1,6 @@
-"""Training of a conditional network: its loss, and a pure step with an average of the weights.
+"""Training of a conditional network: loss, and a pure step with a moving average of the weights.
 
-Knows nothing of where batches come from, of files or of checkpoints.
+Independent of the origin of batches, of files and of checkpoints.
 """
 
 from __future__ import annotations
@@ -17,35 +17,34 @@ from optax.contrib import MuonDimensionNumbers, muon
 from flaxflair.core.records import Array
 from flaxflair.networks.network import ConditionalNetwork, Params
 
-GRADIENT_WEIGHT = 0.5  # of the error of differences between neighbours
-# Of the squared error beside the absolute one, whose minimum is a median: where a lesion is less
-# likely than not, the median shows none of it.
+GRADIENT_WEIGHT = 0.5  # weight of the error of differences between neighbours
+# Weight of the squared error. The absolute error alone is minimised by the median, which contains
+# no lesion where its probability is below 1/2.
 SQUARED_WEIGHT = 4.0
-# By which the error in lesions counts more. It biases: a voxel that may be lesion is predicted
-# brighter than its mean. With 20, lesions were learnt sooner, and false ones with them.
+# Additional weight of the error in lesions. It biases possible lesion voxels above their mean. With
+# 20, lesions were learnt earlier, but with false positives.
 LESION_WEIGHT = 2.0
-HEAD_WEIGHT = 1.0  # of the lesion segmentation
-LESION_BALANCE = 10.0  # of the cross-entropy of lesion voxels, of which there are few
+HEAD_WEIGHT = 1.0  # weight of the lesion segmentation
+LESION_BALANCE = 10.0  # weight of lesion voxels in the cross-entropy, since they are few
 EMA_DECAY = 0.999
 # Prior on a real FLAIR's gain and offset, in voxels: small windows hold little contrast.
 FIT_PRIOR = 2000.0
 
 
 class SynthesisBatch(NamedTuple):
-    """What one step sees.
+    """Batch of one step.
 
     Attributes:
       images: float32[b, x, y, z, m], standardised; zero where absent.
       condition: float32[b, c].
       flair: float32[b, x, y, z], normal-appearing white matter about 1.
-      lesion: float32[b, x, y, z], the part of each voxel that is lesion; zero where not known.
-      weight: float32[b, x, y, z], of each voxel in the loss.
-      measured: float32[b], 1 for a FLAIR that was scanned, whose gain and offset are unknown; 0 for
-        a simulated one.
-      segmented: float32[b], 1 where `lesion` is good enough to learn segmentation from.
-      observe: float32[b, 3, n, n] of windows of n³ voxels: maps a line of the prediction along x, y
-        and z to what a scanner's thick slices and their interpolation make of it, before it is
-        compared with the FLAIR.
+      lesion: float32[b, x, y, z], lesion fraction of each voxel; zero if unknown.
+      weight: float32[b, x, y, z], weight of each voxel in the loss.
+      measured: float32[b], 1 for a scanned FLAIR, whose gain and offset are unknown; 0 for a
+        simulated one.
+      segmented: float32[b], 1 if `lesion` is accurate enough for the segmentation loss.
+      observe: float32[b, 3, n, n] for windows of n³ voxels: matrices along x, y and z that apply
+        slice profile and interpolation of the scanned FLAIR to the prediction before comparison.
     """
 
     images: Array | jax.Array
@@ -59,12 +58,12 @@ class SynthesisBatch(NamedTuple):
 
 
 class SynthesisState(NamedTuple):
-    """What a step changes.
+    """State updated by a training step.
 
     Attributes:
-      params: of the network.
-      average: exponential moving average of them.
-      opt_state: of the optimiser.
+      params: parameters of the network.
+      average: exponential moving average of the parameters.
+      opt_state: state of the optimiser.
       step: steps done, int32.
     """
 
@@ -77,16 +76,16 @@ class SynthesisState(NamedTuple):
 def synthesis_loss(
     flair: jax.Array, logit: jax.Array, batch: SynthesisBatch
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the loss, and its parts.
+    """Returns the loss, and its terms by name.
 
-    Mean absolute and squared error, and half of the absolute one of differences between
-    neighbours; lesions count more. To it are added the lesion segmentation's balanced cross-entropy
-    and its Dice loss.
+    Weighted sum of the mean absolute error, the mean squared error and the mean absolute error of
+    differences between neighbours, with a higher weight in lesions, and of the balanced
+    cross-entropy and Dice loss of the lesion segmentation.
 
     Args:
-      flair: predicted, b x y z.
-      logit: of the lesion probability, b x y z.
-      batch: what is true.
+      flair: predicted FLAIR, b x y z.
+      logit: logit of the lesion probability, b x y z.
+      batch: targets.
     """
     _, _, target, lesion, weight, measured, segmented, observe = map(jnp.asarray, batch)
     along_x, along_y, along_z = observe.swapaxes(0, 1)
@@ -115,7 +114,7 @@ def synthesis_loss(
 
 
 def _fit(flair: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
-    """Returns the prediction at the gain and offset of a scanned FLAIR, fitted in closed form."""
+    """Returns the prediction with the least-squares gain and offset to a scanned FLAIR."""
     axes = (1, 2, 3)
     count = weight.sum(axes, keepdims=True)
     mean_p = (weight * flair).sum(axes, keepdims=True) / count
@@ -123,8 +122,8 @@ def _fit(flair: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
     covariance = (weight * (flair - mean_p) * (target - mean_t)).sum(axes, keepdims=True)
     variance = (weight * (flair - mean_p) ** 2).sum(axes, keepdims=True)
     prior = FIT_PRIOR * 0.05
-    # No gradient through the gain: it must not reward a prediction of another scale. One through
-    # the mean: without it, errors of unequal sign would push the level on and on.
+    # No gradient through the gain, so that a change of scale is not rewarded; but through the mean,
+    # without which the level would drift.
     gain = jnp.clip((covariance + prior) / (variance + prior), 0.5, 2.0)
     return jax.lax.stop_gradient(gain) * (flair - mean_p) + mean_t
 
@@ -146,11 +145,11 @@ def make_synthesis_optimizer(
 ) -> optax.GradientTransformation:
     """Returns an optimiser with clipped gradients, a warm-up, a constant rate, and a cool-down.
 
-    Training may go on at the constant rate for as long as it pays; a cool-down ends it.
+    Training may continue at the constant rate for any number of steps; a cool-down ends it.
 
     Args:
-      learning_rate: of the constant part.
-      warmup: steps up from zero.
+      learning_rate: constant learning rate after the warm-up.
+      warmup: steps of the linear warm-up from zero.
       cooldown: first step and number of steps of the decay to zero; None for none.
       method: a key of `OPTIMIZERS`.
     """
@@ -170,7 +169,7 @@ def _adamw(rate: optax.Schedule) -> optax.GradientTransformation:
 
 
 def _muon(rate: optax.Schedule) -> optax.GradientTransformation:
-    """Muon (Jordan 2024) for the kernels of convolutions, Adam for all else.
+    """Muon (Jordan 2024) for convolution kernels, AdamW for other parameters.
 
     Updates are scaled to the root mean square of Adam's (Liu et al. 2025, arXiv:2502.16982).
     """
@@ -184,7 +183,7 @@ def _muon(rate: optax.Schedule) -> optax.GradientTransformation:
     )
 
 
-# Name -> what makes the optimiser of a learning-rate schedule.
+# Name -> function from a learning-rate schedule to an optimiser.
 OPTIMIZERS: dict[str, Callable[[optax.Schedule], optax.GradientTransformation]] = {
     "adamw": _adamw,
     "muon": _muon,
@@ -206,7 +205,7 @@ SynthesisStep = Callable[
 def make_synthesis_step(
     network: ConditionalNetwork, optimizer: optax.GradientTransformation
 ) -> SynthesisStep:
-    """Returns the jitted step; it takes the state's buffers over."""
+    """Returns the jitted training step, which donates the state's buffers."""
 
     @partial(jax.jit, donate_argnames="state")
     def step(
@@ -220,7 +219,7 @@ def make_synthesis_step(
         (loss, parts), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
-        # Early on the average follows closely; later it covers the last thousand steps.
+        # A shorter average in early training; later it covers about the last thousand steps.
         decay = jnp.minimum(EMA_DECAY, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
         return SynthesisState(params, average, opt_state, state.step + 1), {"loss": loss, **parts}

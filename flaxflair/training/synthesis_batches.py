@@ -116,7 +116,7 @@ def simulate_ahead(source: Source, first: int, workers: int) -> Iterator[Iterato
     for process in processes:
         process.start()
     try:
-        yield _in_turn(queues, processes)
+        yield _round_robin(queues, processes)
     finally:
         for process in processes:
             process.terminate()
@@ -124,7 +124,7 @@ def simulate_ahead(source: Source, first: int, workers: int) -> Iterator[Iterato
             process.join()
 
 
-def _in_turn(queues: list[Queue], processes: Sequence[BaseProcess]) -> Iterator[SynthesisBatch]:
+def _round_robin(queues: list[Queue], processes: Sequence[BaseProcess]) -> Iterator[SynthesisBatch]:
     while True:
         for each, process in zip(queues, processes, strict=True):
             yield _receive(each, process)

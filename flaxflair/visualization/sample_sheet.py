@@ -31,9 +31,9 @@ def draw_sample_sheet(
     subjects: Sequence[Subject] = (),
     on_sample: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Draws simulated samples, T1 and T2 above the FLAIR that is to be learnt, as a PNG.
+    """Draws simulated samples, T1 and T2 above the target FLAIR, as a PNG.
 
-    Every image is at standard levels of its tissues and on the grey scale of its sequence. Slices
+    Every image has standard tissue levels and the grey scale of its sequence. Slices
     are axial, the patient's right on the left.
 
     Args:
@@ -61,7 +61,7 @@ def draw_sample_sheet(
 
 
 def _slices_of(subject: Subject) -> dict[str, Array | None]:
-    """Returns the slice of each sequence in which the brain is largest; None where it is absent."""
+    """Returns the slice with the largest brain area of each sequence; None if absent."""
     brain = subject.masks.brain
     at = int(np.argmax(brain.sum(axis=(0, 1))))
     images = dict(zip(subject.sequences, np.moveaxis(subject.images, -1, 0), strict=True))
@@ -99,6 +99,6 @@ def _draw(
 
 
 def _white_point(name: str) -> float:
-    """Returns the standard level that is shown white."""
+    """Returns the standard level that is displayed as white."""
     levels = STANDARD[name]
     return 1.2 * max(levels.fluid, levels.grey, levels.white)

@@ -1,6 +1,6 @@
-"""Pages: what a person looks at before trusting a synthetic FLAIR; one session, or those of a run.
+"""Pages for visual inspection of synthetic FLAIRs, of one session or of the sessions of a run.
 
-Knows subjects, runs and derivatives; `niivue` knows how a page looks.
+Reads subjects, runs and derivatives; the layout of a page is in `niivue`.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from flaxflair.models.model import Run, load_run
 from flaxflair.visualization.niivue import Layer, Scene, crop, make_page
 from flaxflair.visualization.panels import grey_range
 
-_MARGIN = 12.0  # mm around the brain that are shown
+_MARGIN = 12.0  # displayed margin around the brain, mm
 _SYNTHETIC, _TRUE = "synthetic FLAIR", "true FLAIR"
-_SHOWN = 3  # sessions of a run, if none are named
+_SHOWN = 3  # default number of sessions of a run
 
 
 def write_page(
     path: Path, subject: Subject, flair: Array, facts: Mapping[str, str], title: str = ""
 ) -> None:
-    """Writes the page of one session, whole or not at all.
+    """Writes the page of one session atomically.
 
     Args:
       path: HTML to write.
-      subject: whose FLAIR it is.
+      subject: subject of the FLAIR.
       flair: [x, y, z], synthetic.
       facts: additional rows of the table below the images.
       title: title of the page; by default the session's name.
@@ -51,7 +51,7 @@ def write_page(
     write_bytes(path, page.encode())
 
 
-_LEAD = "Synthesised, not scanned: for research, never for a diagnosis."
+_LEAD = "Synthesised, not scanned: for research only, not for diagnosis."
 
 
 def make_scene(
@@ -167,14 +167,14 @@ def write_run_page(folder: Path, path: Path, participants: Collection[str] | Non
     """Writes the page of a finished run: its held-out subjects, with their true FLAIRs and P3S.
 
     Args:
-      folder: given to `--workdir`.
+      folder: folder of the run (`--workdir`).
       path: HTML to write.
-      participants: labels, with or without `sub-`; None for those of the least, the middle and
-        the largest error.
+      participants: labels, with or without `sub-`; None for those of minimum, median and maximum
+        error.
 
     Raises:
-      InputError: it is no run, a participant was not predicted, or its data set is gone or is not
-        what the run read.
+      InputError: the folder is not a run, a participant was not predicted, or the data set is
+        missing or has changed since the run.
     """
     run = load_run(folder)
     path_of_config = folder / "config.json"
@@ -185,7 +185,7 @@ def write_run_page(folder: Path, path: Path, participants: Collection[str] | Non
         region = config["data"]["region"]
     root = folder / "derivative"
     scores = _scores(run)
-    wanted = participants or _typical(scores)
+    wanted = participants or _choose_participants(scores)
     scenes = []
     for files in find_sessions(run.source, inputs, participants=wanted, patterns=patterns):
         run.expect_unchanged(files.name, fingerprint(files, (*inputs, TARGET)))
@@ -208,7 +208,7 @@ def _scores(run: Run) -> dict[str, float]:
     for fold in range(len(run.heldout)):
         path = run.folder / f"fold-{fold}" / "scores.json"
         if path.is_file():
-            stored = read_object(path, _AS_LEFT)
+            stored = read_object(path, _WAY_OUT)
             with _expecting(path):
                 rows = next(iter(stored["methods"].values()))
                 found |= {
@@ -216,11 +216,11 @@ def _scores(run: Run) -> dict[str, float]:
                     for name, row in zip(stored["heldout"], rows, strict=True)
                 }
     if not found:
-        raise InputError(f"{run.folder}: no fold of it is finished; train it first")
+        raise InputError(f"{run.folder}: it has no finished fold; train it first")
     return found
 
 
-def _typical(scores: Mapping[str, float]) -> list[str]:
+def _choose_participants(scores: Mapping[str, float]) -> list[str]:
     order = sorted(scores, key=scores.__getitem__)
     picked = np.linspace(0, len(order) - 1, min(_SHOWN, len(order))).round().astype(int)
     return [order[number] for number in picked]
@@ -234,11 +234,11 @@ def write_session_page(folder: Path, path: Path) -> None:
       path: HTML to write.
 
     Raises:
-      InputError: it is no such folder, or the data set that it derives from is gone.
+      InputError: the folder is not one, or its source data set is missing.
     """
     root = next((p for p in folder.resolve().parents if (p / _DESCRIPTION).is_file()), None)
     if root is None:
-        raise InputError(f"{folder}: lies in no data set; give OUT/sub-01, or the folder of a run")
+        raise InputError(f"{folder}: is not in a data set; give OUT/sub-01, or the folder of a run")
     parts = folder.resolve().relative_to(root).parts
     images = bids.find_images(root)
     synthetic = [
@@ -261,7 +261,7 @@ def write_session_page(folder: Path, path: Path) -> None:
         participants=[parts[0]],
         sessions=None if synthetic[0].session is None else [synthetic[0].session],
     )
-    # A universal model reads whichever of its sequences there are.
+    # A universal model uses any subset of its sequences.
     inputs = tuple(name for name in known if name in found[0].sequences)
     subject = load_session(replace(found[0], inputs=inputs))
     facts = {"model": ", ".join(f"{k} {v}" for k, v in model.items())}
@@ -269,31 +269,33 @@ def write_session_page(folder: Path, path: Path) -> None:
 
 
 _DESCRIPTION = "dataset_description.json"
-_AS_LEFT = "give the folder as it was left, or make it again"
+_WAY_OUT = "restore the folder, or create it again"
 
 
 def _read(path: Path, field: str) -> dict[str, Any]:
-    """Returns an object that stands in a JSON file."""
-    found = read_object(path, _AS_LEFT).get(field)
+    """Returns an object of a JSON file."""
+    found = read_object(path, _WAY_OUT).get(field)
     if not isinstance(found, dict):
-        raise InputError(f"{path}: holds no object {field!r}; {_AS_LEFT}")
+        raise InputError(f"{path}: holds no object {field!r}; {_WAY_OUT}")
     return found
 
 
 @contextmanager
 def _expecting(path: Path) -> Iterator[None]:
-    """Refuses a JSON file of which a field is missing, or is not what it was."""
+    """Raises InputError for a missing or invalid field of a JSON file."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise InputError(f"{path}: {error} is not as it was written; {_AS_LEFT}") from None
+        raise InputError(f"{path}: has a missing or invalid field ({error}); {_WAY_OUT}") from None
 
 
 def _source(root: Path) -> Path:
     """Returns the source data set of a derivative written by this package."""
-    links = read_object(root / _DESCRIPTION, _AS_LEFT).get("DatasetLinks")
+    links = read_object(root / _DESCRIPTION, _WAY_OUT).get("DatasetLinks")
     link = links.get("source", "") if isinstance(links, dict) else ""
     source = Path(unquote(str(link).removeprefix("file://")))
     if not str(link).startswith("file://") or not source.is_dir():
-        raise InputError(f"{root}: the data set that it derives from, {link or 'none'}, is gone")
+        raise InputError(
+            f"{root}: its source data set ({link or 'none'}) is missing; restore it at that path"
+        )
     return source

@@ -42,7 +42,7 @@ def error(prediction: Array, flair: Array, region: Array) -> float:
     return float(np.square(prediction - flair)[region].mean() / flair[region].var())
 
 
-def test_a_forest_learns_what_a_neighbour_tells_and_least_squares_cannot(model: Forest):
+def test_forest_uses_neighbours_unlike_least_squares(model: Forest):
     world = [shifted_world(seed) for seed in range(3)]
     images, flair, region = shifted_world(7)
     prediction = forest.predict(model, images)
@@ -52,7 +52,7 @@ def test_a_forest_learns_what_a_neighbour_tells_and_least_squares_cannot(model: 
     assert error(baseline, flair, region) > 0.9
 
 
-def test_a_patch_holds_the_neighbours_of_its_voxel_and_zeros_beyond_the_grid():
+def test_patch_has_neighbours_and_zeros_beyond_the_grid():
     images = shifted_world(0, (3, 4, 2))[0]
     padded = np.pad(images, [(1, 1)] * 3 + [(0, 0)])
     patches = forest._read_patches(padded, np.arange(24))
@@ -65,7 +65,7 @@ def test_a_patch_holds_the_neighbours_of_its_voxel_and_zeros_beyond_the_grid():
     np.testing.assert_array_equal(patches, expected)
 
 
-def test_one_seed_gives_one_forest_and_another_seed_another():
+def test_forest_depends_on_its_seed():
     images = shifted_world(7)[0]
     world = [shifted_world(0)]
     first, again, other = (
@@ -75,9 +75,7 @@ def test_one_seed_gives_one_forest_and_another_seed_another():
     assert not np.array_equal(first, other)
 
 
-def test_a_prediction_in_chunks_equals_one_of_the_whole(
-    model: Forest, monkeypatch: pytest.MonkeyPatch
-):
+def test_chunked_prediction_equals_whole(model: Forest, monkeypatch: pytest.MonkeyPatch):
     images = shifted_world(7)[0]
     whole = forest.predict(model, images)
     monkeypatch.setattr(forest, "_CHUNK", 50)
@@ -85,7 +83,7 @@ def test_a_prediction_in_chunks_equals_one_of_the_whole(
 
 
 @pytest.mark.parametrize("leaf", [1, 3, 400])
-def test_stored_trees_decide_as_those_of_scikit_learn(leaf: int):
+def test_stored_trees_equal_scikit_learn(leaf: int):
     rng = np.random.default_rng(0)
     # Neighbouring float32, between which a threshold has to fall where it did.
     table = (1 + rng.integers(0, 6, (600, 5)) * np.spacing(np.float32(1))).astype(np.float32)
@@ -97,7 +95,7 @@ def test_stored_trees_decide_as_those_of_scikit_learn(leaf: int):
     assert unpack(pack(trees), 5) == trees
 
 
-def test_voxels_that_are_not_asked_for_are_zero_and_change_no_other(model: Forest):
+def test_voxels_outside_the_mask_are_zero(model: Forest):
     images, _, _ = shifted_world(7)
     inside = np.random.default_rng(0).random(SHAPE) > 0.5
     expected = np.where(inside, forest.predict(model, images), 0)
@@ -115,11 +113,11 @@ def test_voxels_that_are_not_asked_for_are_zero_and_change_no_other(model: Fores
         (2, [0, 1, 1]),
     ],
 )
-def test_patches_are_shared_evenly_among_subjects_that_have_them(patches: int, shares: list[int]):
+def test_patches_are_distributed_evenly_over_subjects(patches: int, shares: list[int]):
     assert forest._share([5, 100, 40], patches) == shares
 
 
-def test_a_tree_draws_its_share_of_the_patches():
+def test_tree_draws_its_share_of_patches():
     world = [shifted_world(0)]
     for share in (1.0, 0.25):
         grown = forest.fit(world, trees=2, leaf=2, features=1 / 3, patches=100, share=share, seed=0)
@@ -133,7 +131,7 @@ def test_subjects_may_differ_in_grid():
     assert forest.predict(model, shifted_world(2, (4, 4, 4))[0]).shape == (4, 4, 4)
 
 
-def test_other_numbers_of_sequences_are_refused(model: Forest):
+def test_different_number_of_sequences_is_refused(model: Forest):
     images, flair, region = shifted_world(0)
     one = images[..., :1]
     with pytest.raises(InputError, match="reads 2 sequences and the images hold 1"):
@@ -142,8 +140,8 @@ def test_other_numbers_of_sequences_are_refused(model: Forest):
         grow([(images, flair, region), (one, flair, region)])
 
 
-def test_a_cohort_without_a_voxel_that_counts_is_refused():
+def test_empty_regions_are_refused():
     images, flair, region = shifted_world(0)
     for world in ([], [(images, flair, np.zeros_like(region))]):
-        with pytest.raises(InputError, match="no voxel of the training subjects counts"):
+        with pytest.raises(InputError, match="regions of the training subjects are empty"):
             grow(world)

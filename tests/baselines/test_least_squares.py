@@ -19,19 +19,19 @@ def linear_world(count: int, seed: int) -> tuple[Array, Array, Array]:
     return images, np.where(region, flair, 1e6).astype(np.float32), region
 
 
-def test_planted_coefficients_are_recovered_from_the_voxels_that_count():
+def test_coefficients_are_recovered_from_the_regions():
     model = least_squares.fit(linear_world(count, seed) for seed, count in enumerate((3, 9)))
     np.testing.assert_allclose(model.coefficients, COEFFICIENTS, atol=1e-6)
 
 
-def test_a_prediction_is_the_sum_of_weighted_images_voxel_by_voxel():
+def test_prediction_is_the_weighted_sum_of_images():
     images, flair, region = linear_world(4, 7)
     prediction = least_squares.predict(least_squares.LeastSquares(COEFFICIENTS), images)
     assert prediction.dtype == np.float32
     np.testing.assert_allclose(prediction[region], flair[region], atol=1e-5)
 
 
-def test_an_input_given_twice_changes_no_prediction():
+def test_duplicated_input_does_not_change_the_prediction():
     images, flair, region = linear_world(6, 1)
     twice = np.concatenate([images, images[..., :1]], axis=-1)
     model = least_squares.fit([(twice, flair, region)])

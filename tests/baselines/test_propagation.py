@@ -53,7 +53,7 @@ def model() -> Atlas:
 
 @pytest.mark.parametrize("search", [(0, 0, 0), (1, 1, 1), SEARCH, (7, 0, 5)])
 @pytest.mark.parametrize("slab", [1, 1 << 15])
-def test_every_voxel_equals_a_search_by_hand(
+def test_search_equals_brute_force(
     search: tuple[int, int, int], slab: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(propagation, "_SLAB", slab)
@@ -66,7 +66,7 @@ def test_every_voxel_equals_a_search_by_hand(
     np.testing.assert_array_equal(prediction[known], expected[known])
 
 
-def test_a_planted_patch_is_found_and_gives_its_flair():
+def test_identical_patch_gives_its_flair():
     rng = np.random.default_rng(3)
     shape = (12, 11, 9)
     images, *subjects = (rng.normal(size=(*shape, 3)).astype(np.float32) for _ in range(4))
@@ -82,7 +82,7 @@ def test_a_planted_patch_is_found_and_gives_its_flair():
     assert far == -1
 
 
-def test_of_patches_equally_near_the_first_subject_and_the_lowest_shift_is_taken():
+def test_ties_take_first_subject_and_lowest_shift():
     images = np.zeros((*SHAPE, 1), np.float32)
     flair = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
     region = np.ones(SHAPE, bool)
@@ -90,7 +90,7 @@ def test_of_patches_equally_near_the_first_subject_and_the_lowest_shift_is_taken
     assert propagation.predict(model, images)[2, 2, 2] == flair[1, 1, 1]
 
 
-def test_a_voxel_that_no_candidate_reaches_takes_the_mean_at_the_closest_position():
+def test_voxel_without_candidate_takes_the_closest_mean():
     images, flair, region = draw_subject(0)
     region = np.zeros_like(region)
     region[0, 0, 0] = True
@@ -100,7 +100,7 @@ def test_a_voxel_that_no_candidate_reaches_takes_the_mean_at_the_closest_positio
     np.testing.assert_allclose(prediction[3:], flair[0, 0, 0] + 1, rtol=1e-6)
 
 
-def test_voxels_that_are_not_asked_for_are_zero_and_change_no_other(model: Atlas):
+def test_voxels_outside_the_mask_are_zero(model: Atlas):
     images = draw_subject(7)[0]
     inside = np.zeros(SHAPE, bool)
     inside[1:4, 2:5, 1] = np.random.default_rng(0).random((3, 3)) > 0.3
@@ -109,7 +109,7 @@ def test_voxels_that_are_not_asked_for_are_zero_and_change_no_other(model: Atlas
     assert not propagation.predict(model, images, np.zeros(SHAPE, bool)).any()
 
 
-def test_subjects_on_different_grids_are_refused(model: Atlas):
+def test_different_grids_are_refused(model: Atlas):
     other = draw_subject(1, (6, 5, 3))
     with pytest.raises(InputError, match=r"subject has 6×5×3 .* the first has 6×5×4 voxel"):
         propagation.fit([draw_subject(0), other], search=SEARCH)
@@ -119,11 +119,11 @@ def test_subjects_on_different_grids_are_refused(model: Atlas):
         propagation.predict(model, other[0])
 
 
-def test_a_cohort_without_a_voxel_to_take_or_a_negative_window_is_refused():
+def test_empty_regions_and_negative_search_are_refused():
     images, flair, region = draw_subject(0)
     with pytest.raises(InputError, match="no subject"):
         propagation.fit([], search=SEARCH)
-    with pytest.raises(InputError, match="no voxel of the training subjects counts"):
+    with pytest.raises(InputError, match="regions of the training subjects are empty"):
         propagation.fit([(images, flair, np.zeros_like(region))], search=SEARCH)
     with pytest.raises(InputError, match="zero or more"):
         propagation.fit([(images, flair, region)], search=(1, -1, 1))

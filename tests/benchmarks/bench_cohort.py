@@ -1,11 +1,10 @@
-"""How fast a data set is predicted, against the slowest of the stages that overlap.
+"""Throughput of the prediction of a data set, against the slowest of its overlapping stages.
 
 Run as `python -m tests.benchmarks.bench_cohort [--subjects 32] [--filters 64] [--grid 208 256 40]`.
-Makes a data set of smooth random images and a run of a network with random parameters, predicts the
-data set from .nii.gz to .nii.gz, and then runs each stage alone on as many threads as it had. A few
-subjects are made and linked under other names, so files come from the page cache, and a network
-that is already compiled is measured: both as in the middle of a large data set. Knows nothing of
-what is predicted.
+Creates a data set of smooth random images and a run of a network with random parameters, predicts
+the data set from .nii.gz to .nii.gz, and then runs each stage separately on the same number of
+threads. A few subjects are created and linked under other names, so files come from the page cache,
+and the network is compiled before the measurement: both as in the middle of a large data set.
 """
 
 from __future__ import annotations

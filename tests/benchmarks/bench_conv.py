@@ -1,11 +1,10 @@
-"""How long the paper's network takes with conv3d, with XLA's own convolution and with PyTorch.
+"""Time of the paper's network with conv3d, with XLA's convolution and with PyTorch.
 
 Run as `python -m tests.benchmarks.bench_conv [--torch PYTHON] [--grid X Y Z] [--filters F]`. PYTHON
-is an interpreter that has PyTorch; it is run beside this one, never imported. All take turns in
-every repeat, so that what else the machine does falls on all alike, and the least time of each
-counts. This process has huge pages, as the programs of this package have; PyTorch is run as it
-comes and, since it gains as well, with them. Knows nothing of data or training beyond one step of
-SGD on noise.
+is an interpreter with PyTorch, which runs in a separate process. The contestants alternate within
+every repeat, so that other load affects all of them, and the minimum time of each is reported. This
+process uses huge pages, like the programs of this package; PyTorch is run without and, since it
+also gains, with them. Covers prediction and one step of SGD on noise.
 """
 
 from __future__ import annotations

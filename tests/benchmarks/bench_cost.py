@@ -1,9 +1,9 @@
-"""What prediction costs: seconds and memory, by the size of a volume and the number of subjects.
+"""Time and memory of prediction, by the size of a volume and the number of subjects.
 
 Run as `python -m tests.benchmarks.bench_cost [--edges 64 128 256 512] [--subjects 1 4 16 64]`.
-Volumes are cubes of five inputs, predicted from files to a file by a process each, whose peak
-memory is told above the size of its inputs. Data sets are predicted as `bench_cohort` does.
-`--plot PNG` draws what `--json` holds.
+Volumes are cubes of five inputs, each predicted from files to a file by a separate process, whose
+peak memory is reported in excess of the size of its inputs. Data sets are predicted as in
+`bench_cohort`. `--plot PNG` plots the results in `--json`.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def measure_volume(edge: int, filters: int, voxels: int) -> dict[str, float]:
             del noise
         write_volume(folder / "brain.nii", np.ones((edge, edge, edge), np.float32), np.eye(4))
         command = [sys.executable, "-m", MODULE, "--voxels", str(voxels), "--work", str(folder)]
-        said = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
-        own = json.loads(said.stdout.splitlines()[-1])
+        done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
+        own = json.loads(done.stdout.splitlines()[-1])
     inputs = 4 * len(INPUTS) * edge**3 / 2**30
     return {"edge": edge, **own, "inputs GiB": inputs, "above GiB": own["peak GiB"] - inputs}
 

@@ -1,8 +1,9 @@
-"""Whether another engine predicts faster on a CPU: ONNX Runtime and OpenVINO, from one ONNX model.
+"""Time of prediction on a CPU with ONNX Runtime and OpenVINO, from one ONNX model.
 
 Run as `python -m tests.benchmarks.bench_engines --engines PYTHON [--grid X Y Z] [--filters F]`.
-PYTHON is an interpreter that has numpy, onnx, onnxruntime and openvino; it is run beside this one,
-never imported. The paper's network with random kernels; all take turns, and the least time counts.
+PYTHON is an interpreter with numpy, onnx, onnxruntime and openvino, which runs in a separate
+process. The network is the paper's with random kernels; the engines alternate, and the minimum time
+of each is reported.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Damaged headers and streams: what reading each of many does, and what it costs.
+"""Reading of damaged headers and streams: outcome and cost of many random cases.
 
 Run as `python -m tests.benchmarks.bench_fuzz [--cases 1000] [--seed 0]`. Every case is read as
-`flaxflair check` reads it, in a process of its own with 4 GiB of address space and 60 s. The exit
-status is 1 if one ended otherwise than by an image that is right or by an `InputError`, or took
-more than 1 GiB.
+`flaxflair check` reads it, in a separate process with 4 GiB of address space and 60 s. The exit
+status is 1 if a case ended neither with a correct image nor with an `InputError`, or needed more
+than 1 GiB.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_case(case: Case, path: Path) -> tuple[str, str]:
         return "refused", str(error)
     expected = expect_values(case)
     if expected is None:
-        return "wrong", "read, though its bytes are not what its header says"
+        return "wrong", "read despite a header that contradicts its bytes"
     with np.errstate(over="ignore"):
         expected = expected.astype(np.float32)
     if volume.array.shape != expected.shape or not np.array_equal(volume.array, expected):
@@ -100,14 +100,14 @@ def run_case(case: Case, folder: Path) -> Outcome:
         os._exit(0)
     os.close(theirs)
     with os.fdopen(ours, "rb") as stream:
-        told = stream.read()
+        output = stream.read()
     _, status = os.waitpid(child, 0)
     seconds = time.perf_counter() - started
     for name in case.files:
         (folder / name).unlink()
-    if not told:
+    if not output:
         return Outcome(case.name, f"signal {os.WTERMSIG(status)}", "", seconds, 0)
-    kind, what, peak = json.loads(told)
+    kind, what, peak = json.loads(output)
     return Outcome(case.name, kind, what, seconds, peak)
 
 

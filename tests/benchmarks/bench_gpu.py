@@ -1,14 +1,14 @@
-"""How fast an accelerator predicts, trains and explains the paper's network, against its targets.
+"""Prediction, training and saliency of the paper's network on an accelerator, against targets.
 
-Run as `python -m tests.benchmarks.bench_gpu [--torch PYTHON] [--cv] [--json OUT]`; on a CPU, to see
-that it works, with `--grid 16 16 8 --filters 8`. PYTHON is an interpreter that has PyTorch; it is
-run beside this one, never imported. All contestants of a part take turns in every repeat, each
-after a call that is not counted, and the least time of each counts. The floor of a time is the
-number of its operations over the rate at which this device was seen to multiply matrices.
+Run as `python -m tests.benchmarks.bench_gpu [--torch PYTHON] [--cv] [--json OUT]`; for a test on a
+CPU, with `--grid 16 16 8 --filters 8`. PYTHON is an interpreter with PyTorch, which runs in a
+separate process. The contestants of a part alternate within every repeat, each after a warm-up
+call, and the minimum time of each is reported. The floor of a time is its number of operations over
+the rate of matrix products measured on this device.
 
-A part that fails says so in its row and the rest goes on; the exit code is 1 if one of ours did.
-Results are written after every part, so a run that is cut off leaves what it had. Knows nothing of
-data, except for `--cv`, which cross-validates on the embedded phantom.
+A part that fails is reported in its row and the others continue; the exit code is 1 if one of ours
+failed. Results are written after every part, so an interrupted run keeps them. All data are random,
+except for `--cv`, which cross-validates on the embedded phantom.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ TARGETS = {
 PASSES = {"prediction": 1, "training step": 3, "P3S": 2}
 
 # Reads "<task> <dtype> <mode>" lines, answers each with its seconds. Predicts a batch, or trains
-# as many steps as it is told, without waiting for the device between them.
+# the requested number of steps, without waiting for the device between them.
 TORCH = """
 import json, sys, time
 out, sys.stdout = sys.stdout, sys.stderr  # nobody else's words among the answers
@@ -140,8 +140,8 @@ def synchronize():
 
 tasks = {f.__name__: f for f in (prediction, training_step)}
 name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-told = {"version": torch.__version__, "device": name, "cuda": torch.version.cuda}
-print(json.dumps(told), file=out, flush=True)
+reply = {"version": torch.__version__, "device": name, "cuda": torch.version.cuda}
+print(json.dumps(reply), file=out, flush=True)
 calls = {}
 for line in sys.stdin:
     task, dtype, mode = line.split()
@@ -285,7 +285,7 @@ def timed(call: Callable[[], Any]) -> Run:
 def take_turns(part: str, entries: Sequence[Entry], repeats: int) -> list[Row]:
     """Runs contestants one after the other, `repeats` times, and returns a row for each.
 
-    Who fails is out from then on, and its row says why.
+    A contestant that fails is excluded from then on, and its row has the reason.
     """
     rows = [Row(part, entry.name, entry.dtype, ours=entry.ours) for entry in entries]
     running: list[tuple[Row, Run]] = []
@@ -295,18 +295,18 @@ def take_turns(part: str, entries: Sequence[Entry], repeats: int) -> list[Row]:
             row.first = run()
             running.append((row, run))
         except Exception as error:
-            row.error = say_error(error)
+            row.error = describe_error(error)
     for _ in range(repeats):
         for row, run in running:
             if row.error is None:
                 try:
                     row.seconds.append(run())
                 except Exception as error:
-                    row.error = say_error(error)
+                    row.error = describe_error(error)
     return rows
 
 
-def say_error(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Returns what went wrong, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
@@ -557,7 +557,7 @@ def measure_crossval(setting: Setting, epochs: int, subjects: int) -> list[Row]:
                 "at once": config.folds.at_once,
             }
         except Exception as error:
-            row.error = say_error(error)
+            row.error = describe_error(error)
     mse = [row.more["mse"]["mean"] if row.more else None for row in rows]
     away = compare(part, "MSE away from float32's", "bfloat16", (mse[0], mse[1]), target=1.0)
     away.unit, away.more = "%", {"ratio": away.figure}
@@ -570,36 +570,36 @@ def measure_crossval(setting: Setting, epochs: int, subjects: int) -> list[Row]:
 
 
 class Worker(NamedTuple):
-    """PyTorch in a process of its own.
+    """PyTorch in a separate process.
 
     Attributes:
-      told: its versions and device, or the error that keeps it from running.
+      reply: versions and device, or the error that prevents running.
       process: the process; None if it could not be started.
       dtypes: that it is asked for.
       modes: likewise.
     """
 
-    told: dict[str, Any]
+    reply: dict[str, Any]
     process: subprocess.Popen[str] | None
     dtypes: Sequence[str] = ("bfloat16", "tensorfloat32")
     modes: Sequence[str] = ("compile", "eager")
 
     def run(self, task: str, dtype: str, mode: str) -> Run:
-        """Returns a call that has the worker do a task and returns the seconds it tells."""
+        """Returns a call that has the worker do a task and returns the seconds it reports."""
 
         def run() -> float:
-            if self.process is None or "error" in self.told:
-                raise RuntimeError(self.told["error"])
+            if self.process is None or "error" in self.reply:
+                raise RuntimeError(self.reply["error"])
             return ask(self.process, f"{task.replace(' ', '_')} {dtype} {mode}")["seconds"]
 
         return run
 
 
 def ask(process: subprocess.Popen[str], line: str | None = None) -> dict[str, Any]:
-    """Returns the worker's answer to a line; to none, what it says of itself.
+    """Returns the worker's reply to a line; without a line, its description.
 
     Raises:
-      RuntimeError: it could not do it, or has ended.
+      RuntimeError: the worker failed or has ended.
     """
     assert process.stdin is not None
     assert process.stdout is not None
@@ -608,10 +608,10 @@ def ask(process: subprocess.Popen[str], line: str | None = None) -> dict[str, An
     answer = process.stdout.readline()
     if not answer:
         raise RuntimeError("the PyTorch process has ended")
-    told = json.loads(answer)
-    if line is not None and "error" in told:
-        raise RuntimeError(told["error"])
-    return told
+    reply = json.loads(answer)
+    if line is not None and "error" in reply:
+        raise RuntimeError(reply["error"])
+    return reply
 
 
 @contextmanager
@@ -638,14 +638,14 @@ def open_worker(python: str | None, setting: Setting) -> Iterator[Worker | None]
             text=True,
         )
     except OSError as error:
-        yield Worker({"error": say_error(error)}, None)
+        yield Worker({"error": describe_error(error)}, None)
         return
     try:
         try:
-            told = ask(process)
+            reply = ask(process)
         except (RuntimeError, ValueError) as error:
-            told = {"error": say_error(error)}
-        yield Worker(told, process)
+            reply = {"error": describe_error(error)}
+        yield Worker(reply, process)
     finally:
         process.kill()
         process.communicate()
@@ -655,9 +655,9 @@ def open_worker(python: str | None, setting: Setting) -> Iterator[Worker | None]
 
 
 def describe_device() -> dict[str, Any]:
-    """Returns what `describe_run` does not know of the accelerator."""
+    """Returns the description of the accelerator."""
     device = jax.local_devices()[0]
-    told = {
+    description = {
         "backend": jax.default_backend(),
         "devices": len(jax.local_devices()),
         "platform version": " ".join(device.client.platform_version.split()),
@@ -666,11 +666,11 @@ def describe_device() -> dict[str, Any]:
         wanted = "name,driver_version,memory.total,power.limit,clocks.max.sm"
         command = ["nvidia-smi", f"--query-gpu={wanted}", "--format=csv,noheader"]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        told["nvidia-smi"] = answer.stdout.strip().splitlines()
-    return told
+        description["nvidia-smi"] = answer.stdout.strip().splitlines()
+    return description
 
 
-def say(row: Row) -> str:
+def format_row(row: Row) -> str:
     """Returns a row as a line."""
     start = f"{row.part:17}{row.name:26}{row.dtype:14}"
     if row.figure is None:
@@ -752,7 +752,7 @@ def main() -> int:
 
     def done(part: str, own: Sequence[Row]) -> None:
         rows.extend(own)
-        print(*map(say, own), sep="\n", flush=True)
+        print(*map(format_row, own), sep="\n", flush=True)
         results["memory"][part] = jax.local_devices()[0].memory_stats()
         report(results, rows, options.json)
 
@@ -764,8 +764,8 @@ def main() -> int:
     done("matrices", own)
     with open_worker(options.torch, setting) as worker:
         if worker is not None:
-            results["torch"] = worker.told
-            print("PyTorch:", worker.told, flush=True)
+            results["torch"] = worker.reply
+            print("PyTorch:", worker.reply, flush=True)
         for task in ("prediction", "training step"):
             done(task, measure_network(task, setting, rates, worker))
     done("P3S", measure_p3s(setting, rates))

@@ -1,8 +1,8 @@
-"""How long the quick job takes: with XLA's own convolution, with ours, and started once more.
+"""Time of the quick job with XLA's convolution, with conv3d, and with a warm compilation cache.
 
-Run as `python -m tests.benchmarks.bench_job [--folds 0]`. Every contestant is a process of its own
-that runs the main job on the same phantom, made beforehand; the first two compile everything, the
-third finds it on disk. A first run of a job is what a user waits for, so compiling counts.
+Run as `python -m tests.benchmarks.bench_job [--folds 0]`. Every contestant is a separate process
+that runs the main job on the same existing phantom; the first two compile everything, the third
+uses the compilation cache. Compilation is included, since users wait for it in the first run.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def main() -> None:
             command = [sys.executable, "-m", MODULE, "--folds", *map(str, options.folds)]
             command += ["--work", contestant, str(Path(folder, f"run-{number}"))]
             environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
-            said = subprocess.run(
+            done = subprocess.run(
                 command, env=environment, check=True, text=True, stdout=subprocess.PIPE
             )
-            found[contestant] = json.loads(said.stdout.splitlines()[-1])
+            found[contestant] = json.loads(done.stdout.splitlines()[-1])
             own, first = found[contestant], found[CONTESTANTS[0]]
             print(
                 f"{contestant:22} {own['seconds']:7.1f} s  "

@@ -1,10 +1,10 @@
-"""Kills at random times: what is lost of raw `predict` and `prepare`, and what a second run mends.
+"""Kills at random times: damage to raw `predict` and `prepare`, and recovery by a second run.
 
-Run as `python -m tests.benchmarks.bench_kills [--kills 30] [--seed 0] [--json FILE]`; it takes as
-long as some 60 predictions of small sessions. Each command is killed by SIGKILL or SIGTERM at a
-random time of its run, and started again; a process of its own each time, forked from one that has
-imported everything and begun nothing. A file is whole if it is what an undisturbed run writes,
-to the byte. The exit status is 1 if one was not whole, or something was missing or left over.
+Run as `python -m tests.benchmarks.bench_kills [--kills 30] [--seed 0] [--json FILE]`; it takes
+about as long as 60 predictions of small sessions. Each command is killed by SIGKILL or SIGTERM at a
+random time of its run and started again, each time in a separate process forked after all imports.
+A file is intact if it equals that of an undisturbed run to the byte. The exit status is 1 if a file
+was not intact, missing or left over.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How far tissue levels are from the truth, and how they move when a scan or its mask is disturbed.
+"""Accuracy of tissue levels, and their robustness to disturbances of a scan or its mask.
 
 Run as `python -m tests.benchmarks.bench_levels [--dataset DIR ...] [--phantom DIR] [--cores DIR]`.
 
-`--phantom` is what `flaxflair phantom` wrote: every subset of its sequences is compared with the
-medians in its own tissue labels. `--dataset` is a prepared data set, of which each session is
-disturbed in eight ways and the levels compared with those before. `--cores` holds label images,
-`sub-01_ses-1_dseg.nii.gz`: 1, 2, 3 where a segmentation is sure of fluid, grey and white matter.
-Errors are percent of the white matter's level (DIR: grey matter's). Knows nothing of models.
+`--phantom` is an output of `flaxflair phantom`: every subset of its sequences is compared with the
+medians in its tissue labels. `--dataset` is a prepared data set, of which each session is disturbed
+in eight ways and the levels compared with the undisturbed ones. `--cores` holds label images,
+`sub-01_ses-1_dseg.nii.gz`: 1, 2, 3 for certain fluid, grey and white matter. Errors are percent of
+the white matter's level (DIR: grey matter's). Independent of models.
 """
 
 from __future__ import annotations

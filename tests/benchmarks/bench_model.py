@@ -1,13 +1,13 @@
-"""How good a universal model is on real patients, from every subset of T1 and T2 that they have.
+"""Accuracy of a universal model on real patients, from every subset of their T1 and T2.
 
 Run as `python -m tests.benchmarks.bench_model DATA [--model FILE] [--only PATIENT ...] [--work DIR]
 [--json OUT] [--markdown OUT]`.
 
 DATA holds `open-ms-brain`, `mslesseg` (prepared) and `open-ms-raw` (raw; prepared once into
 `--work`). Each prediction is compared with the true FLAIR after the best gain and offset, and with
-the voxelwise oracle: the best function of the inputs voxel by voxel that can be fitted on the
-patient with its own true FLAIR. `--without PATIENT=FILE` names the weights to use for a patient,
-which were fine-tuned without that patient.
+the voxelwise oracle: the best voxelwise function of the inputs, fitted to the patient's true FLAIR.
+`--without PATIENT=FILE` names the weights for a patient, which were fine-tuned without that
+patient.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""How well raw sessions are prepared, against phantoms whose motion and bias are known.
+"""Accuracy of the preparation of raw sessions, on phantoms with known motion and bias.
 
 Run as `python -m tests.benchmarks.bench_prepare [--subjects 8] [--scale 1] [--control] [--job]`.
-Writes a raw phantom, prepares it, and tells of each sequence how far registration is off, how much
-of the bias is left in white matter, and how much the image varies there. `--bias-by scan` corrects
-each scan by the field that N4 finds in it alone. `--control` prepares the same scans with no bias
-in them: the field that is found there is anatomy. `--job` trains the quick main job on what was
-prepared, and on the phantom as it is prepared exactly; in the true brain both, since one without
-its rim of fluid is easier to synthesise. A bias field has no constant of its own: N4 makes its
-logarithm zero on average in the brain. So that both have the same units, the exact images are also
-multiplied by what the true field has there.
+Writes a raw phantom, prepares it, and reports for each sequence the registration error, the
+residual bias in white matter, and the variation of the image there. `--bias-by scan` corrects each
+scan by the field that N4 estimates from it alone. `--control` prepares the same scans without bias,
+so that any estimated field is anatomy. `--job` trains the quick main job on the prepared sessions
+and on the exactly prepared phantom, both in the true brain, since a brain mask without the outer
+rim of fluid makes synthesis easier. The constant of a bias field is not identifiable: N4 makes the
+mean of its logarithm in the brain zero. The exact images are multiplied by the constant of the true
+field, so that both have the same units.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def find_scans(root: Path) -> Iterator[Scan]:
     for folder in sorted(root.glob("sub-*")):
         for sequence in SEQUENCES:
             path = folder / "anat" / bids.name_sequence(sequence, sub=folder.name)
-            said = json.loads(bids.sidecar(path).read_text())
-            motion = np.array(said.get("PhantomMotion", np.eye(4)))
+            sidecar = json.loads(bids.sidecar(path).read_text())
+            motion = np.array(sidecar.get("PhantomMotion", np.eye(4)))
             yield Scan(
-                folder.name, sequence, path, motion, tuple(said["PhantomBias"]["Coefficients"])
+                folder.name, sequence, path, motion, tuple(sidecar["PhantomBias"]["Coefficients"])
             )
 
 

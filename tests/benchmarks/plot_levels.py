@@ -1,9 +1,9 @@
-"""Histograms of real sessions before and after normalisation by tissue, one line a session.
+"""Histograms of real sessions before and after normalisation by tissue, one line per session.
 
 Run as `python -m tests.benchmarks.plot_levels --dataset DIR [--dataset DIR ...] --out FILE.png`.
-The left column is divided by the mean in the brain, which is `normalization.method=brain`; the
-right one is brought to standard tissue levels. Levels are found in all inputs of a session
-together, and in its FLAIR alone.
+The left column is divided by the mean in the brain, as with `normalization.method=brain`; the right
+one has standard tissue levels, estimated jointly from all inputs of a session, and separately from
+its FLAIR.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Record: what a benchmark's numbers depend on besides its own arguments."""
+"""Record of the conditions of a benchmark: machine, load, commit and command."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def describe_run(module: str) -> dict[str, Any]:
         "jaxlib": version("jaxlib"),
         "load at the start": f"{os.getloadavg()[0]:.1f}",
         "commit": commit.stdout.strip() or None,
-        # Names alone of files and interpreters: where they lay is this machine's affair.
+        # Only the names of files and interpreters, without their folders.
         "command": shlex.join(["python", "-m", module, *(Path(a).name for a in sys.argv[1:])]),
     }
 
 
 def count_stolen() -> tuple[int, int]:
-    """Returns the clock ticks of all cores so far: those that the host gave to others, and all.
+    """Returns the clock ticks of all cores so far: stolen by the host, and total.
 
-    Of two readings, the differences tell what a virtual machine's timings in between are worth.
+    The differences of two readings measure the reliability of timings on a virtual machine.
     """
     fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return fields[7], sum(fields)

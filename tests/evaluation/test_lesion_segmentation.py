@@ -1,4 +1,4 @@
-"""Lesion segmentation: what is bright in white matter is found, what is bright elsewhere is not."""
+"""Rule-based lesion segmentation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def scan(bright: Array, *, dark_on_t1: bool = True, excess: float = 40.0) -> tup
 
 
 @pytest.mark.parametrize("dark_on_t1", [True, False])
-def test_a_bright_lesion_in_white_matter_is_found_whatever_its_t1(dark_on_t1: bool):
+def test_lesion_in_white_matter_is_found_at_any_t1(dark_on_t1: bool):
     found = segment(*scan(LESION, dark_on_t1=dark_on_t1), BRAIN, ONE_MM)
     scores = lesion_scores(found, LESION)
     assert scores.dice > 0.85
@@ -50,75 +50,75 @@ def test_a_bright_lesion_in_white_matter_is_found_whatever_its_t1(dark_on_t1: bo
     assert scores.false_positives == 0
 
 
-def test_a_bright_spot_in_the_cortex_is_no_lesion():
+def test_bright_cortex_is_not_a_lesion():
     spot = ball((5.5, 23, 23), 1.5)
     assert (spot & GREY).sum() == spot.sum()
     assert not segment(*scan(spot), BRAIN, ONE_MM).any()
 
 
-def test_a_bright_spot_within_a_ventricle_is_no_lesion():
+def test_bright_spot_in_a_ventricle_is_not_a_lesion():
     assert not segment(*scan(ball(CENTRE, 2), excess=140), BRAIN, ONE_MM).any()
 
 
-def test_a_healthy_brain_has_no_lesion():
+def test_healthy_brain_has_no_lesion():
     assert not segment(*scan(NOWHERE), BRAIN, ONE_MM).any()
 
 
-def test_the_smallest_lesion_is_measured_in_cubic_millimetres():
+def test_minimum_volume_is_in_cubic_millimetres():
     images, size = scan(LESION), int(LESION.sum())
     least = SegmentationConfig(volume=1.5 * size)
     assert not segment(*images, BRAIN, ONE_MM, least).any()
     assert segment(*images, BRAIN, (1.0, 1.0, 2.0), least).any()
 
 
-def test_a_gain_of_the_flair_or_of_the_t1_changes_nothing():
+def test_segmentation_is_independent_of_gain():
     flair, t1 = scan(LESION)
     found = segment(flair, t1, BRAIN, ONE_MM)
     assert np.array_equal(segment(flair * 8, t1 / 4, BRAIN, ONE_MM), found)
     assert dice(segment(flair * 3.7, t1 * 0.13, BRAIN, ONE_MM), found) > 0.99
 
 
-def test_what_lies_outside_the_brain_does_not_matter():
+def test_segmentation_is_independent_of_the_background():
     flair, t1 = scan(LESION)
     found = segment(flair, t1, BRAIN, ONE_MM)
     head = np.where(BRAIN, 0, 500).astype(np.float32)
     assert np.array_equal(segment(flair + head, t1 + head, BRAIN, ONE_MM), found)
 
 
-def test_the_images_are_left_as_they_are():
+def test_segmentation_does_not_modify_the_images():
     images = scan(LESION)
     copies = [image.copy() for image in images]
     segment(*images, BRAIN, ONE_MM)
     assert all(np.array_equal(a, b) for a, b in zip(images, copies, strict=True))
 
 
-def test_a_seed_or_a_rim_that_nothing_reaches_finds_nothing():
+def test_unreachable_seed_or_rim_gives_an_empty_mask():
     images = scan(LESION)
     assert not segment(*images, BRAIN, ONE_MM, SegmentationConfig(seed=1000)).any()
     dark = images[0], np.where(ball((13, 23, 23), 7), 100 * BRAIN, images[1])
     assert not segment(*dark, BRAIN, ONE_MM).any()
 
 
-def test_where_nothing_can_be_told_apart_there_is_no_lesion():
+def test_images_without_contrast_give_an_empty_mask():
     flair, t1 = scan(LESION)
     assert not segment(flair, np.ones_like(t1), BRAIN, ONE_MM).any()
     assert not segment(np.ones_like(flair), t1, BRAIN, ONE_MM).any()
     assert not segment(flair, t1, NOWHERE, ONE_MM).any()
 
 
-def test_images_of_different_shapes_are_refused():
+def test_different_shapes_are_refused():
     flair, t1 = scan(LESION)
     with pytest.raises(InputError, match=r"the T1 is .* and the FLAIR"):
         segment(flair, t1[1:], BRAIN, ONE_MM)
 
 
 @pytest.mark.parametrize("wrong", [{"white": 1.5}, {"edge": -0.1}, {"volume": -1}])
-def test_parameters_that_cannot_be_are_refused(wrong: dict[str, float]):
+def test_invalid_parameters_are_refused(wrong: dict[str, float]):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SegmentationConfig(**wrong)
 
 
-def test_tuning_finds_the_parameters_that_find_the_lesion():
+def test_tuning_selects_the_best_parameters():
     healthy, ill = (Case(*scan(where), BRAIN, ONE_MM, where) for where in (NOWHERE, LESION))
     start = SegmentationConfig(seed=1000)
     grid = {"seed": (1000, 2.5), "volume": (5, 1e6)}
@@ -128,7 +128,7 @@ def test_tuning_finds_the_parameters_that_find_the_lesion():
     assert tune([healthy], grid, start) == start
 
 
-def test_tuning_weighs_the_cases():
+def test_tuning_weights_the_cases():
     images = scan(LESION)
     tight, wide = SegmentationConfig(edge=0.9), SegmentationConfig(edge=0.1)
     truths = [segment(*images, BRAIN, ONE_MM, config) for config in (tight, wide)]
@@ -139,18 +139,18 @@ def test_tuning_weighs_the_cases():
         assert tune(cases, {"edge": (0.1, 0.9)}) == best
 
 
-def test_an_unknown_parameter_is_refused():
+def test_unknown_parameter_is_refused():
     with pytest.raises(ValueError, match="threshold is no parameter"):
         tune([], {"threshold": (1,)})
 
 
-def test_a_lesion_is_found_on_a_coarse_grid():
+def test_lesion_is_found_on_a_coarse_grid():
     coarse = (3.6, 3.6, 3.6)
     found = segment(*scan(LESION), BRAIN, coarse)
     assert lesion_scores(found, LESION).dice > 0.85
 
 
-def test_fluid_in_what_a_t1_takes_for_grey_matter_does_not_hide_a_lesion():
+def test_fluid_in_the_grey_matter_class_does_not_hide_a_lesion():
     flair, t1 = scan(LESION, excess=30)
     shrunken = GREY & ~ball(CENTRE, 18.2)
     depth = np.random.default_rng(1).uniform(5, 60, SHAPE)

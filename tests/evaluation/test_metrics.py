@@ -1,4 +1,4 @@
-"""Metrics and tissue: numbers worked out by hand, and NaN for what is undefined."""
+"""Metrics and white-matter segmentation: values computed by hand, and NaN if undefined."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BRAIN = brain_of(TRUTH.shape)
 NOWHERE = np.zeros(TRUTH.shape, bool)
 
 
-def test_the_squared_error_is_a_mean_over_the_volume_or_a_region():
+def test_mse_is_a_mean_over_volume_or_region():
     square = (PREDICTION.astype(np.float64) - TRUTH) ** 2
     assert metrics.mse(PREDICTION, TRUTH) == pytest.approx(square.mean())
     assert metrics.mse(PREDICTION, TRUTH, BRAIN) == pytest.approx(square[BRAIN].mean())
     assert math.isnan(metrics.mse(PREDICTION, TRUTH, NOWHERE))
 
 
-def test_the_normalised_error_is_one_for_the_mean_and_zero_for_the_truth():
+def test_nmse_is_one_for_the_mean_and_zero_for_the_truth():
     mean = np.full_like(TRUTH, TRUTH[BRAIN].mean())
     assert metrics.nmse(mean, TRUTH, BRAIN) == pytest.approx(1)
     assert metrics.nmse(TRUTH, TRUTH, BRAIN) == 0
@@ -36,7 +36,7 @@ def test_the_normalised_error_is_one_for_the_mean_and_zero_for_the_truth():
 
 
 @pytest.mark.parametrize(("gain", "offset"), [(1, 0), (3.7, -200), (0.01, 5), (-2, 40)])
-def test_after_the_fit_a_gain_and_an_offset_make_no_difference(gain: float, offset: float):
+def test_fitted_metrics_are_independent_of_gain_and_offset(gain: float, offset: float):
     scaled = gain * PREDICTION + offset
     expected = 1 - np.corrcoef(PREDICTION[BRAIN], TRUTH[BRAIN])[0, 1] ** 2
     assert metrics.nmse_fit(scaled, TRUTH, BRAIN) == pytest.approx(expected, rel=1e-4)
@@ -47,7 +47,7 @@ def test_after_the_fit_a_gain_and_an_offset_make_no_difference(gain: float, offs
     )
 
 
-def test_a_constant_prediction_is_fitted_by_the_mean_and_nothing_in_no_region():
+def test_fit_of_constant_and_of_empty_region():
     flat = np.full_like(TRUTH, 7)
     assert metrics.nmse_fit(flat, TRUTH, BRAIN) == pytest.approx(1)
     assert math.isnan(metrics.nmse_fit(PREDICTION, TRUTH, NOWHERE))
@@ -55,13 +55,13 @@ def test_a_constant_prediction_is_fitted_by_the_mean_and_nothing_in_no_region():
     assert math.isnan(metrics.ssim_fit(PREDICTION, flat, BRAIN))
 
 
-def test_what_lies_outside_the_brain_does_not_count_after_the_fit():
+def test_fitted_metrics_are_independent_of_the_background():
     outside = np.where(BRAIN, PREDICTION, 1e6).astype(np.float32)
     for metric in (metrics.nmse_fit, metrics.ssim_fit):
         assert metric(outside, TRUTH, BRAIN) == pytest.approx(metric(PREDICTION, TRUTH, BRAIN))
 
 
-def test_lesions_are_compared_with_the_rest_of_the_brain():
+def test_lesion_rest_compares_with_the_rest_of_the_brain():
     lesion = NOWHERE.copy()
     lesion[2:4, 3, 3] = True
     flair = np.where(lesion, 3.0, 2.0)
@@ -69,7 +69,7 @@ def test_lesions_are_compared_with_the_rest_of_the_brain():
     assert math.isnan(metrics.lesion_rest(flair, NOWHERE, BRAIN))
 
 
-def test_similarity_and_peak_signal_to_noise_are_scikit_images_at_the_truths_range():
+def test_ssim_and_psnr_equal_scikit_image():
     extent = float(np.ptp(TRUTH))
     assert metrics.ssim(PREDICTION, TRUTH) == pytest.approx(
         structural_similarity(TRUTH, PREDICTION, data_range=extent, win_size=7), abs=1e-5
@@ -82,7 +82,7 @@ def test_similarity_and_peak_signal_to_noise_are_scikit_images_at_the_truths_ran
 
 
 @pytest.mark.parametrize(("slices", "window"), [(3, 3), (4, 3), (5, 5), (6, 5), (7, 7)])
-def test_the_window_of_the_similarity_shrinks_to_a_thin_volume(slices: int, window: int):
+def test_ssim_window_shrinks_for_thin_volumes(slices: int, window: int):
     truth, prediction = TRUTH[..., :slices], PREDICTION[..., :slices]
     assert metrics.ssim(prediction, truth) == pytest.approx(
         structural_similarity(
@@ -92,7 +92,7 @@ def test_the_window_of_the_similarity_shrinks_to_a_thin_volume(slices: int, wind
     )
 
 
-def test_what_cannot_be_compared_is_nan():
+def test_undefined_metrics_are_nan():
     flat = np.zeros_like(TRUTH)
     assert math.isnan(metrics.nmse(PREDICTION, flat, BRAIN))
     assert math.isnan(metrics.nmse(PREDICTION, TRUTH, NOWHERE))
@@ -101,7 +101,7 @@ def test_what_cannot_be_compared_is_nan():
     assert math.isnan(metrics.ssim(PREDICTION[..., :2], TRUTH[..., :2]))
 
 
-def test_lesion_ratios_compare_with_all_and_with_surrounding_normal_white_matter():
+def test_lesion_ratios_use_all_and_surrounding_white_matter():
     distance = np.abs(np.arange(-10, 11)).reshape(-1, 1, 1)
     lesion = distance == 0
     nawm = distance > 1  # a rim of grey matter between the lesion and its surroundings
@@ -111,11 +111,11 @@ def test_lesion_ratios_compare_with_all_and_with_surrounding_normal_white_matter
     assert second == pytest.approx(1.5)
 
 
-def test_a_healthy_subject_has_no_lesion_ratio():
+def test_lesion_ratio_of_a_healthy_subject_is_nan():
     assert np.isnan(metrics.lesion_ratios(TRUTH, NOWHERE, BRAIN)).all()
 
 
-def test_without_white_matter_around_or_with_none_brighter_than_zero_a_ratio_is_nan():
+def test_lesion_ratio_without_positive_white_matter_is_nan():
     lesion = NOWHERE.copy()
     lesion[1, 1, 1] = True
     far = NOWHERE.copy()
@@ -126,7 +126,7 @@ def test_without_white_matter_around_or_with_none_brighter_than_zero_a_ratio_is_
     assert np.isnan(metrics.lesion_ratios(np.zeros_like(TRUTH), lesion, BRAIN)).all()
 
 
-def test_the_overlap_is_dice_and_nan_for_two_empty_masks():
+def test_dice_of_empty_masks_is_nan():
     half = np.arange(TRUTH.shape[0]).reshape(-1, 1, 1) < 5
     half = np.broadcast_to(half, TRUTH.shape)
     assert metrics.dice(half, half) == 1
@@ -136,7 +136,7 @@ def test_the_overlap_is_dice_and_nan_for_two_empty_masks():
     assert math.isnan(metrics.dice(NOWHERE, NOWHERE))
 
 
-def test_lesions_are_scored_one_by_one():
+def test_lesion_scores_count_lesions():
     truth, segmented = NOWHERE.copy(), NOWHERE.copy()
     truth[1:3, 1, 1] = True
     truth[3, 2, 2] = True  # touches by a corner: the same lesion
@@ -152,7 +152,7 @@ def test_lesions_are_scored_one_by_one():
     assert scores.volume_bias == pytest.approx(1 / 4)
 
 
-def test_the_lesions_of_a_healthy_subject_have_no_recall_and_no_volume_bias():
+def test_lesion_scores_of_a_healthy_subject_are_nan():
     scores = metrics.lesion_scores(NOWHERE, NOWHERE)
     assert scores.false_positives == 0
     assert np.isnan([scores.dice, scores.recall, scores.volume_bias]).all()
@@ -161,11 +161,11 @@ def test_the_lesions_of_a_healthy_subject_have_no_recall_and_no_volume_bias():
     assert np.isnan([scores.recall, scores.volume_bias]).all()
 
 
-def test_nothing_segmented_is_no_overlap_and_all_volume_missing():
+def test_lesion_scores_of_an_empty_segmentation():
     assert metrics.lesion_scores(NOWHERE, BRAIN) == (0, 0, 0, -1)
 
 
-def test_white_matter_is_the_largest_piece_of_the_brightest_class_in_the_brain():
+def test_white_matter_is_the_largest_component_of_the_brightest_class():
     radius = np.linalg.norm(np.indices((32, 32, 32)) - 15.5, axis=0)
     brain = radius < 15
     t1 = np.select([radius < 5, radius < 10, brain], [30.0, 100.0, 70.0], 400.0)
@@ -179,5 +179,5 @@ def test_white_matter_is_the_largest_piece_of_the_brightest_class_in_the_brain()
     assert not found[~brain].any()
 
 
-def test_where_there_are_no_three_classes_nothing_is_white_matter():
+def test_white_matter_without_three_classes_is_empty():
     assert not white_matter(BRAIN * 100.0, BRAIN).any()

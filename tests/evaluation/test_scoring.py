@@ -1,4 +1,4 @@
-"""Scores: one row a subject, summed up as the paper's tables are."""
+"""Scores per subject, and their summary over folds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LESION[3:5, 4, 3] = True
 NAN = float("nan")
 
 
-def test_the_truth_scores_as_perfect_and_keeps_its_own_contrast(make_subject):
+def test_truth_has_perfect_scores(make_subject):
     subject = make_subject(lesion=LESION, white_matter=brain_of(SHAPE))
     row = score(subject, subject.flair)
     assert tuple(row) == METRICS
@@ -38,7 +38,7 @@ def test_the_truth_scores_as_perfect_and_keeps_its_own_contrast(make_subject):
     }
 
 
-def test_the_noise_of_a_phantom_is_the_squared_error_of_its_own_flair(make_subject):
+def test_noise_mse_is_the_error_of_the_true_flair(make_subject):
     subject = make_subject()
     assert math.isnan(score_truth(subject)["noise_mse"])
     subject = dataclasses.replace(subject, noisefree=subject.flair + 3)
@@ -48,7 +48,7 @@ def test_the_noise_of_a_phantom_is_the_squared_error_of_its_own_flair(make_subje
 @pytest.mark.parametrize(
     "masks", [{}, {"lesion": LESION}, {"lesion": ~(LESION | True), "white_matter": LESION}]
 )
-def test_a_contrast_without_lesions_or_white_matter_is_nan(make_subject, masks):
+def test_contrast_without_masks_is_nan(make_subject, masks):
     subject = make_subject(**masks)
     row = score(subject, image_of("prediction"))
     assert math.isnan(row["ratio1"])
@@ -56,12 +56,12 @@ def test_a_contrast_without_lesions_or_white_matter_is_nan(make_subject, masks):
     assert row["mse"] > 0
 
 
-def test_a_subject_without_a_flair_cannot_be_scored_and_is_named(make_subject):
+def test_subject_without_flair_is_refused_by_name(make_subject):
     with pytest.raises(InputError, match="sub-07: has no FLAIR to compare with"):
         score(make_subject("sub-07", flair=False), image_of("prediction"))
 
 
-def test_tables_average_over_subjects_within_a_fold_and_then_over_folds():
+def test_summary_averages_subjects_then_folds():
     folds = [[{"mse": 1.0}, {"mse": 3.0}], [{"mse": 10.0}, {"mse": 20.0}, {"mse": 30.0}]]
     row = summarize(folds)["mse"]
     assert row["folds"] == [2, 20]
@@ -70,7 +70,7 @@ def test_tables_average_over_subjects_within_a_fold_and_then_over_folds():
     assert row["sd"] == pytest.approx((math.sqrt(2) + 10) / 2)
 
 
-def test_undefined_scores_are_left_out_and_a_fold_without_any_is_nan():
+def test_summary_ignores_undefined_scores():
     folds = [
         [{"ratio1": NAN}, {"ratio1": 1.5}],
         [{"ratio1": NAN}],
@@ -83,12 +83,12 @@ def test_undefined_scores_are_left_out_and_a_fold_without_any_is_nan():
     assert row["sd"] == pytest.approx(math.sqrt(0.5))
 
 
-def test_a_score_that_nobody_has_is_nan():
+def test_summary_of_undefined_scores_is_nan():
     row = summarize([[{"ratio1": NAN}], [{"ratio1": NAN}]])["ratio1"]
     np.testing.assert_equal([row["mean"], row["sd"]], [NAN, NAN])
 
 
-def test_saliency_is_shared_out_in_the_volume_and_in_every_mask_there_is(make_subject):
+def test_saliency_regions_are_the_volume_and_available_masks(make_subject):
     table = regions(make_subject(lesion=LESION))
     assert list(table) == ["volume", "white matter", "ventricles", "lesions"]
     assert table["white matter"] is None

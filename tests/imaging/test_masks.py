@@ -1,4 +1,4 @@
-"""Masks: whatever their values, they mean the same voxels; and one that is no brain is told."""
+"""Masks: binarisation independent of the value range, and plausibility of brain masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from scipy import ndimage
 
 from flaxflair.core.records import Array, Geometry, InputError, Volume
-from flaxflair.imaging.masks import binarize, expect_mask, judge_brain, judge_given
+from flaxflair.imaging.masks import binarize, check_brain_mask, check_brain_volume, expect_mask
 
 EDGE = 4.0  # mm
 PLACES = EDGE * (np.indices((50, 50, 50)) - 24.5)
@@ -34,11 +34,11 @@ HEAD = Volume(np.where(RADIUS < 80, 300.0, 2.0).astype(np.float32), GEOMETRY)
     ],
     ids=["0 and 1", "0 to 1", "0 and 255", "0 to 255", "0 to 100", "labels", "an offset"],
 )
-def test_a_mask_means_the_same_voxels_whatever_its_values(mask: Array):
+def test_binarize_is_independent_of_the_value_range(mask: Array):
     assert_array_equal(binarize(mask.astype(np.float32)), BRAIN)
 
 
-def test_a_mask_that_is_empty_is_refused_by_name():
+def test_empty_mask_is_refused_by_name():
     empty = binarize(np.zeros(GEOMETRY.shape, np.float32))
     with pytest.raises(InputError, match=r"^mask\.nii: the mask is empty; give one"):
         expect_mask(empty, "mask.nii")
@@ -49,14 +49,14 @@ def test_a_mask_that_is_empty_is_refused_by_name():
     [(RADIUS < 40, "0.27"), (RADIUS < 1e9, "8.00"), (BRAIN, "")],
     ids=["a lesion", "all", "a brain"],
 )
-def test_a_brain_of_another_size_is_told(brain: Array, litres: str):
-    found = judge_brain(brain, (EDGE, EDGE, EDGE))
+def test_implausible_brain_volume_is_a_warning(brain: Array, litres: str):
+    found = check_brain_volume(brain, (EDGE, EDGE, EDGE))
     assert len(found) == bool(litres)
-    assert all(f"taken to be {litres} L" in sentence for sentence in found)
+    assert all(f"a volume of {litres} L" in sentence for sentence in found)
 
 
 @pytest.mark.parametrize(
-    ("move", "told"),
+    ("move", "warned"),
     [
         (lambda at: at, False),
         (lambda at: at + np.array([0, 0, 8.0])[:, None, None, None], False),
@@ -66,6 +66,6 @@ def test_a_brain_of_another_size_is_told(brain: Array, litres: str):
     ],
     ids=["in place", "nearly", "40 mm off", "too large", "nowhere"],
 )
-def test_a_mask_that_reaches_beyond_the_head_is_told(move: Callable[[Array], Array], told: bool):
+def test_brain_mask_beyond_the_head_is_a_warning(move: Callable[[Array], Array], warned: bool):
     brain = np.sqrt((move(PLACES) ** 2).sum(axis=0)) < 68
-    assert bool(judge_given(Volume(brain, GEOMETRY), HEAD)) == told
+    assert bool(check_brain_mask(Volume(brain, GEOMETRY), HEAD)) == warned

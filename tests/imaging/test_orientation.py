@@ -1,4 +1,4 @@
-"""Orientation: axes turned and turned back, the same voxels in the same places."""
+"""Reorientation to RAS and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIGNS = list(itertools.product((1, -1), repeat=3))
 
 
 def stored(order: tuple[int, ...], signs: tuple[int, ...]) -> Volume:
-    """Returns the sample as a file with other axes would hold it."""
+    """Returns the sample with the axis order of another file."""
     array, affine = image_of("T1"), AFFINE.copy()
     for axis, sign in enumerate(signs):
         if sign < 0:
@@ -32,17 +32,19 @@ def stored(order: tuple[int, ...], signs: tuple[int, ...]) -> Volume:
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("signs", SIGNS, ids=str)
-def test_any_order_of_axes_becomes_one_and_returns(order: tuple[int, ...], signs: tuple[int, ...]):
+def test_from_ras_undoes_to_ras_for_every_axis_order(
+    order: tuple[int, ...], signs: tuple[int, ...]
+):
     volume = stored(order, signs)
-    turned = to_ras(volume)
-    np.testing.assert_array_equal(turned.array, image_of("T1"))
-    np.testing.assert_allclose(turned.geometry.affine, AFFINE, atol=1e-9)
-    assert turned.geometry.shape == SHAPE
-    assert ras_geometry(volume.geometry).matches(turned.geometry)
-    np.testing.assert_array_equal(from_ras(turned.array, volume.geometry), volume.array)
+    reoriented = to_ras(volume)
+    np.testing.assert_array_equal(reoriented.array, image_of("T1"))
+    np.testing.assert_allclose(reoriented.geometry.affine, AFFINE, atol=1e-9)
+    assert reoriented.geometry.shape == SHAPE
+    assert ras_geometry(volume.geometry).matches(reoriented.geometry)
+    np.testing.assert_array_equal(from_ras(reoriented.array, volume.geometry), volume.array)
 
 
-def test_channels_stay_last():
+def test_from_ras_keeps_the_channel_axis_last():
     volume = stored((2, 0, 1), (-1, 1, -1))
     maps: Array = np.stack([to_ras(volume).array, -to_ras(volume).array], axis=-1)
     back = from_ras(maps, volume.geometry)

@@ -1,4 +1,4 @@
-"""The standard form of a session: levels, grid, resolution, and the way back."""
+"""Standard form of a session: tissue levels, grid, resolution, and the inverse."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from flaxflair.imaging.standard import (
     EDGE,
     MARGIN,
     MULTIPLE,
-    back_to,
     coarse_sequences,
-    describe,
+    encode_condition,
     standard_grid,
     standardize,
+    to_subject_grid,
 )
 from flaxflair.imaging.tissue_levels import STANDARD
 from tests.samples import ball
 
 
-def test_a_subset_is_described_and_the_rest_is_zero():
-    rows = describe({"T2": (1.0, 0.5, 4.0)}).reshape(len(INPUTS), 4)
+def test_condition_of_absent_sequences_is_zero():
+    rows = encode_condition({"T2": (1.0, 0.5, 4.0)}).reshape(len(INPUTS), 4)
     assert_allclose(rows[INPUTS.index("T2")], (1, 0, -1, 2))
     assert np.count_nonzero(rows.any(axis=1)) == 1
 
 
 @pytest.mark.parametrize("edges", [(1.0, 1.0, 1.0), (0.8, 0.8, 3.0), (2.0, 1.1, 1.0)])
-def test_tissues_come_to_standard_levels_whatever_the_scanner_made_of_them(edges):
+def test_standard_form_has_standard_tissue_levels_at_any_resolution(edges):
     subject = ball(edges)
     standard = standardize(subject)
     assert standard.images.dtype == np.float32
@@ -49,21 +49,21 @@ def test_tissues_come_to_standard_levels_whatever_the_scanner_made_of_them(edges
 
 
 @pytest.mark.parametrize("gain", [1e-3, 0.1, 40.0])
-def test_a_gain_of_an_input_makes_no_difference(gain: float):
+def test_standard_form_is_independent_of_gain(gain: float):
     subject = ball((1.0, 1.0, 2.0))
     louder = replace(subject, images=subject.images * np.float32(gain))
     assert_allclose(standardize(louder).images, standardize(subject).images, atol=2e-3)
 
 
-def test_the_voxels_in_which_a_sequence_was_scanned_are_described():
+def test_condition_holds_the_scanned_voxel_size():
     subject = replace(ball((1.0, 1.0, 1.0)), scanned={"T2": (0.5, 0.5, 4.0)})
     rows = standardize(subject).condition.reshape(len(INPUTS), 4)
     assert_allclose(rows[INPUTS.index("T1")], (1, 0, 0, 0))
-    # The grid of 1 mm is what the network sees of finer voxels.
+    # Finer voxels are limited by the grid of 1 mm.
     assert_allclose(rows[INPUTS.index("T2")], (1, 0, 0, 2))
 
 
-def test_voxels_coarser_than_any_that_networks_learnt_are_described_as_those_and_named():
+def test_voxels_beyond_the_trained_range_are_clipped_and_reported():
     subject = replace(ball((2.0, 2.0, 2.0)), scanned={"T2": (2.0, 2.0, 9.0)})
     rows = standardize(subject).condition.reshape(len(INPUTS), 4)
     assert sorted(2 ** rows[INPUTS.index("T1"), 1:]) == pytest.approx([1.3, 1.3, 2.0])
@@ -77,7 +77,7 @@ def test_voxels_coarser_than_any_that_networks_learnt_are_described_as_those_and
     low=st.tuples(*[st.integers(0, 5)] * 3),
     size=st.tuples(*[st.integers(1, 6)] * 3),
 )
-def test_the_grid_covers_the_region_and_its_margin_in_whole_blocks(edges, low, size):
+def test_standard_grid_covers_region_and_margin_in_whole_blocks(edges, low, size):
     shape = (12, 12, 12)
     geometry = Geometry(shape, np.diag([*edges, 1.0]))
     region = np.zeros(shape, bool)
@@ -92,12 +92,12 @@ def test_the_grid_covers_the_region_and_its_margin_in_whole_blocks(edges, low, s
     assert (last[:3] <= np.array(grid.shape) - MARGIN / 1.02).all()
 
 
-def test_a_grid_of_one_millimetre_is_kept_and_nothing_is_interpolated():
+def test_grid_of_one_millimetre_is_not_interpolated():
     subject = ball((1.0, 1.0, 1.0))
     standard = standardize(subject)
     assert standard.brain.sum() == subject.masks.brain.sum()
     there = np.random.default_rng(0).random(standard.geometry.shape, np.float32)
-    back = back_to(subject, there, standard.geometry)
+    back = to_subject_grid(subject, there, standard.geometry)
     again = np.zeros_like(there)
     place = np.linalg.inv(standard.geometry.affine) @ subject.geometry.affine @ [0, 0, 0, 1]
     corner = np.rint(place[:3]).astype(int)
@@ -112,20 +112,20 @@ def test_a_grid_of_one_millimetre_is_kept_and_nothing_is_interpolated():
     assert_allclose(back[inside], there[cut], atol=1e-6)
 
 
-def test_thick_slices_average_what_lies_in_them():
+def test_thick_slices_are_averages():
     subject = ball((1.0, 1.0, 4.0))
     geometry = standardize(subject).geometry
     ramp = np.zeros(geometry.shape, np.float32)
     ramp[:, :, ::4] = 4.0
-    back = back_to(subject, ramp, geometry)
+    back = to_subject_grid(subject, ramp, geometry)
     middle = back[30:50, 30:50, 8:12]
     assert middle.mean() == pytest.approx(1.0, rel=0.1)
     assert middle.std() < 0.3
 
 
-def test_no_sequence_and_an_unknown_one_are_refused():
+def test_missing_and_unknown_sequences_are_refused():
     subject = ball((2.0, 2.0, 2.0))
-    with pytest.raises(InputError, match="no input of the model"):
+    with pytest.raises(InputError, match="not an input of the model"):
         standardize(replace(subject, sequences=(), images=subject.images[..., :0]))
     with pytest.raises(InputError, match="CT"):
         standardize(replace(subject, sequences=("T1", "CT")))

@@ -1,4 +1,4 @@
-"""Windows lie in the volume; tiles sewn together are the whole."""
+"""Windows of a volume, and tiled evaluation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ windows = st.tuples(*[st.integers(0, 12)] * 3)
 
 
 @given(edges, windows, st.integers(0, 2**32))
-def test_a_window_lies_in_the_volume_around_a_wanted_voxel_and_is_always_as_large(
-    shape, window, seed
-):
+def test_window_contains_a_candidate_and_has_a_fixed_shape(shape, window, seed):
     rng = np.random.default_rng(seed)
     inside = np.argwhere(rng.random(shape) > 0.7)
     inside = inside if len(inside) else np.zeros((1, 3), int)
@@ -33,7 +31,7 @@ def test_a_window_lies_in_the_volume_around_a_wanted_voxel_and_is_always_as_larg
         assert ((inside >= low) & (inside < high)).all(axis=1).any()
 
 
-def test_every_wanted_voxel_is_drawn_as_a_centre():
+def test_every_candidate_is_drawn_as_a_centre():
     inside = np.argwhere(np.ones((5, 5, 5)))[31:94:31]
     rng = np.random.default_rng(0)
     drawn = [draw_window(rng, (5, 5, 5), (1, 1, 1), inside) for _ in range(60)]
@@ -41,7 +39,7 @@ def test_every_wanted_voxel_is_drawn_as_a_centre():
 
 
 @given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 12), st.integers(1, 5))
-def test_cuts_write_every_voxel_once_and_read_its_whole_neighbourhood(size, pieces, halo, stride):
+def test_cuts_write_every_voxel_once_and_read_its_halo(size, pieces, halo, stride):
     cuts = list(cut_axis(size, pieces, halo, stride))
     assert len(cuts) <= pieces
     assert [at for cut in cuts for at in range(size)[cut.write]] == list(range(size))
@@ -54,7 +52,7 @@ def test_cuts_write_every_voxel_once_and_read_its_whole_neighbourhood(size, piec
 
 
 @given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 12))
-def test_without_a_stride_no_cut_reads_more_than_its_halo(size, pieces, halo):
+def test_cuts_without_stride_read_no_more_than_the_halo(size, pieces, halo):
     for cut in cut_axis(size, pieces, halo):
         assert cut.read.stop - cut.read.start <= -(-size // pieces) + 2 * halo
 
@@ -62,7 +60,7 @@ def test_without_a_stride_no_cut_reads_more_than_its_halo(size, pieces, halo):
 def held(
     shape: tuple[int, ...], pieces: tuple[int, ...], halo: int, stride: int
 ) -> tuple[int, int]:
-    """Returns the voxels that one tile reads, and that all of them read."""
+    """Returns the numbers of voxels read by one tile and by all tiles."""
     cuts = [list(cut_axis(size, n, halo, stride)) for size, n in zip(shape, pieces, strict=True)]
     lengths = [axis[0].read.stop - axis[0].read.start for axis in cuts]
     return int(np.prod(lengths)), int(np.prod(lengths)) * int(np.prod([len(c) for c in cuts]))
@@ -74,7 +72,7 @@ def held(
     st.integers(200, 20_000),
     st.integers(1, 4),
 )
-def test_tiles_keep_to_their_size_and_no_even_cut_reads_less(shape, halo, voxels, stride):
+def test_plan_respects_the_tile_size_and_minimises_voxels_read(shape, halo, voxels, stride):
     pieces = plan_tiles(shape, halo, voxels, stride)
     size, total = held(shape, pieces, halo, stride)
     thinnest = held(shape, shape, halo, stride)[0]
@@ -85,19 +83,19 @@ def test_tiles_keep_to_their_size_and_no_even_cut_reads_less(shape, halo, voxels
         assert theirs > voxels or all_of_them >= total
 
 
-def test_a_volume_that_fits_is_one_tile():
+def test_small_volume_is_one_tile():
     assert plan_tiles((208, 256, 40), 4, 208 * 256 * 40) == (1, 1, 1)
     assert plan_tiles((208, 256, 40), 4, 0) == (1, 1, 1)
 
 
 def smooth(volume: Array) -> Array:
-    """A filter that looks two voxels far, and scales by a second channel."""
+    """A filter with a radius of two voxels, scaled by a second channel."""
     return volume[..., 1] * ndimage.uniform_filter(volume[..., 0], size=5, mode="constant")
 
 
 @pytest.mark.parametrize("voxels", [0, 1, 125, 216, 400])
 @pytest.mark.parametrize("shape", [(13, 6, 5), (6, 13, 5), (9, 8, 10)])
-def test_a_streamed_local_filter_is_the_filter_of_the_whole(shape: tuple[int, ...], voxels: int):
+def test_streamed_filter_equals_filter_of_the_whole_volume(shape: tuple[int, ...], voxels: int):
     volume = np.random.default_rng(0).normal(size=(*shape, 2))
     sizes = []
 
@@ -112,14 +110,14 @@ def test_a_streamed_local_filter_is_the_filter_of_the_whole(shape: tuple[int, ..
     assert len(sizes) > 1 or voxels in (0, 400)
 
 
-def test_a_halo_that_is_too_thin_shows():
+def test_too_thin_halo_changes_the_result():
     volume = np.random.default_rng(0).normal(size=(13, 6, 5, 2))
     thin = stream(smooth, (volume,), halo=1, voxels=200)
     assert np.abs(thin - smooth(volume)).max() > 0.01
 
 
 def blocky(volume: Array) -> Array:
-    """Gives every block of 3 voxels along each axis its largest value; what is beyond is zero."""
+    """Maximum over blocks of 3 voxels along each axis, padded with zeros."""
     margins = [(0, -size % 3) for size in volume.shape]
     blocks = np.pad(volume, margins)
     for axis in range(3):
@@ -129,13 +127,13 @@ def blocky(volume: Array) -> Array:
 
 
 @pytest.mark.parametrize("shape", [(19, 6, 5), (7, 20, 5), (9, 8, 10)])
-def test_a_filter_of_blocks_is_streamed_by_its_stride_and_by_no_other(shape: tuple[int, ...]):
+def test_strided_filter_needs_its_stride(shape: tuple[int, ...]):
     volume = np.random.default_rng(0).normal(size=shape)
     streamed = stream(blocky, (volume,), halo=2, voxels=200, stride=3)
     np.testing.assert_array_equal(streamed, blocky(volume))
     assert not np.array_equal(stream(blocky, (volume,), halo=2, voxels=200), blocky(volume))
 
 
-def test_a_volume_without_voxels_cannot_be_streamed():
+def test_empty_volume_is_refused():
     with pytest.raises(ValueError, match="nothing to stream"):
         stream(lambda v: v, (np.zeros((0, 0, 0)),), halo=1, voxels=4)

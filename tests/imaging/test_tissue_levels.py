@@ -1,4 +1,4 @@
-"""Tissue levels: found in any set of sequences, unmoved by gain and lesions, mapped and back."""
+"""Tissue levels: accuracy in any set of sequences, robustness, and the map to standard levels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flaxflair.imaging.tissue_levels import (
 
 VOXEL = (1.5, 1.5, 1.5)
 SUBSETS = [names for size in range(1, 6) for names in combinations(INPUTS, size)]
-# A scanner on which the tissues lie elsewhere than where images are brought.
+# Levels of a scanner that differ from the standard levels.
 OTHER: Mapping[str, Levels] = {
     "T1": Levels(0.15, 0.70, 1.0),
     "T1SE": Levels(0.40, 0.87, 1.0),
@@ -67,44 +67,46 @@ def scan(head: Head, names: tuple[str, ...], gain: float = 1.0, noise: float = 0
 
 
 @pytest.mark.parametrize("names", [*SUBSETS, (TARGET,)], ids="+".join)
-def test_landmarks_are_found_in_every_set_of_sequences(head: Head, names: tuple[str, ...]):
+def test_levels_are_accurate_for_every_set_of_sequences(head: Head, names: tuple[str, ...]):
     found = fit_tissue_levels(scan(head, names), names, head.brain, VOXEL)
     for name in names:
-        own, true = found[name], OTHER[name]
+        levels, true = found[name], OTHER[name]
         scale = max(true.grey, true.white)
-        assert own.grey == pytest.approx(true.grey, abs=0.04 * scale), name
-        assert own.white == pytest.approx(true.white, abs=0.04 * scale), name
+        assert levels.grey == pytest.approx(true.grey, abs=0.04 * scale), name
+        assert levels.white == pytest.approx(true.white, abs=0.04 * scale), name
         if "fluid" in CONTRASTS[name].order:
-            assert own.fluid == pytest.approx(true.fluid, rel=0.10, abs=0.04 * scale), name
+            assert levels.fluid == pytest.approx(true.fluid, rel=0.10, abs=0.04 * scale), name
 
 
 @pytest.mark.parametrize("names", [("T1",), ("T1", "T2"), INPUTS], ids="+".join)
-def test_a_gain_scales_the_levels_alone(head: Head, names: tuple[str, ...]):
+def test_levels_scale_with_gain(head: Head, names: tuple[str, ...]):
     images = scan(head, names)
     once = fit_tissue_levels(images, names, head.brain, VOXEL)
     more = fit_tissue_levels(images * np.float32(37), names, head.brain, VOXEL)
     for name in names:
-        own, scaled = (landmarks(each[name], name) for each in (once, more))
-        np.testing.assert_allclose(scaled, 37 * own, rtol=1e-3)
+        levels, scaled = (landmarks(each[name], name) for each in (once, more))
+        np.testing.assert_allclose(scaled, 37 * levels, rtol=1e-3)
 
 
 @pytest.mark.parametrize("sequence", STANDARD)
-def test_a_standard_image_has_standard_levels_and_goes_back(sequence: str):
-    own = Levels(*(180 * getattr(OTHER[sequence], name) for name in ("fluid", "grey", "white")))
+def test_from_standard_undoes_to_standard(sequence: str):
+    levels = Levels(*(180 * getattr(OTHER[sequence], name) for name in ("fluid", "grey", "white")))
     image = np.linspace(-50, 900, 60, dtype=np.float32).reshape(3, 4, 5)
-    standard = to_standard(image, own, sequence)
+    standard = to_standard(image, levels, sequence)
     assert standard.dtype == np.float32
     assert (np.diff(standard.ravel()) > 0).all()
-    np.testing.assert_allclose(from_standard(standard, own, sequence), image, rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(
-        to_standard(landmarks(own, sequence), own, sequence),
+        from_standard(standard, levels, sequence), image, rtol=1e-5, atol=1e-3
+    )
+    np.testing.assert_allclose(
+        to_standard(landmarks(levels, sequence), levels, sequence),
         landmarks(STANDARD[sequence], sequence),
         rtol=1e-6,
     )
 
 
 @pytest.mark.parametrize("names", [("T1", "T2"), ("T2",)], ids="+".join)
-def test_lesions_of_five_percent_of_the_brain_move_no_landmark(head: Head, names: tuple[str, ...]):
+def test_levels_are_robust_to_lesions_of_five_percent(head: Head, names: tuple[str, ...]):
     """Long T1 and T2, around the ventricles."""
     white = head.shares[..., 2] > 0.9
     distance = np.asarray(ndimage.distance_transform_edt(head.shares[..., 0] < 0.5, sampling=VOXEL))
@@ -123,7 +125,7 @@ def test_lesions_of_five_percent_of_the_brain_move_no_landmark(head: Head, names
 
 @pytest.mark.parametrize("names", [("T1", "T2"), ("T2",)], ids="+".join)
 @pytest.mark.parametrize("grow", [-1, 1])
-def test_an_error_of_the_mask_moves_no_landmark(head: Head, names: tuple[str, ...], grow: int):
+def test_levels_are_robust_to_errors_of_the_mask(head: Head, names: tuple[str, ...], grow: int):
     images = scan(head, names)
     change = ndimage.binary_dilation if grow > 0 else ndimage.binary_erosion
     right = fit_tissue_levels(images, names, head.brain, VOXEL)
@@ -134,7 +136,7 @@ def test_an_error_of_the_mask_moves_no_landmark(head: Head, names: tuple[str, ..
         )
 
 
-def test_a_brain_without_signal_or_contrast_is_refused(head: Head):
+def test_brain_without_signal_or_contrast_is_refused(head: Head):
     images = scan(head, ("T1", "T2"))
     with pytest.raises(InputError, match=r"0 voxels with a positive signal in T1, T2"):
         fit_tissue_levels(images * 0, ("T1", "T2"), head.brain, VOXEL)

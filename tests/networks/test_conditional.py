@@ -1,4 +1,4 @@
-"""The conditional U-Net: exact in tiles, heeding its condition, of any number of levels."""
+"""Conditional U-Net: shapes, receptive field, tiling, and the effect of the condition."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 def with_lively_weights(network: ConditionalNetwork) -> Params:
-    """Biases and conditions at random too, so that nothing rests on zeros."""
+    """Also draws biases and conditions at random, so that no result depends on zeros."""
     leaves, tree = jax.tree.flatten(network.init(jax.random.key(0)))
     rng = np.random.default_rng(0)
     return jax.tree.unflatten(
@@ -36,7 +36,7 @@ def an_input(*edges: int) -> tuple[jax.Array, jax.Array]:
 
 
 @each_shape
-def test_outputs_have_the_shape_of_the_images_whatever_their_edges(shape):
+def test_outputs_have_the_shape_of_the_images(shape):
     network = build(2, 3, **shape)
     images, condition = an_input(9, 12, 7)
     flair, logit = network.forward(with_lively_weights(network), images, condition)
@@ -45,7 +45,7 @@ def test_outputs_have_the_shape_of_the_images_whatever_their_edges(shape):
 
 
 @each_shape
-def test_no_output_depends_on_voxels_beyond_the_radius(shape):
+def test_output_is_independent_of_voxels_beyond_the_radius(shape):
     network = build(2, 3, **shape)
     params = with_lively_weights(network)
     images, condition = an_input(8, 8, 2 * network.radius + 24)
@@ -61,7 +61,7 @@ def test_no_output_depends_on_voxels_beyond_the_radius(shape):
 
 
 @each_shape
-def test_a_tile_with_its_halo_gives_what_the_whole_gives(shape):
+def test_tile_with_halo_equals_whole_volume(shape):
     network = build(2, 3, **shape)
     params = with_lively_weights(network)
     halo = network.radius + -network.radius % network.stride
@@ -72,7 +72,7 @@ def test_a_tile_with_its_halo_gives_what_the_whole_gives(shape):
     assert_allclose(tile[..., kept], whole[..., kept], atol=1e-5)
 
 
-def test_the_condition_has_no_effect_before_training_and_one_after():
+def test_condition_has_no_effect_at_initialisation():
     network = build(2, 3, widths=(4, 6))
     images, condition = an_input(8, 8, 8)
     fresh = network.init(jax.random.key(0))
@@ -85,7 +85,7 @@ def test_the_condition_has_no_effect_before_training_and_one_after():
     assert np.abs(a - b).max() > 1e-3
 
 
-def test_examples_of_a_batch_have_conditions_of_their_own():
+def test_each_example_of_a_batch_has_its_condition():
     network = build(2, 3, widths=(4, 6))
     params = with_lively_weights(network)
     images, condition = an_input(8, 8, 8)
@@ -96,17 +96,17 @@ def test_examples_of_a_batch_have_conditions_of_their_own():
     assert_allclose(both[1:], network.forward(params, images, -condition)[0], atol=1e-5)
 
 
-def test_space_and_depth_undo_each_other():
+def test_depth_to_space_undoes_space_to_depth():
     values = jnp.arange(2 * 4 * 6 * 8 * 3.0).reshape(2, 4, 6, 8, 3)
     assert_allclose(depth_to_space(space_to_depth(values, 2), 2), values)
 
 
-def test_the_network_of_the_shipped_model_has_about_a_million_parameters():
+def test_default_network_has_about_a_million_parameters():
     network = build(5, 20)
     assert 0.8e6 < count_parameters(network.init(jax.random.key(0))) < 1.4e6
 
 
-def test_the_fine_branch_changes_nothing_before_it_is_trained():
+def test_fine_branch_has_no_effect_at_initialisation():
     without, network = (build(2, 3, widths=(4, 6), fine=fine) for fine in (0, 3))
     images, condition = an_input(8, 8, 8)
     params, plain = network.init(jax.random.key(0)), without.init(jax.random.key(0))
@@ -122,8 +122,8 @@ def test_the_fine_branch_changes_nothing_before_it_is_trained():
 
 
 @each_shape
-def test_no_filter_can_die(shape):
-    """Far below zero everywhere, a filter still learns; with ReLU most ended there."""
+def test_every_filter_has_a_gradient(shape):
+    """Filters with negative pre-activations still have a gradient, unlike with ReLU."""
     network = build(2, 3, **shape)
     images, condition = an_input(8, 8, 8)
 

@@ -1,4 +1,4 @@
-"""Convolution: equal to XLA's own, in value and in both gradients."""
+"""Convolution: value and both gradients equal those of XLA."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CASES = [((5, 9, 7), channels) for channels in CHANNELS] + [
     for channels in [(5, 9), (9, 10), (9, 5)]
 ]
 
-# Most of the time goes into compiling, and what is tested is the arithmetic, not the machine code.
+# Low optimisation: compilation dominates the time, and only the arithmetic is tested.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -73,7 +73,7 @@ def test_a_batch_of_tiny_volumes_equals_that_of_xla():
 
 
 @pytest.mark.parametrize("channels", [(5, 12), (12, 12), (12, 1)], ids=str)
-def test_blocks_of_rows_join_without_a_seam(monkeypatch, channels):
+def test_blocks_equal_the_whole_volume(monkeypatch, channels):
     for module in ("conv_wide", "conv_narrow"):
         name = f"flaxflair.networks.{module}.blocks"
         monkeypatch.setattr(name, lambda rows, *_: blocks(rows, 1, 3))
@@ -82,7 +82,7 @@ def test_blocks_of_rows_join_without_a_seam(monkeypatch, channels):
         assert_near(found, expected)
 
 
-def test_blocks_cover_the_axis_and_keep_to_their_size():
+def test_blocks_cover_the_axis_within_their_size():
     for rows in range(1, 50):
         for size in (1, 7, 100, 10**6):
             number, each = blocks(rows, 7, size)
@@ -91,7 +91,7 @@ def test_blocks_cover_the_axis_and_keep_to_their_size():
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=str)
-def test_vmap_equals_one_at_a_time(axes):
+def test_vmap_equals_a_loop(axes):
     x, w, g = example((4, 5, 6), 9, 10)
     x = x if axes[0] is None else jnp.stack([x, 2 * x, -x])
     w = w if axes[1] is None else jnp.stack([w, 2 * w, -w])
@@ -116,7 +116,7 @@ def test_gradient_through_vmap_and_lax_map_equals_that_of_xla(many):
     assert_near(gradient(same), gradient(reference))
 
 
-def test_only_the_gradients_that_are_asked_for_are_computed():
+def test_only_requested_gradients_are_computed():
     x, w, g = example((4, 5, 6), 16, 16)
 
     def flops(argnums):
@@ -129,7 +129,7 @@ def test_only_the_gradients_that_are_asked_for_are_computed():
     assert flops(0) + flops(1) < 1.2 * flops((0, 1))
 
 
-def test_nothing_is_kept_for_a_gradient_that_is_not_asked_for():
+def test_residuals_are_stored_for_requested_gradients_only():
     x, w, _ = example((4, 5, 6), 16, 16)
     _, of_images = jax.vjp(lambda x: same(x, w), x)
     _, of_kernel = jax.vjp(lambda w: same(x, w), w)
@@ -137,7 +137,7 @@ def test_nothing_is_kept_for_a_gradient_that_is_not_asked_for():
     assert {a.shape for a in jax.tree.leaves(of_kernel)} == {x.shape}
 
 
-def test_bfloat16_is_as_near_as_bfloat16_can_be():
+def test_bfloat16_is_accurate_to_its_precision():
     arrays = example((5, 6, 7), 16, 16, 2, jnp.bfloat16)
     found, expected = quick(*arrays), direct(*(a.astype(jnp.float32) for a in arrays))
     for a, b in zip(found, expected, strict=True):
@@ -145,7 +145,7 @@ def test_bfloat16_is_as_near_as_bfloat16_can_be():
         assert_near(a.astype(jnp.float32), b, 2e-2)
 
 
-def test_repeated_runs_are_identical_to_the_bit():
+def test_repeated_runs_are_bit_identical():
     arrays = example((9, 17, 12), 16, 32)
     first = quick(*arrays)
     for _ in range(5):
@@ -166,7 +166,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_any_other_convolution_is_passed_on_unchanged(other):
+def test_other_convolutions_are_passed_to_xla(other):
     x, w, _ = example((4, 5, 6), 16, 16)
     options: dict = {"window_strides": (1, 1, 1), "padding": "SAME", "dimension_numbers": DIMS}
     options |= OTHERS[other]
@@ -190,7 +190,7 @@ def test_any_other_convolution_is_passed_on_unchanged(other):
     ],
     ids=["channels first", "flat kernel", "two dimensions", "empty batch"],
 )
-def test_any_other_shape_is_passed_on_unchanged(x, w, dims):
+def test_other_shapes_are_passed_to_xla(x, w, dims):
     x, w = jnp.ones(x), jnp.ones(w)
     options = ((1,) * (x.ndim - 2), "SAME", None, None, dims)
     assert str(jax.make_jaxpr(lambda x, w: conv3d(x, w, *options))(x, w)) == str(
@@ -198,13 +198,13 @@ def test_any_other_shape_is_passed_on_unchanged(x, w, dims):
     )
 
 
-def test_channels_that_do_not_match_are_refused_as_xla_refuses_them():
+def test_mismatched_channels_raise_the_error_of_xla():
     x, w, _ = example((4, 5, 6), 16, 16)
     with pytest.raises(ValueError, match="feature"):
         same(x[..., :8], w)
 
 
-def test_an_nnx_layer_takes_it():
+def test_nnx_layer_accepts_conv3d():
     x, _, _ = example((4, 5, 6), 9, 10)
 
     def run(conv):
@@ -215,7 +215,7 @@ def test_an_nnx_layer_takes_it():
     assert_near(run(conv3d), run(lax.conv_general_dilated))
 
 
-def test_another_platform_is_given_the_convolution_of_xla():
+def test_other_platforms_use_the_convolution_of_xla():
     traced = jax.jit(partial(value_and_gradients, same)).trace(*example((4, 5, 6), 16, 16))
     for platform in ("cuda", "tpu"):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
@@ -225,7 +225,7 @@ def test_another_platform_is_given_the_convolution_of_xla():
 
 
 @pytest.mark.parametrize("precision", ["highest", lax.Precision.HIGHEST], ids=str)
-def test_another_platform_is_told_the_precision_asked_for(precision):
+def test_other_platforms_use_the_requested_precision(precision):
     def conv(x, w):
         options = {"dimension_numbers": DIMS, "precision": precision}
         return conv3d(x, w, (1, 1, 1), "SAME", **options)

@@ -1,4 +1,4 @@
-"""The FCN: its size, its first weights, what it computes and how far it looks."""
+"""FCN: parameter count, initialisation, forward pass and receptive field."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 7, 5, 6, 2)).astype(np.float32
 
 
 def shapes_of(channels: int, layers: int, filters: int) -> Params:
-    """Returns the parameters of an FCN as shapes, without computing any."""
+    """Returns the parameters of an FCN as shapes, without computation."""
     network = build(channels, layers=layers, filters=filters)
     return network.init(jax.random.key(0))
 
@@ -33,16 +33,14 @@ def leaves_named(params: Params, name: str) -> list[jax.Array]:
 
 
 @pytest.mark.parametrize(("filters", "count"), [(32, 60_577), (64, 231_745), (96, 513_505)])
-def test_the_papers_networks_have_the_papers_number_of_parameters(filters: int, count: int):
+def test_parameter_counts_are_those_of_the_paper(filters: int, count: int):
     assert count_parameters(shapes_of(5, 3, filters)) == count
 
 
 @pytest.mark.parametrize(
     ("channels", "layers", "filters"), list(itertools.product((1, 2, 5), (1, 2, 4), (1, 7)))
 )
-def test_any_depth_width_and_number_of_inputs_has_the_size_of_its_formula(
-    channels: int, layers: int, filters: int
-):
+def test_parameter_count_follows_the_formula(channels: int, layers: int, filters: int):
     first = 27 * channels * filters + filters
     between = (layers - 1) * (27 * filters**2 + filters)
     last = 27 * filters + 1
@@ -50,13 +48,13 @@ def test_any_depth_width_and_number_of_inputs_has_the_size_of_its_formula(
     assert count_parameters(params) == first + between + last
 
 
-def test_the_registry_builds_what_the_configuration_says():
+def test_registry_builds_the_configured_network():
     network = NETWORKS["fcn"](2, NetworkConfig(layers=2, filters=3, dtype="bfloat16"))
     assert network.radius == 3
     assert count_parameters(network.init(jax.random.key(0))) == 493
 
 
-def test_kernels_start_glorot_uniform_and_biases_at_zero():
+def test_kernels_are_glorot_uniform_and_biases_zero():
     params = build(2, layers=1, filters=16).init(jax.random.key(0))
     for kernel in leaves_named(params, "kernel"):
         limit = np.sqrt(6 / (27 * sum(kernel.shape[-2:])))
@@ -68,7 +66,7 @@ def test_kernels_start_glorot_uniform_and_biases_at_zero():
         assert not np.asarray(bias).any()
 
 
-def test_initial_weights_are_the_keys():
+def test_initial_weights_depend_on_the_key_only():
     network = build(2, layers=1, filters=16)
     same, again, other = (network.init(jax.random.key(seed)) for seed in (3, 3, 4))
     kernels = [np.asarray(leaves_named(params, "kernel")[0]) for params in (same, again, other)]
@@ -76,14 +74,14 @@ def test_initial_weights_are_the_keys():
     assert not np.array_equal(kernels[0], kernels[2])
 
 
-def test_the_forward_pass_is_the_convolutions_of_scipy(network, params):
+def test_forward_pass_equals_scipy(network, params):
     prediction = jax.jit(network.forward)(params, IMAGES)
     assert prediction.shape == IMAGES.shape[:-1]
     for image, flair in zip(IMAGES, prediction, strict=True):
         np.testing.assert_allclose(flair, reference_fcn(params, image), atol=2e-5)
 
 
-def test_a_linear_start_computes_the_linear_map_and_keeps_the_other_kernels_random():
+def test_linear_start_computes_the_linear_map_and_keeps_other_kernels():
     network = build(2, layers=2, filters=6)
     assert network.start_linear is not None
     drawn = draw_params(network)  # biases of hidden layers included, which must not leak in
@@ -96,12 +94,12 @@ def test_a_linear_start_computes_the_linear_map_and_keeps_the_other_kernels_rand
         np.testing.assert_array_equal(kernel[..., 4:], before[..., 4:])
 
 
-def test_a_network_too_narrow_to_carry_its_inputs_has_no_linear_start():
+def test_narrow_network_has_no_linear_start():
     assert build(2, layers=2, filters=4).start_linear is not None
     assert build(2, layers=2, filters=3).start_linear is None
 
 
-def test_bfloat16_computes_coarsely_and_keeps_parameters_and_output_in_float32(network, params):
+def test_bfloat16_keeps_parameters_and_output_in_float32(network, params):
     coarse = build(2, layers=2, filters=4, dtype="bfloat16")
     kept = jax.tree.leaves(coarse.init(jax.random.key(0)))
     assert {leaf.dtype for leaf in kept} == {jnp.dtype("float32")}
@@ -112,7 +110,7 @@ def test_bfloat16_computes_coarsely_and_keeps_parameters_and_output_in_float32(n
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-def test_an_output_depends_on_inputs_within_the_radius_and_on_no_others(layers: int):
+def test_receptive_field_is_the_radius(layers: int):
     network = build(1, layers=layers, filters=8)
     params = draw_params(network)
     size = 2 * network.radius + 5

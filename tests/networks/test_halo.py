@@ -1,4 +1,4 @@
-"""The convolution of a cut volume: what it refuses. What it computes: see `test_parallel`."""
+"""Convolution of a sharded volume: refused arguments. For results see `test_sharding`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGES = np.random.default_rng(0).normal(size=(1, 5, 4, 3, 2)).astype(np.float32
 ONES = (1, 1, 1)
 
 
-def test_a_kernel_of_one_voxel_needs_no_neighbour_and_no_mesh():
+def test_pointwise_kernel_needs_no_mesh():
     kernel = np.random.default_rng(1).normal(size=(1, 1, 1, 2, 3)).astype(np.float32)
     convolve = halo_conv("space", 5)
     result = convolve(IMAGES, kernel, ONES, "SAME", dimension_numbers=CHANNELS_LAST)
@@ -38,7 +38,7 @@ def test_a_kernel_of_one_voxel_needs_no_neighbour_and_no_mesh():
         ((3, 3, 3), ONES, "SAME", None, ("NCDHW", "DHWIO", "NCDHW")),
     ],
 )
-def test_a_convolution_that_cannot_be_cut_is_refused(
+def test_convolution_that_cannot_be_sharded_is_refused(
     size: tuple[int, ...],
     strides: Sequence[int],
     padding: str | list[tuple[int, int]],
@@ -52,7 +52,7 @@ def test_a_convolution_that_cannot_be_cut_is_refused(
         )
 
 
-def test_slabs_that_hold_less_than_the_volume_are_refused():
+def test_slabs_smaller_than_the_volume_are_refused():
     convolve = partial(halo_conv("space", 6), window_strides=ONES, padding="SAME")
     cut = jax.shard_map(
         partial(convolve, dimension_numbers=CHANNELS_LAST),

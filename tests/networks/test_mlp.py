@@ -1,4 +1,4 @@
-"""The perceptron: its size, its first weights, what it computes, and that it sees no neighbours."""
+"""Perceptron: parameter count, initialisation, forward pass and voxel-wise computation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 IMAGES = np.random.default_rng(0).normal(size=(2, 7, 5, 3, 2)).astype(np.float32)
 
 
-def test_the_papers_perceptron_has_10801_parameters():
+def test_parameter_count_is_that_of_the_paper():
     network = NETWORKS["mlp"](5, NetworkConfig(layers=2, filters=100))
     assert count_parameters(network.init(jax.random.key(0))) == 10_801
 
 
-def test_kernels_start_glorot_uniform_and_biases_at_zero():
+def test_kernels_are_glorot_uniform_and_biases_zero():
     hidden = build(2, layers=1, filters=200).init(jax.random.key(0))["hidden"][0]
     kernel = np.asarray(hidden["kernel"][...])
     limit = np.sqrt(6 / 202)
@@ -34,7 +34,7 @@ def test_kernels_start_glorot_uniform_and_biases_at_zero():
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-def test_the_forward_pass_is_the_matrix_products_of_numpy(layers: int):
+def test_forward_pass_equals_numpy(layers: int):
     network = build(2, layers=layers, filters=6)
     params = draw_params(network)
     values = IMAGES.astype(np.float64)
@@ -48,7 +48,7 @@ def test_the_forward_pass_is_the_matrix_products_of_numpy(layers: int):
     np.testing.assert_allclose(flair, (values @ kernel + bias)[..., 0], atol=1e-5)
 
 
-def test_a_voxel_depends_on_itself_alone_so_that_tiles_need_no_halo():
+def test_output_depends_on_its_voxel_only():
     network = build(2, layers=2, filters=6)
     params = draw_params(network)
     spoilt = IMAGES.copy()
@@ -61,7 +61,7 @@ def test_a_voxel_depends_on_itself_alone_so_that_tiles_need_no_halo():
     np.testing.assert_allclose(streamed, flair[1], atol=1e-5)
 
 
-def test_a_linear_start_computes_the_linear_map_and_keeps_the_other_kernels_random():
+def test_linear_start_computes_the_linear_map_and_keeps_other_kernels():
     network = build(2, layers=2, filters=6)
     assert network.start_linear is not None
     drawn = draw_params(network)
@@ -74,12 +74,12 @@ def test_a_linear_start_computes_the_linear_map_and_keeps_the_other_kernels_rand
         np.testing.assert_array_equal(ours["kernel"][..., 4:], before["kernel"][..., 4:])
 
 
-def test_a_perceptron_too_narrow_to_carry_its_inputs_has_no_linear_start():
+def test_narrow_perceptron_has_no_linear_start():
     assert build(2, filters=4).start_linear is not None
     assert build(2, filters=3).start_linear is None
 
 
-def test_bfloat16_computes_coarsely_and_keeps_parameters_and_output_in_float32():
+def test_bfloat16_keeps_parameters_and_output_in_float32():
     exact, coarse = (build(2, filters=6, dtype=dtype) for dtype in ("float32", "bfloat16"))
     params = draw_params(exact)
     assert {leaf.dtype for leaf in jax.tree.leaves(coarse.init(jax.random.key(0)))} == {

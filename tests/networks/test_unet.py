@@ -1,4 +1,4 @@
-"""The U-Net: its size, its first weights, what it computes, how far it looks, and by what tiles."""
+"""U-Net: parameter count, initialisation, forward pass, receptive field and tiling."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ build_network = partial(NETWORKS["unet"], 2, NetworkConfig(layers=2, filters=4))
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    """A small U-Net of two inputs; shadows the FCN that other tests share."""
+    """A small U-Net of two inputs; overrides the FCN shared by other tests."""
     return build_network()
 
 
@@ -42,7 +42,7 @@ def params(network: Network) -> Params:
     return draw_params(network)
 
 
-# --- once more, in NumPy and float64 -------------------------------------------------------------
+# --- reference in NumPy and float64 --------------------------------------------------------------
 
 
 def weights_of(layer: Any) -> tuple[Array, Array]:
@@ -90,7 +90,7 @@ def reference_unet(params: Params, images: Array) -> Array:
 # --- size and first weights ----------------------------------------------------------------------
 
 
-def test_the_papers_network_has_the_papers_number_of_parameters():
+def test_parameter_count_is_that_of_the_paper():
     network = NETWORKS["unet"](5, NetworkConfig(layers=2, filters=16))
     assert count_parameters(network.init(jax.random.key(0))) == 375_585
 
@@ -103,7 +103,7 @@ def test_the_papers_network_has_the_papers_number_of_parameters():
         (("readout",), 1, (32, 1)),
     ],
 )
-def test_kernels_start_glorot_uniform_and_biases_at_zero(place, taps: int, widths):
+def test_kernels_are_glorot_uniform_and_biases_zero(place, taps: int, widths):
     layer: Any = build(2).init(jax.random.key(0))
     for name in place:
         layer = layer[name]
@@ -115,7 +115,7 @@ def test_kernels_start_glorot_uniform_and_biases_at_zero(place, taps: int, width
     assert not bias.any()
 
 
-def test_initial_weights_are_the_keys(network):
+def test_initial_weights_depend_on_the_key_only(network):
     same, again, other = (network.init(jax.random.key(seed)) for seed in (3, 3, 4))
     for one, two, three in zip(*map(jax.tree.leaves, (same, again, other)), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -123,7 +123,7 @@ def test_initial_weights_are_the_keys(network):
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-def test_other_than_two_poolings_are_refused(layers: int):
+def test_only_two_poolings_are_accepted(layers: int):
     with pytest.raises(InputError, match=f"config.network.layers is {layers}; .* set it to 2"):
         NETWORKS["unet"](2, NetworkConfig(layers=layers, filters=4))
 
@@ -132,7 +132,7 @@ def test_other_than_two_poolings_are_refused(layers: int):
 
 
 @pytest.mark.parametrize("shape", [(7, 5, 10), (8, 4, 12), (1, 3, 2)])
-def test_the_forward_pass_is_that_of_numpy_for_edges_of_any_length(network, params, shape):
+def test_forward_pass_equals_numpy_for_any_shape(network, params, shape):
     images = np.random.default_rng(1).normal(size=(2, *shape, 2)).astype(np.float32)
     prediction = jax.jit(network.forward)(params, images)
     assert prediction.shape == images.shape[:-1]
@@ -141,7 +141,7 @@ def test_the_forward_pass_is_that_of_numpy_for_edges_of_any_length(network, para
         np.testing.assert_allclose(flair, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
-def test_a_linear_start_computes_the_linear_map_and_keeps_the_other_kernels_random(network, params):
+def test_linear_start_computes_the_linear_map_and_keeps_other_kernels(network, params):
     assert network.start_linear is not None
     given = flat(params)
     started = network.start_linear(params, np.array([2.0, -0.5, 0.25]))
@@ -155,12 +155,12 @@ def test_a_linear_start_computes_the_linear_map_and_keeps_the_other_kernels_rand
     np.testing.assert_array_equal(flat(params), given)
 
 
-def test_a_network_too_narrow_to_carry_its_inputs_has_no_linear_start():
+def test_narrow_network_has_no_linear_start():
     assert build(2, filters=4).start_linear is not None
     assert build(2, filters=3).start_linear is None
 
 
-def test_bfloat16_computes_coarsely_and_keeps_parameters_and_output_in_float32(network, params):
+def test_bfloat16_keeps_parameters_and_output_in_float32(network, params):
     coarse = build(2, filters=4, dtype="bfloat16")
     kept = jax.tree.leaves(coarse.init(jax.random.key(0)))
     assert {leaf.dtype for leaf in kept} == {jnp.dtype("float32")}
@@ -169,7 +169,7 @@ def test_bfloat16_computes_coarsely_and_keeps_parameters_and_output_in_float32(n
     assert 1e-5 < np.abs(np.asarray(near - exact)).max() / np.asarray(exact).std() < 0.2
 
 
-def test_a_step_down_every_gradient_is_finite_and_lowers_the_error():
+def test_gradient_step_is_finite_and_lowers_the_error():
     network = build_network(lax.conv_general_dilated)
     params = network.init(jax.random.key(0))
     flair = IMAGES.sum(axis=-1)
@@ -189,7 +189,7 @@ def test_a_step_down_every_gradient_is_finite_and_lowers_the_error():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_an_output_depends_on_inputs_up_to_the_radius_and_on_no_others_wherever_it_lies(axis: int):
+def test_receptive_field_is_the_radius(axis: int):
     # XLA's convolution adds nothing beyond its kernel's reach; Winograd's leaves rounding there.
     network = build(1, filters=2, convolution=lax.conv_general_dilated)
     # Nothing negative, so that no rectifier and no pooling hides what depends.
@@ -218,7 +218,7 @@ def test_an_output_depends_on_inputs_up_to_the_radius_and_on_no_others_wherever_
 
 
 @pytest.mark.parametrize("shape", [(107, 6, 5), (7, 5, 81)])
-def test_streamed_prediction_equals_whole_volume_prediction_by_the_stride_alone(
+def test_streamed_prediction_equals_whole_volume_at_its_stride(
     network, params, shape: tuple[int, ...]
 ):
     images = np.random.default_rng(0).normal(size=(*shape, 2)).astype(np.float32)
@@ -236,7 +236,7 @@ def test_streamed_prediction_equals_whole_volume_prediction_by_the_stride_alone(
 # --- over devices --------------------------------------------------------------------------------
 
 
-def test_a_mesh_that_leaves_volumes_whole_predicts_and_trains_as_one_device_does(network, params):
+def test_batch_mesh_equals_one_device(network, params):
     mesh = make_mesh(1, 1, jax.devices()[:1])
     ours = predict_parallel(build_network, params, IMAGES, mesh)
     theirs = np.asarray(predict_volumes(network.forward, params, jnp.asarray(IMAGES)))
@@ -252,7 +252,7 @@ def test_a_mesh_that_leaves_volumes_whole_predicts_and_trains_as_one_device_does
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
-def test_a_mesh_that_cuts_volumes_is_refused(params):
+def test_mesh_that_shards_volumes_is_refused(params):
     mesh: Any = AbstractMesh((1, 2), ("data", "space"))
     with pytest.raises(InputError, match=r"config\.mesh.space is 2, and a network that pools"):
         make_parallel_step(build_network, OPTIMIZER, mesh)

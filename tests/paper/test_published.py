@@ -31,7 +31,7 @@ SLIPS = {
 }
 
 
-def test_the_printed_averages_are_those_of_the_printed_folds_but_for_five():
+def test_published_averages_match_published_folds_except_five():
     found = {}
     for table, (results, digits) in BY_FOLD.items():
         for key, result in results.items():
@@ -53,18 +53,18 @@ def test_every_method_has_every_score(table: str):
     assert [name for name in methods if name != "truth"] == list(published.METHODS)
 
 
-def test_tables_that_print_one_result_twice_print_it_alike():
+def test_repeated_results_are_equal():
     assert published.WIDTHS[64].mse == (*published.MSE["fcn"][:2], (), ())
     assert published.WITHOUT["DIR"] == published.WITHOUT_DIR["fcn"]
 
 
-def test_sequences_are_named_and_ordered_as_ours():
+def test_sequences_have_our_names_and_order():
     assert tuple(published.WITHOUT) == sequences.INPUTS
     for names in published.INPUTS:
         assert sequences.parse_inputs(names) == names
 
 
-def test_spot_values_are_as_printed():
+def test_spot_values_match_the_paper():
     assert published.MSE["forest"].folds[1] == 1056.76
     assert published.MSE["propagation"].folds_sd[3] == 217.85
     assert published.SSIM["fcn"] == Published(
@@ -80,7 +80,7 @@ def test_spot_values_are_as_printed():
     assert (published.TRAINING_DAYS, published.LAYERS) == (1.5, (2, 3, 4, 6))
 
 
-def test_the_fcn_is_best_on_average_but_not_without_dir():
+def test_fcn_is_best_except_without_dir():
     assert min(published.MSE, key=lambda name: published.MSE[name].mean) == "fcn"
     assert max(published.SSIM, key=lambda name: published.SSIM[name].mean) == "fcn"
     without = published.WITHOUT_DIR

@@ -19,20 +19,20 @@ from flaxflair.paper.published import MSE, Published
 from flaxflair.paper.reproduce import reproduce as run_reproduction
 from flaxflair.paper.segmentation import choose_examples
 from flaxflair.paper.studies import PARTS, SCALES, Scale, load_config, plan_studies
-from flaxflair.paper.tables import Twin, summarize
+from flaxflair.paper.tables import TableComparison, summarize
 from tests.browser import open_page
 from tests.samples import tiny_config
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_whole_paper_at_the_quick_scale_is_24_studies_and_only_the_comparison_is_on_all_folds():
+def test_quick_scale_has_24_studies():
     planned = plan_studies(SCALES["quick"], sequences=INPUTS, parts=tuple(PARTS))
     assert len({study.name for study in planned}) == len(planned) == 24
     assert {study.name for study in planned if not study.few} == set(studies.CONFIGS)
 
 
-def test_a_part_alone_needs_only_its_own_studies():
+def test_part_needs_only_its_studies():
     planned = plan_studies(SCALES["quick"], sequences=INPUTS, parts=["table4a"])
     removed = {study.name: study.config.data.inputs for study in planned}
     assert removed.pop("fcn") == INPUTS
@@ -42,7 +42,7 @@ def test_a_part_alone_needs_only_its_own_studies():
     assert all(study.few for study in planned)
 
 
-def test_baselines_differ_from_the_fcn_in_their_method_alone():
+def test_baselines_differ_from_the_fcn_in_method_only():
     fcn = load_config("fcn", "small")
     for method in studies.CONFIGS:
         config = load_config(method, "small")
@@ -54,12 +54,12 @@ def test_baselines_differ_from_the_fcn_in_their_method_alone():
         )
 
 
-def test_a_cohort_of_two_sequences_has_no_sequence_to_spare():
+def test_two_sequences_allow_no_removal():
     names = {s.name for s in plan_studies(SCALES["real"], sequences=("T1", "T2"), parts=PARTS)}
     assert not [name for name in names if "-from-" in name]
 
 
-def test_the_configurations_of_every_method_are_found_from_any_folder(tmp_path: Path):
+def test_configurations_are_found_from_any_folder(tmp_path: Path):
     code = (
         "from flaxflair.paper import studies as s; [s.load_config(m, 'quick') for m in s.CONFIGS]"
     )
@@ -67,7 +67,7 @@ def test_the_configurations_of_every_method_are_found_from_any_folder(tmp_path: 
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
 
 
-def test_a_result_averages_folds_and_leaves_out_what_is_undefined():
+def test_summary_averages_folds_and_ignores_undefined_scores():
     result = summarize({0: np.array([1.0, 3.0]), 1: np.array([5.0, np.nan]), 2: np.array([np.nan])})
     assert result.mean == 3.5
     assert result.folds[:2] == (2.0, 5.0)
@@ -76,11 +76,11 @@ def test_a_result_averages_folds_and_leaves_out_what_is_undefined():
 
 
 @pytest.fixture
-def twin() -> Twin:
+def comparison() -> TableComparison:
     """Eight subjects; the forest is always worse than the FCN, and better than was published."""
     fcn = np.arange(8.0) + 100
     forest = fcn + np.arange(8) + 1
-    return Twin(
+    return TableComparison(
         "MSE",
         {"forest": "random forest", "fcn": "FCN", "least_squares": "least squares"},
         {
@@ -95,33 +95,37 @@ def twin() -> Twin:
     )
 
 
-def test_ratios_are_to_the_reference_in_ours_and_in_the_published(twin: Twin):
-    numbers = twin.numbers()
+def test_ratios_are_relative_to_the_reference(comparison: TableComparison):
+    numbers = comparison.numbers()
     assert numbers["least_squares"]["ours"]["ratio"] == 2.0
     assert numbers["forest"]["published"]["ratio"] == 1.5
     assert "published" not in numbers["least_squares"]
 
 
-def test_a_method_that_every_subject_finds_worse_has_effect_one_and_the_exact_p(twin: Twin):
-    test = twin.numbers()["forest"]["test"]
+def test_uniformly_worse_method_has_effect_one_and_exact_p(
+    comparison: TableComparison,
+):
+    test = comparison.numbers()["forest"]["test"]
     assert (test["pairs"], test["effect"]) == (8, 1.0)
     assert test["p"] == test["p_adjusted"] == 2 / 2**8
 
 
-def test_only_a_ratio_that_tells_another_story_is_remarked_on(twin: Twin):
-    assert [key for key, _, _ in twin.differences()] == ["forest"]
-    assert Twin("MSE", {"fcn": "FCN"}, MSE, MSE, "fcn").differences() == []
+def test_only_contradicting_ratios_are_differences(comparison: TableComparison):
+    assert [key for key, _, _ in comparison.differences()] == ["forest"]
+    assert TableComparison("MSE", {"fcn": "FCN"}, MSE, MSE, "fcn").differences() == []
 
 
-def test_the_best_of_ours_is_marked_and_folds_are_shown_of_what_both_have(twin: Twin):
-    rows = {row[0]: row[1] for row in twin.table("caption", "FCN").rows}
+def test_best_is_marked_and_common_folds_are_shown(
+    comparison: TableComparison,
+):
+    rows = {row[0]: row[1] for row in comparison.table("caption", "FCN").rows}
     assert rows["FCN"].kind == "best"  # pyright: ignore[reportAttributeAccessIssue]
-    table = twin.folds("caption")
+    table = comparison.folds("caption")
     assert table.columns == ("", "random forest", "FCN", "random forest", "FCN")
     assert [row[0] for row in table.rows] == ["Fold 1", "Average"]
 
 
-def test_a_flat_curve_gains_nothing_at_its_end_and_a_falling_one_does():
+def test_flatness_of_flat_and_falling_curves():
     epochs = np.arange(1, 101)
     flat = Curve(epochs, np.ones(100), np.full(100, np.nan))
     assert flatness(flat) == 0
@@ -130,7 +134,7 @@ def test_a_flat_curve_gains_nothing_at_its_end_and_a_falling_one_does():
     assert np.isnan(flatness(Curve(np.array([1]), np.ones(1), np.ones(1))))
 
 
-def test_outcomes_are_what_the_run_scored(finished: Path):
+def test_outcomes_equal_the_scores_of_the_run(finished: Path):
     outcome = read_outcome(finished, "fcn")
     summary = json.loads((finished / "summary.json").read_text())["methods"]["fcn"]["mse"]
     assert summarize(outcome.by_fold("mse")).mean == pytest.approx(summary["mean"])
@@ -141,7 +145,7 @@ def test_outcomes_are_what_the_run_scored(finished: Path):
     assert np.isfinite(curve.error).all()
 
 
-def test_the_examples_are_the_best_and_the_worst_and_no_healthy_subject():
+def test_examples_are_best_and_worst_patients():
     rows = {"a": {"agreement": 0.5}, "b": {"agreement": 0.9}, "c": {"agreement": float("nan")}}
     assert choose_examples(rows) == ("b", "a")
 
@@ -185,7 +189,7 @@ def reproduced(
     return workdir
 
 
-def test_a_reproduction_has_every_method_on_every_fold(reproduced: Path):
+def test_reproduction_has_every_method_on_every_fold(reproduced: Path):
     content = json.loads((reproduced / "paper.json").read_text())
     assert set(content["parts"]) >= set(studies.MAIN)
     for method in studies.CONFIGS:
@@ -196,14 +200,14 @@ def test_a_reproduction_has_every_method_on_every_fold(reproduced: Path):
     assert content["parts"]["table2"]["mse"]["fcn"]["published"]["mean"] == 918.07
 
 
-def test_only_the_study_that_shows_saliency_makes_maps(reproduced: Path):
+def test_only_the_saliency_study_writes_maps(reproduced: Path):
     drawn = {path.parents[1].name for path in reproduced.glob("runs/*/fold-*/*_p3s.png")}
     assert drawn == {"fcn"}
     unet = json.loads((reproduced / "runs/unet/summary.json").read_text())
     assert unet["saliency"] == {}
 
 
-def test_the_report_says_in_both_forms_what_the_numbers_say(reproduced: Path):
+def test_report_formats_show_the_numbers(reproduced: Path):
     content = json.loads((reproduced / "paper.json").read_text())
     page = (reproduced / "report.html").read_text()
     text = (reproduced / "report.md").read_text()
@@ -217,14 +221,14 @@ def test_the_report_says_in_both_forms_what_the_numbers_say(reproduced: Path):
     assert all(picture.stat().st_size > 10_000 for picture in drawn)
 
 
-def test_a_browser_opens_the_report_without_complaint_and_shows_every_picture(reproduced: Path):
+def test_browser_opens_the_report_with_every_picture(reproduced: Path):
     page = open_page(reproduced / "report.html", width=1200)
     assert page.console == []
     assert len(page.images) == 4
     assert all(page.images)
 
 
-def test_a_synthetic_flair_is_found_where_its_study_left_it(reproduced: Path, phantom: Path):
+def test_synthetic_flair_of_a_study_is_read(reproduced: Path, phantom: Path):
     from flaxflair.io.datasets import load_cohort
 
     subject = load_cohort(phantom, INPUTS)[0]
@@ -233,17 +237,17 @@ def test_a_synthetic_flair_is_found_where_its_study_left_it(reproduced: Path, ph
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--only=table9"], "'table9' is no part; choose from table1"),
         (["--scale=real"], "name a prepared data set with --root"),
         (["--root=/nowhere"], "/nowhere"),
     ],
 )
-def test_a_wrong_flag_is_one_sentence(flags: list[str], said: str, tmp_path: Path):
+def test_invalid_flag_is_one_sentence(flags: list[str], message: str, tmp_path: Path):
     command = [sys.executable, "-m", "flaxflair.paper", f"--workdir={tmp_path / 'paper'}", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "paper").exists()

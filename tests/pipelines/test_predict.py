@@ -144,6 +144,15 @@ def test_leaving_early_ends_all_threads_after_what_they_are_at():
     assert threads_of("early") == []
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt: a process in the background of a script would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_all_threads():
     def interrupt(item: int) -> int:
         if item == 5:

@@ -57,7 +57,7 @@ def with_nan(array: Array) -> Array:
         (lambda s: {"brain": s["brain"].array[:-1]}, "brain", "its grid differs from the T1's"),
         (lambda s: {"T1": with_nan(s["T1"].array)}, "T1", "voxels are NaN or infinite"),
         (lambda s: {"T1": np.stack([s["T1"].array] * 2, -1)}, "T1", "2 volumes in one file"),
-        (lambda s: {"T2": 2 * s["T1"].array}, "T2", "is the image that was given as T1"),
+        (lambda s: {"T2": 2 * s["T1"].array}, "T2", "is a copy of the image given as T1"),
         (lambda s: {"T1": s["T2"].array, "T2": s["T1"].array}, "T1", "exchange the two files"),
         (lambda s: {"T1": s["FLAIR"].array}, "T1", "does not look like a T1"),
         (lambda s: {"T1": s["PD"].array}, "T1", "does not look like a T1"),
@@ -92,7 +92,7 @@ def test_an_unusable_file_is_refused_with_its_name(
     [
         (lambda s: {"brain": 255 * s["brain"].array}, ""),
         (lambda s: {"brain": np.ones_like(s["brain"].array)}, "look at its outline"),
-        (lambda s: {"brain": np.roll(s["brain"].array, 20, 2)}, "reaches beyond the head"),
+        (lambda s: {"brain": np.roll(s["brain"].array, 20, 2)}, "extends beyond the head"),
         (lambda s: {"T1": np.roll(s["T1"].array, 4, 1)}, "differ in their anatomy"),
     ],
     ids=["a mask of 0 and 255", "a mask of all", "a mask aside", "a T1 aside"],

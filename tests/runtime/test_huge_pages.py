@@ -34,7 +34,7 @@ def starts() -> list[tuple[str, ...]]:
     return calls
 
 
-def test_a_program_starts_anew_with_its_own_arguments(kernel: Path):
+def test_program_restarts_with_its_arguments(kernel: Path):
     kernel.write_text("always [madvise] never\n")
     assert starts() == [
         (sys.executable, "glibc.malloc.hugetlb=1", sys.executable, *sys.orig_argv[1:])
@@ -42,19 +42,19 @@ def test_a_program_starts_anew_with_its_own_arguments(kernel: Path):
 
 
 @pytest.mark.parametrize("setting", ["[always] madvise never", "always madvise [never]", None])
-def test_what_the_kernel_has_decided_is_left_alone(kernel: Path, setting: str | None):
+def test_setting_of_the_kernel_is_respected(kernel: Path, setting: str | None):
     if setting is not None:
         kernel.write_text(setting)
     assert starts() == []
 
 
-def test_what_the_user_has_chosen_is_left_alone(kernel: Path, monkeypatch: pytest.MonkeyPatch):
+def test_setting_of_the_user_is_respected(kernel: Path, monkeypatch: pytest.MonkeyPatch):
     kernel.write_text("always [madvise] never\n")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
     assert starts() == []
 
 
-def test_a_real_program_ends_after_one_new_start_at_most():
+def test_program_restarts_at_most_once():
     command = [sys.executable, "-c", SCRIPT, "one", "two words"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("['one', 'two words']")

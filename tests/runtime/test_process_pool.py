@@ -1,4 +1,4 @@
-"""Calls side by side: each on its own cores, the first failure and a request to end reach all."""
+"""Parallel calls: cores, failures and signals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flaxflair.core.records import InputError
-from flaxflair.runtime.process_pool import run_side_by_side, split_cores
+from flaxflair.runtime.process_pool import run_in_parallel, split_cores
 from flaxflair.runtime.signals import Interrupted, deferred
 
 
@@ -36,7 +36,7 @@ def _wait_for_signal(path: Path) -> None:
             time.sleep(0.1)
 
 
-def test_cores_are_dealt_out_and_shared_where_there_are_too_few():
+def test_cores_are_distributed_and_shared_if_too_few():
     cores = os.sched_getaffinity(0)
     parts = split_cores(len(cores))
     assert set.union(*parts) == cores
@@ -44,22 +44,22 @@ def test_cores_are_dealt_out_and_shared_where_there_are_too_few():
     assert all(part <= cores and part for part in split_cores(2 * len(cores)))
 
 
-def test_every_call_is_made_on_the_cores_of_its_process(tmp_path: Path):
+def test_calls_run_on_the_cores_of_their_process(tmp_path: Path):
     done: list[str] = []
     calls = {name: partial(_write_cores, tmp_path / name) for name in ("a", "b", "c")}
-    run_side_by_side(calls, 2, lambda name, seconds: done.append(name))
+    run_in_parallel(calls, 2, lambda name, seconds: done.append(name))
     assert sorted(done) == ["a", "b", "c"]
     allowed = [",".join(map(str, sorted(part))) for part in split_cores(2)]
     assert all((tmp_path / name).read_text() in allowed for name in calls)
 
 
-def test_a_failure_is_raised_and_the_others_are_asked_to_end(tmp_path: Path):
+def test_failure_is_raised_and_terminates_other_calls(tmp_path: Path):
     calls = {
         "waits": partial(_wait_for_signal, tmp_path / "waits"),
         "fails": partial(_refuse_after, tmp_path / "waits.started", tmp_path / "fails"),
     }
     with pytest.raises(InputError, match="is not wanted"):
-        run_side_by_side(calls, 2)
+        run_in_parallel(calls, 2)
     assert (tmp_path / "waits").read_text() == "saved"
 
 
@@ -69,7 +69,7 @@ def _refuse_after(started: Path, path: Path) -> None:
     _refuse(path)
 
 
-def test_a_request_to_end_reaches_every_process(tmp_path: Path):
+def test_signal_reaches_every_process(tmp_path: Path):
     calls = {name: partial(_wait_for_signal, tmp_path / name) for name in ("a", "b", "never")}
 
     def ask() -> None:
@@ -80,7 +80,7 @@ def test_a_request_to_end_reaches_every_process(tmp_path: Path):
     asking = threading.Thread(target=ask)
     asking.start()
     with pytest.raises(Interrupted) as caught:
-        run_side_by_side(calls, 2)
+        run_in_parallel(calls, 2)
     asking.join()
     assert caught.value.number == signal.SIGTERM
     assert [(tmp_path / name).read_text() for name in ("a", "b")] == ["saved", "saved"]

@@ -20,11 +20,11 @@ from flaxflair.runtime.signals import Interrupted, deferred
     ("seconds", "expected"),
     [(4.4, "4 s"), (99, "99 s"), (720, "12 min"), (12_600, "3.5 h"), (181_440, "2.1 days")],
 )
-def test_a_length_of_time_is_said_in_the_unit_a_person_would_use(seconds: float, expected: str):
+def test_durations_have_readable_units(seconds: float, expected: str):
     assert format_seconds(seconds) == expected
 
 
-def test_the_event_log_is_one_line_of_json_an_event_and_is_never_rewritten(tmp_path: Path):
+def test_event_log_appends_one_json_line_per_event(tmp_path: Path):
     for run in range(2):
         EventLog(tmp_path / "log.jsonl").write("epoch", run=run, loss=0.5)
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
@@ -33,7 +33,7 @@ def test_the_event_log_is_one_line_of_json_an_event_and_is_never_rewritten(tmp_p
     assert json.loads(lines[0])["time"].endswith("Z")
 
 
-def test_a_bar_on_a_pipe_shows_its_last_state_with_the_last_error_it_was_told():
+def test_bar_on_a_pipe_shows_its_last_state():
     pipe = io.StringIO()
     with show_bar(Console(file=pipe, width=120), "fold 0", total=10, done=3) as bar:
         bar.note(1, 0.75, 0.5)
@@ -46,7 +46,7 @@ def test_a_bar_on_a_pipe_shows_its_last_state_with_the_last_error_it_was_told():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_waits_until_it_is_asked_for_and_its_handler_returns_after(number: int):
+def test_signal_is_deferred_and_handler_restored(number: int):
     before = signal.getsignal(number)
     with deferred() as received:
         assert received() is None
@@ -55,7 +55,7 @@ def test_a_signal_waits_until_it_is_asked_for_and_its_handler_returns_after(numb
     assert signal.getsignal(number) is before
 
 
-def test_outside_the_main_thread_no_signal_is_held_back():
+def test_signals_are_not_deferred_outside_the_main_thread():
     seen: list[object] = []
 
     def work() -> None:
@@ -68,5 +68,5 @@ def test_outside_the_main_thread_no_signal_is_held_back():
     assert seen == [None]
 
 
-def test_an_interruption_says_by_which_signal():
+def test_interruption_has_the_signal_number():
     assert Interrupted("saved", signal.SIGTERM).number == signal.SIGTERM

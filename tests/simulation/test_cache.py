@@ -1,4 +1,4 @@
-"""The phantom's place: one process makes it, others wait, and nothing of killed ones stays."""
+"""Cache of the phantom: concurrent and killed processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _open(made: Any, results: Any) -> None:
     results.put(sorted(path.name for path in root.iterdir()))
 
 
-def test_of_processes_that_want_one_phantom_at_once_one_makes_it_and_all_have_it(home: Path):
+def test_concurrent_processes_create_one_phantom(home: Path):
     context = multiprocessing.get_context("spawn")
     made, results = context.Queue(), context.Queue()
     processes = [context.Process(target=_open, args=(made, results)) for _ in range(3)]
@@ -54,9 +54,7 @@ def test_of_processes_that_want_one_phantom_at_once_one_makes_it_and_all_have_it
     assert len(list(home.iterdir())) == 1
 
 
-def test_without_locks_the_faster_one_is_taken_and_no_half_is_left(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_phantom_is_complete_without_locks(home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(locks, "_take", lambda path, *_: (os.open(path, os.O_CREAT), False))
     monkeypatch.setattr(os, "getpid", lambda: 1)  # as in containers
     write = dataset.write_dataset
@@ -81,7 +79,7 @@ def hang() -> None:
     multiprocessing.Event().wait(60)
 
 
-def test_what_a_killed_phantom_leaves_is_removed_and_a_second_one_is_told_who_is_at_it(home: Path):
+def test_partial_phantom_is_removed_and_second_process_is_refused(home: Path):
     context = multiprocessing.get_context("spawn")
     ready, out = context.Event(), home / "out"
     process = context.Process(target=_die, args=(out, ready))

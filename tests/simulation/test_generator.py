@@ -1,4 +1,4 @@
-"""The generator: a pure function of its seed whose samples are what a scanner could have made."""
+"""Generator: reproducible and plausible samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import INPUTS
-from flaxflair.imaging.standard import describe
+from flaxflair.imaging.standard import encode_condition
 from flaxflair.simulation.generator import generator
 from flaxflair.simulation.generator.acquisition import Resolution, acquire, draw_mask
 from flaxflair.simulation.generator.anatomies import (
@@ -71,7 +71,7 @@ def middle(library: Library, size: int = 32) -> Window:
     return cut_window(rng, library.anatomies[0], Ranges().anatomy, centre + 18, (size, size, size))
 
 
-def test_a_sample_is_a_function_of_its_seed_alone(library):
+def test_sample_depends_only_on_its_seed(library):
     first = sample(library, Ranges(), (5, 1), shape=(32, 32, 32))
     sample(library, Ranges(), (5, 2), shape=(32, 32, 32))
     again = sample(library, Ranges(), (5, 1), shape=(32, 32, 32))
@@ -86,7 +86,7 @@ def test_examples_of_a_sample_share_the_flair_and_differ_in_their_images(library
     assert not np.array_equal(a.images, b.images)
 
 
-def test_absent_sequences_are_zero_and_said_to_be_absent(library):
+def test_absent_sequences_are_zero_in_images_and_condition(library):
     for seed in range(8):
         for example in sample(library, Ranges(), (6, seed), shape=(32, 32, 32)):
             there = example.images.any(axis=(0, 1, 2))
@@ -96,7 +96,7 @@ def test_absent_sequences_are_zero_and_said_to_be_absent(library):
 
 
 def test_the_condition_holds_the_logarithms_of_voxel_edges():
-    rows = describe({"T2": (1.0, 0.5, 4.0)}).reshape(len(INPUTS), 4)
+    rows = encode_condition({"T2": (1.0, 0.5, 4.0)}).reshape(len(INPUTS), 4)
     assert_allclose(rows[INPUTS.index("T2")], [1, 0, -1, 2])
     assert not np.delete(rows, INPUTS.index("T2"), axis=0).any()
 
@@ -117,14 +117,14 @@ def test_lesions_are_bright_on_the_flair_and_fluid_is_dark(library):
     assert np.mean(flair, where=fluid) == pytest.approx(0.25, abs=0.01)
 
 
-def test_a_brain_without_lesions_has_none(library):
+def test_healthy_sample_has_no_lesions(library):
     ranges = replace(LesionRanges(), healthy_share=1, rim_share=0)
     lesions = draw_lesions(np.random.default_rng(0), middle(library), library.lesions, ranges, 0)
     assert not lesions.load.any()
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_each_sequence_orders_the_tissues_as_scanners_do(library, name):
+def test_sequences_have_the_tissue_order_of_scanners(library, name):
     window = middle(library)
     rng = np.random.default_rng(1)
     ranges = replace(LesionRanges(), healthy_share=1, rim_share=0)
@@ -144,7 +144,7 @@ def test_each_sequence_orders_the_tissues_as_scanners_do(library, name):
             assert max(fluid, white) < grey
 
 
-def test_narrow_sulci_hold_less_fluid_and_as_much_white_matter(library):
+def test_narrow_sulci_reduce_fluid_only(library):
     centre = np.array(library.anatomies[0].classes.shape) / 2
     wide, narrow = (
         cut_window(
@@ -160,7 +160,7 @@ def test_narrow_sulci_hold_less_fluid_and_as_much_white_matter(library):
     assert narrow.white.sum() == wide.white.sum()
 
 
-def test_thick_slices_smooth_along_their_axis_alone():
+def test_thick_slices_smooth_along_one_axis():
     rng = np.random.default_rng(0)
     image = rng.standard_normal((48, 48, 48)).astype(np.float32) + 10
     ranges = replace(
@@ -192,21 +192,21 @@ def test_smooth_fields_have_unit_variance():
 
 
 @pytest.mark.parametrize(("sd", "width"), [(0.0, 1.0), (0.7, 4.0), (1.5, 1.0)])
-def test_averages_keep_a_constant_and_a_slope(sd, width):
+def test_sampling_preserves_constants_and_slopes(sd, width):
     at = np.arange(10.0, 30.0, 2.5)
     matrix = sampling_matrix(40, at, sd=sd, width=width)
     assert_allclose(matrix @ np.ones(40), 1, rtol=1e-5)
     assert_allclose(matrix @ np.arange(40.0), at, rtol=1e-4)
 
 
-def test_linear_interpolation_reproduces_a_slope_between_its_places():
+def test_linear_interpolation_reproduces_a_slope():
     at = np.array([0.0, 3.3, 7.1, 12.0])
     assert_allclose(linear_matrix(at, 12) @ at, np.arange(12.0), atol=1e-5)
     image = np.random.default_rng(0).random((12, 12, 12), np.float32)
     assert_allclose(apply_along([np.eye(12, dtype=np.float32)] * 3, image), image)
 
 
-def test_a_stored_library_gives_the_same_samples(library, tmp_path):
+def test_stored_library_gives_the_same_samples(library, tmp_path):
     save_library(tmp_path / "library", library)
     a = sample(open_library(tmp_path / "library"), Ranges(), (1, 1), shape=(32, 32, 32), count=1)[0]
     b = sample(library, Ranges(), (1, 1), shape=(32, 32, 32), count=1)[0]
@@ -214,14 +214,14 @@ def test_a_stored_library_gives_the_same_samples(library, tmp_path):
         assert_array_equal(x, y)
 
 
-def test_a_folder_without_label_maps_is_refused_by_name(tmp_path):
+def test_folder_without_label_maps_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="holds no label map"):
         load_library(tmp_path, tmp_path, tmp_path)
     with pytest.raises(InputError, match="holds no library"):
         open_library(tmp_path)
 
 
-def test_every_class_has_labels_of_its_own():
+def test_labels_of_classes_are_disjoint():
     labels = [label for tissue in CLASSES for label in tissue.labels]
     assert len(labels) == len(set(labels))
 

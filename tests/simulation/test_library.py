@@ -1,4 +1,4 @@
-"""What simulations draw from: files that are damaged or of another kind are refused by name."""
+"""Library of anatomies and lesions: invalid files and incomplete folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flaxflair.core.atomic_files import WriteError
 from flaxflair.core.records import InputError
 from flaxflair.io.nifti import write_volume
 from flaxflair.simulation.generator.anatomies import MNI_ORIGIN, MNI_SHAPE, load_library
-from flaxflair.simulation.generator.storage import begun, open_library, save_library
+from flaxflair.simulation.generator.storage import open_library, save_library, write_folder
 
 SHAPES, LABELS = "shapes/lesion_shapes.npz", "labels/seg.nii.gz"
 PRIOR, MASK = "shapes/a-prior_space-MNI152.nii.gz", "masks/sub-01_label-lesion_mask.nii.gz"
@@ -66,7 +66,7 @@ VOXELS = np.zeros((3, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "message"),
     [
         (SHAPES, damage(SHAPES), "is damaged, or holds no lesions"),
         (SHAPES, lambda root: (root / SHAPES).write_bytes(b""), "is damaged, or holds no"),
@@ -91,20 +91,20 @@ VOXELS = np.zeros((3, 3), np.uint8)
         (PRIOR, lambda r: write_volume(r / PRIOR, np.zeros(MNI_SHAPE), MNI), "zero everywhere"),
     ],
 )
-def test_a_file_that_is_damaged_or_of_another_kind_is_refused_by_name(
-    whole: Path, name: str, change: Callable[[Path], object], said: str | None, tmp_path: Path
+def test_invalid_source_file_is_refused_by_name(
+    whole: Path, name: str, change: Callable[[Path], object], message: str | None, tmp_path: Path
 ):
     root = Path(shutil.copytree(whole, tmp_path / "copy"))
     change(root)
-    if said is None:
+    if message is None:
         assert len(load(root).anatomies) == 1
         return
-    with pytest.raises(InputError, match=said) as raised:
+    with pytest.raises(InputError, match=message) as raised:
         load(root)
     assert str(root / Path(name).parent) in str(raised.value)
 
 
-def test_a_stored_library_that_is_damaged_is_refused_by_name(whole: Path, tmp_path: Path):
+def test_damaged_library_is_refused_by_name(whole: Path, tmp_path: Path):
     folder = tmp_path / "library"
     (tmp_path / "library.part/anatomy-099").mkdir(parents=True)  # left by a kill
     save_library(folder, load(whole))
@@ -115,9 +115,9 @@ def test_a_stored_library_that_is_damaged_is_refused_by_name(whole: Path, tmp_pa
         open_library(folder)
 
 
-def test_a_folder_that_cannot_be_finished_leaves_nothing(tmp_path: Path):
+def test_failed_write_leaves_no_folder(tmp_path: Path):
     def fill() -> None:
-        with begun(tmp_path / "out") as partial:
+        with write_folder(tmp_path / "out") as partial:
             (partial / "half").write_text("half")
             raise OSError(28, "No space left on device")
 

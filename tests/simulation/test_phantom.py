@@ -1,4 +1,4 @@
-"""The phantom: its physics, its scanner, its people, and the files it writes."""
+"""Phantom: physics, scanner, subjects and files."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_longitudinal_magnetisation_equals_the_textbook_formulas(t1: float) -> N
     assert_allclose(longitudinal(t1, plain), 1 - np.exp(-600 / t1), rtol=1e-12)
 
 
-def test_an_inversion_that_turns_nothing_is_none() -> None:
+def test_inversion_of_efficiency_minus_one_has_no_effect() -> None:
     untouched = longitudinal(850.0, PROTOCOLS["FLAIR"], efficiency=-1.0)
     assert_allclose(untouched, 1 - np.exp(-9000 / 850), rtol=1e-12)
 
@@ -121,12 +121,12 @@ def test_noise_has_the_moments_of_rice(level: float) -> None:
     assert_allclose(noisy.mean(), scanner.rician_mean(np.array(3 * level), 3.0), rtol=0.005)
 
 
-def test_rician_mean_of_no_signal_is_rayleigh_and_of_much_signal_is_the_signal() -> None:
+def test_rician_mean_has_its_limits() -> None:
     assert_allclose(scanner.rician_mean(np.array(0.0), 2.0), 2 * np.sqrt(np.pi / 2), rtol=1e-6)
     assert_allclose(scanner.rician_mean(np.array(1e4), 2.0), 1e4, rtol=1e-6)
 
 
-def test_resampling_by_nothing_changes_nothing() -> None:
+def test_identity_resampling_changes_nothing() -> None:
     array = stream(0, 0, "noise").random((7, 8, 9), dtype=np.float32)
     affine = rigid(np.array([3.0, 2.0, 1.0]), np.array([5.0, 0.0, 1.0]))
     same = resample(array, affine, Geometry((7, 8, 9), affine), np.eye(4))
@@ -145,7 +145,7 @@ def test_resampling_undoes_a_rigid_motion() -> None:
     assert np.abs(back - array)[inner].max() < 0.08
 
 
-def test_averaging_over_voxels_keeps_the_mean_and_the_orientation() -> None:
+def test_block_mean_preserves_mean_and_orientation() -> None:
     lattice = simulation_lattice(SCALE)
     placement = rigid(np.array([2.0, 1.0, 0.0]), np.array([1.0, 2.0, 3.0]))
     grid = scanner.acquisition_grid("FLAIR", SCALE, placement)
@@ -207,7 +207,7 @@ def test_streams_of_different_purposes_subjects_and_seeds_differ() -> None:
     assert stream(0, 1, "warp").random() == stream(0, 1, "warp").random()
 
 
-def test_tissues_never_fill_a_point_twice() -> None:
+def test_tissue_fractions_sum_to_at_most_one() -> None:
     head = build_head(draw_person(5, 0), MEDIUM)
     total = np.sum(list(head.values()), axis=0)
     assert total.max() < 1.001
@@ -225,7 +225,7 @@ def test_people_differ_and_have_ventricles_of_plausible_size() -> None:
     assert len({round(volume, 2) for volume in millilitres}) == 3
 
 
-def test_lesions_are_as_many_and_as_large_as_in_patients() -> None:
+def test_lesion_counts_and_volumes_are_plausible() -> None:
     person = draw_person(5, 0)
     totals = []
     for seed in range(12):
@@ -241,7 +241,7 @@ def test_the_template_is_read_once() -> None:
     assert load_atlas() is load_atlas()
 
 
-def test_a_subject_is_the_same_person_at_every_scale(simulation: Simulation) -> None:
+def test_subject_is_the_same_at_every_scale(simulation: Simulation) -> None:
     coarse, fine = simulation, simulate_subject(5, 0, patient=True, scale=0.25)
     litres = [
         float(s.truth.brain.sum()) * np.prod(s.scans["FLAIR"].volume.geometry.voxel_size) / 1e6
@@ -253,12 +253,12 @@ def test_a_subject_is_the_same_person_at_every_scale(simulation: Simulation) -> 
 # Files
 
 
-def test_a_data_set_is_the_same_bytes_twice(prepared: Path, tmp_path: Path) -> None:
+def test_data_set_is_reproducible_to_the_byte(prepared: Path, tmp_path: Path) -> None:
     write_phantom(tmp_path / "again", subjects=3, healthy=1, seed=5, scale=SCALE)
     assert digests(prepared) == digests(tmp_path / "again")
 
 
-def test_a_subject_does_not_depend_on_how_many_there_are(prepared: Path, tmp_path: Path) -> None:
+def test_subject_is_independent_of_the_number_of_subjects(prepared: Path, tmp_path: Path) -> None:
     write_phantom(tmp_path / "one", subjects=1, healthy=0, seed=5, scale=SCALE)
     for below in ("sub-01", "derivatives/truth/sub-01"):
         assert digests(tmp_path / "one", below) == digests(prepared, below)
@@ -293,7 +293,7 @@ def test_sequences_have_their_contrast_in_the_image(prepared: Path) -> None:
     assert means["PD"][grey] > means["PD"][white]
 
 
-def test_raw_images_lie_on_their_own_grids_with_timing_in_seconds(raw: Path) -> None:
+def test_raw_images_have_acquisition_grids_and_timing_in_seconds(raw: Path) -> None:
     shapes = set()
     for name in SEQUENCES:
         path = raw / "sub-01/anat" / name_sequence(name, sub="01")
@@ -312,7 +312,7 @@ def test_raw_images_lie_on_their_own_grids_with_timing_in_seconds(raw: Path) -> 
     assert len(shapes) >= 3
 
 
-def test_what_was_planted_is_rebuilt_from_the_sidecars(raw: Path, simulation: Simulation) -> None:
+def test_sidecars_reproduce_motion_and_bias(raw: Path, simulation: Simulation) -> None:
     for name, scan in simulation.scans.items():
         path = raw / "sub-01/anat" / name_sequence(name, sub="01")
         volume = read_volume(path)
@@ -329,7 +329,7 @@ def test_what_was_planted_is_rebuilt_from_the_sidecars(raw: Path, simulation: Si
     assert_array_equal(simulation.scans["T2"].motion, simulation.scans["PD"].motion)
 
 
-def test_one_coil_receives_every_scan_of_a_session(simulation: Simulation) -> None:
+def test_scans_of_a_session_share_the_coil_bias(simulation: Simulation) -> None:
     grid = simulation.scans["FLAIR"].volume.geometry
     fields = {
         name: np.log(scanner.bias_field(scan.bias, grid)).ravel()
@@ -340,7 +340,7 @@ def test_one_coil_receives_every_scan_of_a_session(simulation: Simulation) -> No
         assert 0.6 < np.corrcoef(fields[name], fields["T2"])[0, 1] < 0.99
 
 
-def test_preparing_puts_sequences_onto_the_flair_better_than_they_were(
+def test_preparation_improves_the_registration(
     simulation: Simulation,
 ) -> None:
     prepared = prepare_subject(5, 0, simulation)
@@ -373,7 +373,7 @@ def test_truth_is_consistent(prepared: Path) -> None:
         assert set(np.unique(labels[nawm])) == {3}
 
 
-def test_lesions_take_the_place_of_white_matter(simulation: Simulation) -> None:
+def test_lesions_replace_white_matter(simulation: Simulation) -> None:
     healthy = simulate_subject(5, 0, patient=False, scale=SCALE)
     assert not healthy.truth.lesion.any()
     assert set(np.unique(healthy.truth.labels[simulation.truth.lesion])) == {3}
@@ -386,7 +386,7 @@ def test_participants_are_listed_with_their_group(prepared: Path) -> None:
     assert rows[0]["participant_id"] == "sub-01"
 
 
-def test_a_folder_that_holds_something_is_refused(prepared: Path) -> None:
+def test_nonempty_folder_is_refused(prepared: Path) -> None:
     before = digests(prepared)
     with pytest.raises(InputError, match="is not empty"):
         write_phantom(prepared, subjects=1, healthy=0, scale=SCALE)
@@ -403,15 +403,13 @@ def test_a_folder_that_holds_something_is_refused(prepared: Path) -> None:
         ({"seed": -1}, "seed -1"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(
-    wrong: dict[str, float], message: str, tmp_path: Path
-) -> None:
+def test_invalid_numbers_are_refused(wrong: dict[str, float], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         write_phantom(tmp_path / "out", **wrong)  # type: ignore[arg-type]
     assert not any(tmp_path.iterdir())
 
 
-def test_a_run_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_run_leaves_no_files(tmp_path: Path) -> None:
     def stop(index: int) -> None:
         raise KeyboardInterrupt
 
@@ -421,7 +419,7 @@ def test_a_run_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["raw", "prepared"])
-def test_a_montage_shows_every_sequence(
+def test_montage_shows_every_sequence(
     layout: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     root = request.getfixturevalue(layout)

@@ -1,4 +1,4 @@
-"""What several devices, or several processes, compute: run by the tests, which need one of each.
+"""Computations on several devices or processes, run by the tests in separate processes.
 
     python -m tests.training.sharding_worker devices OUT.npz
     python -m tests.training.sharding_worker process OUT.npz PORT INDEX
@@ -29,8 +29,8 @@ from flaxflair.training.batches import Batch
 from flaxflair.training.sharding import (
     make_mesh,
     make_parallel_step,
-    own_share,
     predict_parallel,
+    process_share,
     replicate,
     shard_batch,
 )
@@ -53,7 +53,7 @@ def images_of(number: int, extent: int = EXTENT) -> Array:
 
 
 def batch_of(names: Sequence[str]) -> Batch:
-    """Returns the batch of these subjects: the same one for a name, whoever else is asked for."""
+    """Returns the batch of subjects; the example of a name does not depend on the others."""
     numbers = [SUBJECTS.index(name) for name in names]
     images = images_of(len(SUBJECTS))
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def batch_of(names: Sequence[str]) -> Batch:
 
 
 def start_state(params: Params) -> TrainState:
-    """Returns the state before the first step; it holds copies, for a step takes it over."""
+    """Returns a copy of the state before the first step, since a step donates its buffers."""
     params = jax.tree.map(jnp.array, params)
     return TrainState(params, OPTIMIZER.init(params), jnp.int32(0), jnp.float32(0))
 
@@ -168,7 +168,7 @@ def in_process(port: str, index: int) -> dict[str, Array]:
     found = {}
 
     mesh = make_mesh(2, 1)
-    own = own_share(SUBJECTS)
+    own = process_share(SUBJECTS)
     step = make_parallel_step(build_network, OPTIMIZER, mesh)
     # As `fit` leaves it at the end of an epoch: all global but for a new zero.
     state = replicate(start_state(params), mesh)._replace(loss_sum=jnp.float32(0))

@@ -1,4 +1,4 @@
-"""Batches: a function of the step number, and of nothing else."""
+"""Batches as pure functions of address and step."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def assert_same(one: Batch, other: Batch) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_whole_volume_batch_is_the_example_itself():
+def test_whole_volume_batch_equals_the_example():
     batches, steps = make_batches(EXAMPLES, **WHOLE, address=(0, 0))
     batch = batches(0)
     (number,) = seen(batch)
@@ -62,7 +62,7 @@ def test_a_whole_volume_batch_is_the_example_itself():
     assert {array.dtype for array in batch} == {np.dtype(np.float32)}
 
 
-def test_an_epoch_shows_every_subject_once_in_an_order_drawn_anew():
+def test_epoch_has_every_subject_once_in_a_new_order():
     batches, steps = make_batches(EXAMPLES, **WHOLE, address=(0, 0))
     epochs = [
         [number for step in range(steps) for number in seen(batches(epoch * steps + step))]
@@ -72,7 +72,7 @@ def test_an_epoch_shows_every_subject_once_in_an_order_drawn_anew():
     assert len(set(map(tuple, epochs))) > 4
 
 
-def test_an_epoch_of_windows_shows_every_subject_as_often():
+def test_epoch_of_windows_has_every_subject_equally_often():
     batches, steps = make_batches(
         EXAMPLES, window=(2, 2, 2), windows_per_subject=4, batch=2, address=(0, 0)
     )
@@ -81,7 +81,7 @@ def test_an_epoch_of_windows_shows_every_subject_as_often():
     assert counts == dict.fromkeys(range(5), 4)
 
 
-def test_an_epoch_that_a_batch_does_not_divide_ends_with_its_first_subjects_again():
+def test_last_batch_of_an_epoch_is_filled_up_from_its_start():
     batches, steps = make_batches(EXAMPLES, **{**WHOLE, "batch": 3}, address=(0, 0))
     assert steps == 2
     numbers = seen(batches(0)) + seen(batches(1))
@@ -90,7 +90,7 @@ def test_an_epoch_that_a_batch_does_not_divide_ends_with_its_first_subjects_agai
 
 
 @pytest.mark.parametrize("window", [(0, 0, 0), (3, 2, 0)])
-def test_the_same_step_of_the_same_address_is_the_same_batch_whatever_came_before(window):
+def test_batch_depends_only_on_address_and_step(window):
     make = partial(make_batches, EXAMPLES, window=window, windows_per_subject=3, batch=2)
     straight, steps = make(address=(7, 1))
     jumping, _ = make(address=(7, 1))
@@ -100,7 +100,7 @@ def test_the_same_step_of_the_same_address_is_the_same_batch_whatever_came_befor
 
 
 @pytest.mark.parametrize("address", [(7, 2), (8, 1)])
-def test_another_seed_or_fold_sees_other_batches(address: tuple[int, int]):
+def test_batches_depend_on_seed_and_fold(address: tuple[int, int]):
     make = partial(make_batches, EXAMPLES, window=(3, 2, 1), windows_per_subject=2, batch=1)
     first, steps = make(address=(7, 1))
     other, _ = make(address=address)
@@ -108,7 +108,7 @@ def test_another_seed_or_fold_sees_other_batches(address: tuple[int, int]):
     assert sum(differing) > steps / 2
 
 
-def test_windows_are_of_one_size_and_hold_voxels_that_count():
+def test_windows_have_one_size_and_contain_the_region():
     examples = [example_of(0), example_of(1, (9, 3, 7))]
     batches, steps = make_batches(
         examples, window=(3, 3, 0 + 2), windows_per_subject=5, batch=2, address=(0, 0)
@@ -119,7 +119,7 @@ def test_windows_are_of_one_size_and_hold_voxels_that_count():
         assert batch.weight.any(axis=(1, 2, 3)).all()
 
 
-def test_a_batch_of_volumes_of_different_shapes_is_refused_with_the_way_out():
+def test_batch_of_different_shapes_is_refused():
     mixed = [example_of(0), example_of(1, (6, 5, 9))]
     make_batches(mixed, **WHOLE, address=(0,))
     with pytest.raises(InputError, match=r"needs volumes of one shape and there are 2; set config"):
@@ -128,13 +128,13 @@ def test_a_batch_of_volumes_of_different_shapes_is_refused_with_the_way_out():
         make_batches(mixed, window=(4, 4, 6), windows_per_subject=1, batch=2, address=(0,))
 
 
-def test_nobody_to_train_on_is_refused():
+def test_no_subjects_are_refused():
     with pytest.raises(InputError, match="no subject to train on"):
         make_batches([], **WHOLE, address=(0,))
 
 
 @pytest.mark.parametrize("region", ["volume", "brain"])
-def test_an_example_is_a_subject_in_z_scores_with_the_voxels_that_count(make_subject, region: str):
+def test_example_has_z_scores_and_region(make_subject, region: str):
     subject = make_subject()
     example = make_example(subject, fit([subject], "dataset"), region)
     assert example.images.mean() == pytest.approx(0, abs=1e-5)
@@ -143,20 +143,20 @@ def test_an_example_is_a_subject_in_z_scores_with_the_voxels_that_count(make_sub
     np.testing.assert_array_equal(example.region, counting)
 
 
-def test_a_subject_without_a_flair_is_no_example_and_is_named(make_subject):
+def test_subject_without_flair_is_refused_by_name(make_subject):
     normalization = fit([make_subject()], "dataset")
     with pytest.raises(InputError, match="sub-07: has no FLAIR to learn from"):
         make_example(make_subject("sub-07", flair=False), normalization, "volume")
 
 
-def test_examples_are_grouped_by_grid_in_the_order_they_come():
+def test_examples_are_grouped_by_shape_in_order():
     mixed = [example_of(0), example_of(1, (6, 5, 9)), example_of(2)]
     groups = [[int(e.flair.flat[0]) for e in group] for group in by_shape(mixed)]
     assert groups == [[0, 2], [1]]
 
 
 @pytest.mark.parametrize("window", [(0, 0, 0), (3, 2, 0), (9, 2, 2)])
-def test_a_batch_cut_on_the_device_is_the_one_cut_on_the_host(window):
+def test_gather_batch_equals_cut_batch(window):
     draws, steps = make_draws(
         EXAMPLES, window=window, windows_per_subject=2, batch=3, address=(5, 0)
     )
@@ -166,6 +166,6 @@ def test_a_batch_cut_on_the_device_is_the_one_cut_on_the_host(window):
         assert_same(first, cut_batch(EXAMPLES, draws(step), window))
 
 
-def test_examples_of_two_grids_cannot_be_stacked_and_the_way_out_is_named():
+def test_examples_of_different_shapes_cannot_be_stacked():
     with pytest.raises(InputError, match=r"one grid and there are 2; set config.train.call"):
         stack_examples([example_of(0), example_of(1, (6, 5, 9))])

@@ -28,29 +28,29 @@ def stop(p: int, t: int, q: int, errors: dict[int, float]) -> bool:
     st.integers(1, 4),
     st.integers(1, 6),
 )
-def test_training_stops_after_the_epochs_at_which_the_paper_says(curve, p, q):
+def test_stopping_follows_the_definition_of_the_paper(curve, p, q):
     errors = dict(enumerate(curve, start=1))
     for t in errors:
         assert should_stop(curve[:t], p, q) == stop(p, t, q, errors)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.integers(1, 3), st.integers(1, 5))
-def test_training_on_an_error_that_ever_rises_stops_after_p_plus_one_strips(steps, p, q):
+def test_rising_error_stops_after_p_plus_one_strips(steps, p, q):
     curve = [sum(steps[: t + 1]) + t for t in range(len(steps))]
     stops = [t for t in range(1, len(curve) + 1) if should_stop(curve[:t], p, q)]
     assert stops[:1] == [(p + 1) * q][: len(curve) >= (p + 1) * q]
 
 
-def test_with_the_papers_numbers_the_first_possible_stop_is_epoch_twenty():
+def test_first_stop_with_the_parameters_of_the_paper_is_epoch_twenty():
     rising = [float(t) for t in range(1, 41)]
     assert [t for t in range(41) if should_stop(rising[:t], 3, 5)] == [20, 25, 30, 35, 40]
 
 
-def test_what_happens_inside_a_strip_does_not_count():
+def test_errors_inside_a_strip_are_ignored():
     strips = [9, 0, 9, 0, 1], [0, 9, 0, 9, 2], [9, 0, 9, 9, 3]
     assert should_stop([float(error) for strip in strips for error in strip], 2, 5)
 
 
 @pytest.mark.parametrize("strips", [0, -1])
-def test_no_strips_never_stop(strips: int):
+def test_zero_strips_never_stop(strips: int):
     assert not any(should_stop([float(t) for t in range(n)], strips, 5) for n in range(40))

@@ -1,4 +1,4 @@
-"""Folds: everyone is held out once, and every group is spread evenly."""
+"""Folds: partition of the participants, balanced by group."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ cohorts = st.lists(st.sampled_from(["MS", "HC", "CIS", ""]), min_size=2, max_siz
 
 
 @given(cohorts, st.data())
-def test_every_participant_is_held_out_once_and_every_group_is_balanced_within_one(cohort, data):
+def test_folds_partition_participants_and_balance_groups(cohort, data):
     count = data.draw(st.integers(2, len(cohort)))
     folds = make_folds(cohort, count, data.draw(st.integers(0, 2**32)))
     assert len(folds) == count
@@ -32,24 +32,24 @@ def test_every_participant_is_held_out_once_and_every_group_is_balanced_within_o
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_papers_cohort_falls_into_the_papers_folds(seed: int):
+def test_cohort_of_the_paper_gives_its_fold_sizes(seed: int):
     folds = make_folds(PAPER, 5, seed)
     assert [len(fold) for fold in folds] == [5, 5, 5, 5, 4]
     assert [Counter(PAPER[name] for name in fold)["HC"] for fold in folds] == [1, 1, 1, 1, 0]
 
 
-def test_folds_depend_on_the_seed_and_not_on_the_order_of_the_participants():
+def test_folds_depend_on_seed_not_on_order():
     backwards = dict(reversed(PAPER.items()))
     assert make_folds(PAPER, 5, 7) == make_folds(backwards, 5, 7)
     assert make_folds(PAPER, 5, 7) != make_folds(PAPER, 5, 8)
 
 
-def test_zero_folds_leave_one_participant_out_at_a_time():
+def test_zero_folds_are_leave_one_out():
     assert make_folds(PAPER, 0, 0) == [[name] for name in sorted(PAPER)]
 
 
 @given(cohorts, st.data())
-def test_a_split_is_the_fold_and_everyone_else(cohort, data):
+def test_split_separates_fold_and_training(cohort, data):
     folds = make_folds(cohort, 2, 0)
     fold = data.draw(st.integers(0, 1))
     training, heldout = split(folds, fold)
@@ -58,19 +58,19 @@ def test_a_split_is_the_fold_and_everyone_else(cohort, data):
 
 
 @pytest.mark.parametrize("count", [-1, 1, 25])
-def test_a_number_of_folds_that_cannot_be_is_refused_with_the_range_that_can(count: int):
+def test_impossible_number_of_folds_is_refused(count: int):
     with pytest.raises(
         InputError, match=r"24 participants found; set config\.folds\.count between"
     ):
         make_folds(PAPER, count, 0)
 
 
-def test_a_cohort_of_one_cannot_be_cut():
+def test_single_participant_is_refused():
     with pytest.raises(InputError, match="1 participant found; at least 2 are needed"):
         make_folds({"sub-01": "MS"}, 0, 0)
 
 
 @pytest.mark.parametrize("fold", [-1, 5])
-def test_a_fold_that_is_not_there_is_refused_with_those_that_are(fold: int):
+def test_unknown_fold_is_refused(fold: int):
     with pytest.raises(InputError, match=f"fold {fold} asked for; there are folds 0 to 4"):
         split(make_folds(PAPER, 5, 0), fold)

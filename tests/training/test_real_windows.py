@@ -1,4 +1,4 @@
-"""Windows of real sessions: in standard form, at their place, with the errors that are drawn."""
+"""Windows of real sessions in standard form, with simulated errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def session() -> RealSession:
     return make_session(ball())
 
 
-def test_a_session_is_kept_at_standard_levels_with_its_white_matter_at_one(session: RealSession):
+def test_session_has_standard_levels(session: RealSession):
     subject = ball()
     white = np.zeros(session.brain.shape, bool)
     inside = session.brain & (session.images[..., 0] > 0.9)
@@ -45,14 +45,14 @@ def test_a_session_is_kept_at_standard_levels_with_its_white_matter_at_one(sessi
     assert not session.images[~session.brain].any()
 
 
-def test_a_session_is_opened_as_it_was_saved(session: RealSession, tmp_path: Path):
+def test_open_session_undoes_save_session(session: RealSession, tmp_path: Path):
     save_session(tmp_path / "one", session)
     opened = open_session(tmp_path / "one")
     for name, value in vars(session).items():
         assert_allclose(np.asarray(getattr(opened, name), float), np.asarray(value, float))
 
 
-def test_windows_are_functions_of_their_address(session: RealSession):
+def test_window_depends_only_on_its_seed(session: RealSession):
     first, second, other = (
         draw_window(np.random.default_rng(seed), session, ScannerRanges(), 24) for seed in (3, 3, 4)
     )
@@ -61,7 +61,7 @@ def test_windows_are_functions_of_their_address(session: RealSession):
     assert not np.array_equal(first[0].images, other[0].images)
 
 
-def test_windows_show_some_of_the_sequences_and_say_which(session: RealSession):
+def test_condition_matches_the_sequences_of_a_window(session: RealSession):
     seen = set()
     for seed in range(20):
         example, observe = draw_window(np.random.default_rng(seed), session, ScannerRanges(), 16)
@@ -75,7 +75,7 @@ def test_windows_show_some_of_the_sequences_and_say_which(session: RealSession):
     assert seen == {(t1,), (t2,), (t1, t2)}
 
 
-def test_a_window_without_errors_is_a_piece_of_the_session(session: RealSession):
+def test_window_without_errors_is_a_crop_of_the_session(session: RealSession):
     drawn = (draw_window(np.random.default_rng(seed), session, EXACT, 24)[0] for seed in range(30))
     example = next(e for e in drawn if not e.condition.reshape(-1, 4)[:, 1:].any())  # not degraded
     t1 = example.images[..., INPUTS.index("T1")]
@@ -93,7 +93,7 @@ def test_a_window_without_errors_is_a_piece_of_the_session(session: RealSession)
         assert min(np.abs(t1 - own).max(), np.abs(t1[::-1] - own).max()) < 0.01
 
 
-def test_of_a_thickly_scanned_flair_the_slices_are_known():
+def test_observation_of_thick_slices_averages_them():
     session = make_session(ball((1.0, 1.0, 4.0)))
     _, observe = draw_window(np.random.default_rng(0), session, ScannerRanges(), 16)
     assert_allclose(observe[:2], np.stack([np.eye(16)] * 2))
@@ -101,6 +101,6 @@ def test_of_a_thickly_scanned_flair_the_slices_are_known():
     assert 0.1 < np.diag(observe[2]).mean() < 0.4  # about a quarter of a slice of four voxels
 
 
-def test_a_session_without_flair_cannot_be_learnt_from():
+def test_session_without_flair_is_refused():
     with pytest.raises(InputError, match="sub-01: has no FLAIR"):
         make_session(replace(ball(), flair=None))

@@ -1,4 +1,4 @@
-"""Training and prediction over devices and processes give what one device gives."""
+"""Training and prediction on several devices and processes equal one device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flaxflair.core.records import Array, InputError
 from flaxflair.models.inference import predict_volumes
 from flaxflair.networks.conv import conv3d
 from flaxflair.networks.network import Network, Params
-from flaxflair.training.sharding import make_mesh, own_share, predict_parallel, shard_batch
+from flaxflair.training.sharding import make_mesh, predict_parallel, process_share, shard_batch
 from flaxflair.training.step import make_train_step
 from tests.samples import draw_params
 from tests.training.sharding_worker import (
@@ -45,7 +45,7 @@ TIMEOUT = 120
 
 
 def run_workers(out: Path, mode: str, *arguments: list[str], devices: int = 1) -> list[Found]:
-    """Runs a worker for each list of arguments, side by side, and returns what each found."""
+    """Runs a worker for each list of arguments concurrently, and returns their results."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -72,14 +72,14 @@ def run_workers(out: Path, mode: str, *arguments: list[str], devices: int = 1) -
         for file, rest in zip(files, arguments, strict=True)
     ]
     try:
-        said = [worker.communicate(timeout=TIMEOUT)[0] for worker in workers]
+        outputs = [worker.communicate(timeout=TIMEOUT)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()  # of no effect on one that has ended
             worker.wait()
             if worker.stdout is not None:
                 worker.stdout.close()
-    assert [worker.returncode for worker in workers] == [0] * len(workers), "\n".join(said)
+    assert [worker.returncode for worker in workers] == [0] * len(workers), "\n".join(outputs)
     return [dict(np.load(file)) for file in files]
 
 
@@ -122,14 +122,14 @@ def assert_same(actual: Array, expected: Array) -> None:
 # --- four devices --------------------------------------------------------------------------------
 
 
-def test_slabs_give_the_prediction_and_both_gradients_of_the_whole(devices, network, params):
+def test_slabs_equal_the_whole_in_prediction_and_gradients(devices, network, params):
     whole = forward_and_gradients(network.forward, params, images_of(2))
     for name, expected in zip(("flair", "by_params", "by_images"), whole, strict=True):
         assert_same(devices[name], flat(expected))
 
 
 @pytest.mark.parametrize("extent", EXTENTS)
-def test_each_slab_takes_the_margin_of_the_neighbour_on_that_side(devices, extent: int):
+def test_halo_is_the_adjacent_row_of_each_neighbour(devices, extent: int):
     images = images_of(2, extent)
     margin = np.zeros_like(images[:, :1])
     before = np.concatenate([margin, images[:, :-1]], axis=1)
@@ -138,7 +138,7 @@ def test_each_slab_takes_the_margin_of_the_neighbour_on_that_side(devices, exten
     np.testing.assert_array_equal(devices[f"tap 2 {extent}"], after)
 
 
-def test_without_its_neighbours_a_slab_is_far_off(network, params):
+def test_slab_without_halo_differs(network, params):
     images = images_of(1, 8)
     whole = jax.jit(network.forward)(params, images)
     alone = [jax.jit(network.forward)(params, images[:, i : i + 2]) for i in range(0, 8, 2)]
@@ -146,22 +146,22 @@ def test_without_its_neighbours_a_slab_is_far_off(network, params):
 
 
 @pytest.mark.parametrize(("data", "space"), MESHES)
-def test_a_parallel_step_is_the_step_of_one_device(devices, stepped, data: int, space: int):
+def test_parallel_step_equals_one_device(devices, stepped, data: int, space: int):
     np.testing.assert_allclose(devices[f"step {data} {space}"], stepped, atol=1e-5, rtol=1e-5)
 
 
-def test_the_steps_of_these_tests_move_the_parameters(stepped, params):
+def test_training_steps_change_the_parameters(stepped, params):
     moved = np.abs(stepped[: flat(params).size] - flat(params))
     assert np.median(moved) > 1e-3
     assert stepped[-STEPS] > stepped[-1] > 0
 
 
-def test_predicted_volumes_come_back_whole_in_order_and_in_number(devices, network, params):
+def test_predicted_volumes_are_whole_and_in_order(devices, network, params):
     expected = np.asarray(predict_volumes(network.forward, params, images_of(3)))
     np.testing.assert_allclose(devices["predicted"], expected, atol=1e-5)
 
 
-def test_a_batch_that_does_not_divide_is_filled_up_with_what_does_not_count(devices):
+def test_indivisible_batch_is_padded_with_zero_weight(devices):
     np.testing.assert_array_equal(devices["slabs"], [(2, 3, 4, 3, 2)] * 4)
     weight = batch_of(SUBJECTS).weight
     assert isinstance(weight, np.ndarray)
@@ -169,7 +169,7 @@ def test_a_batch_that_does_not_divide_is_filled_up_with_what_does_not_count(devi
     assert not devices["weight"][:, EXTENT:].any()
 
 
-def test_a_share_that_cannot_be_cut_equally_is_refused(devices):
+def test_indivisible_share_is_refused(devices):
     assert "3 examples" in str(devices["refused"])
     assert "2 equal parts" in str(devices["refused"])
 
@@ -177,26 +177,24 @@ def test_a_share_that_cannot_be_cut_equally_is_refused(devices):
 # --- two processes -------------------------------------------------------------------------------
 
 
-def test_two_processes_read_a_half_of_the_subjects_each(processes):
+def test_two_processes_read_half_of_the_subjects_each(processes):
     own = [found["own"].tolist() for found in processes]
     assert sorted(own[0] + own[1]) == list(SUBJECTS)
     assert len(own[0]) == len(own[1])
 
 
-def test_the_step_of_two_processes_is_the_step_of_one_in_both(processes, stepped):
+def test_step_of_two_processes_equals_one_device(processes, stepped):
     for found in processes:
         np.testing.assert_allclose(found["stepped"], stepped, atol=1e-5, rtol=1e-5)
 
 
-def test_two_processes_predict_a_half_of_a_volume_each_and_both_get_it_whole(
-    processes, network, params
-):
+def test_two_processes_predict_one_volume(processes, network, params):
     expected = np.asarray(predict_volumes(network.forward, params, images_of(1)))
     for found in processes:
         np.testing.assert_allclose(found["one volume"], expected, atol=1e-5)
 
 
-def test_two_processes_predict_their_own_subjects(processes, network, params):
+def test_two_processes_predict_different_subjects(processes, network, params):
     for found in processes:
         images = batch_of(found["own"].tolist()).images
         expected = np.asarray(predict_volumes(network.forward, params, images))
@@ -206,7 +204,7 @@ def test_two_processes_predict_their_own_subjects(processes, network, params):
 # --- one device ----------------------------------------------------------------------------------
 
 
-def test_a_mesh_of_one_device_is_as_good_as_none(network, params):
+def test_mesh_of_one_device_equals_no_mesh(network, params):
     mesh = make_mesh(1, 1, jax.devices()[:1])
     actual = predict_parallel(build_network, params, images_of(3), mesh)
     expected = np.asarray(predict_volumes(network.forward, params, images_of(3)))
@@ -214,30 +212,30 @@ def test_a_mesh_of_one_device_is_as_good_as_none(network, params):
 
 
 @pytest.mark.parametrize(("data", "space"), [(2, 1), (1, 2), (0, 1), (-1, -1)])
-def test_a_mesh_that_does_not_fit_the_devices_is_refused(data: int, space: int):
+def test_mesh_of_other_size_than_the_devices_is_refused(data: int, space: int):
     with pytest.raises(InputError, match="do not fit 1 devices"):
         make_mesh(data, space, jax.devices()[:1])
 
 
-def test_a_batch_is_sharded_once():
+def test_sharded_batch_is_not_sharded_again():
     mesh = make_mesh(1, 1, jax.devices()[:1])
     with pytest.raises(ValueError, match="lies on a device"):
         shard_batch(shard_batch(batch_of(SUBJECTS), mesh), mesh)
 
 
 @given(st.integers(0, 40), st.integers(1, 9))
-def test_every_subject_is_read_by_exactly_one_process(subjects: int, count: int):
+def test_every_subject_is_read_by_one_process(subjects: int, count: int):
     names = [f"sub-{number:02}" for number in range(subjects)]
-    shares = [own_share(names, index, count) for index in range(count)]
+    shares = [process_share(names, index, count) for index in range(count)]
     assert sorted(name for share in shares for name in share) == names
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_process_alone_reads_all():
-    assert own_share(SUBJECTS) == list(SUBJECTS)
+def test_single_process_reads_all():
+    assert process_share(SUBJECTS) == list(SUBJECTS)
 
 
-def test_a_process_that_does_not_exist_has_no_share():
+def test_unknown_process_is_refused():
     with pytest.raises(ValueError, match="no process 2 of 2"):
-        own_share(SUBJECTS, 2, 2)
+        process_share(SUBJECTS, 2, 2)

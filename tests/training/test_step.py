@@ -1,4 +1,4 @@
-"""The pure train step and the fit: learning, stopping, going on."""
+"""Training step and fit: learning, early stopping and resuming."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _same(a: object, b: object) -> bool:
     return all(np.array_equal(x, y, equal_nan=True) for x, y in pairs)
 
 
-def test_a_step_of_sgd_is_the_gradient_times_the_learning_rate(network, params, batches) -> None:
+def test_sgd_step_is_gradient_times_learning_rate(network, params, batches) -> None:
     optimizer = make_optimizer("sgd", 0.0005, "constant", 1)
     batch: Batch = batches(0)
 
@@ -80,8 +80,8 @@ def test_a_step_of_sgd_is_the_gradient_times_the_learning_rate(network, params, 
 
     loss, gradient = jax.value_and_grad(loss_of)(params)
     state = init_fit(jax.tree.map(jnp.copy, params), optimizer, PLAN).train
-    after, said = make_train_step(network.forward, optimizer)(state, batch)
-    np.testing.assert_allclose(said, loss, rtol=1e-5)
+    after, step_loss = make_train_step(network.forward, optimizer)(state, batch)
+    np.testing.assert_allclose(step_loss, loss, rtol=1e-5)
     expected = jax.tree.map(lambda p, g: p - 0.0005 * g, params, gradient)
     for actual, expected_leaf in zip(
         jax.tree.leaves(after.params), jax.tree.leaves(expected), strict=True
@@ -89,7 +89,7 @@ def test_a_step_of_sgd_is_the_gradient_times_the_learning_rate(network, params, 
         np.testing.assert_allclose(actual, expected_leaf, rtol=1e-5, atol=1e-7)
 
 
-def test_a_fit_learns_what_is_there_to_learn(train_step, start, batches) -> None:
+def test_fit_lowers_the_error(train_step, start, batches) -> None:
     state = list(fit(by_step(train_step, batches), start, None, PLAN))[-1].state
     losses = np.asarray(state.losses)
     assert np.isfinite(losses).all()
@@ -97,9 +97,7 @@ def test_a_fit_learns_what_is_there_to_learn(train_step, start, batches) -> None
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6, 11])
-def test_a_fit_resumed_at_any_step_ends_with_the_same_bits(
-    train_step, start, batches, stop: int
-) -> None:
+def test_resumed_fit_is_bit_identical(train_step, start, batches, stop: int) -> None:
     def watch(params: Params) -> float:
         return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params)))
 
@@ -111,7 +109,7 @@ def test_a_fit_resumed_at_any_step_ends_with_the_same_bits(
     assert _same(resumed, whole)
 
 
-def test_epochs_in_one_call_are_the_steps_one_by_one(
+def test_epoch_in_one_call_equals_single_steps(
     network, adam, train_step, start, examples, batches, draws
 ) -> None:
     train_epoch = make_train_epoch(network.forward, adam, (5, 6, 4))
@@ -127,7 +125,7 @@ def test_epochs_in_one_call_are_the_steps_one_by_one(
         np.testing.assert_allclose(actual, expected_leaf, rtol=1e-4, atol=1e-6)
 
 
-def test_epochs_in_one_call_go_on_from_the_middle_of_one(
+def test_epoch_in_one_call_resumes_within_an_epoch(
     network, adam, train_step, start, examples, batches, draws
 ) -> None:
     first = list(islice(fit(by_step(train_step, batches), _copy(start), None, PLAN), 5))[-1].state
@@ -137,15 +135,13 @@ def test_epochs_in_one_call_go_on_from_the_middle_of_one(
     assert calls == [8, 12]
 
 
-def test_a_finished_fit_does_nothing(train_step, start, batches) -> None:
+def test_finished_fit_does_nothing(train_step, start, batches) -> None:
     state = list(fit(by_step(train_step, batches), start, None, PLAN))[-1].state
     assert is_finished(state, PLAN)
     assert list(fit(by_step(train_step, batches), state, None, PLAN)) == []
 
 
-def test_a_fit_stops_by_the_watched_error_and_keeps_its_best_weights(
-    train_step, start, batches
-) -> None:
+def test_fit_stops_by_the_monitored_error_and_keeps_the_best(train_step, start, batches) -> None:
     plan = PLAN._replace(epochs=20, strips=2, strip_length=1)
     state = start._replace(losses=jnp.full(20, jnp.nan), errors=jnp.full(20, jnp.nan))
     errors = iter([0.5, 0.3, 0.4, 0.6, 0.1])
@@ -163,7 +159,7 @@ def test_a_fit_stops_by_the_watched_error_and_keeps_its_best_weights(
     np.testing.assert_allclose(last.state.errors[:5], [0.5, 0.3, 0.4, 0.6, np.nan])
 
 
-def test_voxels_without_weight_do_not_count(train_step, start, batches) -> None:
+def test_voxels_of_zero_weight_are_ignored(train_step, start, batches) -> None:
     batch = batches(0)
     weight = batch.weight.copy()
     weight[:, :3] = 0
@@ -174,7 +170,7 @@ def test_voxels_without_weight_do_not_count(train_step, start, batches) -> None:
     assert float(clean) == float(loss)
 
 
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(batches) -> None:
+def test_bfloat16_keeps_parameters_in_float32(batches) -> None:
     losses = {}
     for dtype in ("float32", "bfloat16"):
         net = build(2, layers=2, filters=4, dtype=dtype)
@@ -197,7 +193,7 @@ def test_every_optimizer_lowers_the_loss_of_one_batch(network, batches, name: st
     assert losses[-1] < losses[0]
 
 
-def test_the_cosine_schedule_rises_and_ends_at_zero(network) -> None:
+def test_cosine_schedule_warms_up_and_ends_at_zero(network) -> None:
     optimizer = make_optimizer("sgd", 1.0, "cosine", 100)
     state, moved = optimizer.init(jnp.ones(())), []
     for _ in range(101):
@@ -209,6 +205,6 @@ def test_the_cosine_schedule_rises_and_ends_at_zero(network) -> None:
     assert moved[-1] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_an_unknown_optimizer_is_refused_with_the_choices() -> None:
+def test_unknown_optimizer_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'sdg'.*sgd"):
         make_optimizer("sdg", 0.1, "constant", 1)

@@ -1,4 +1,4 @@
-"""Training of a conditional network: its loss means what it says, and a step learns."""
+"""Loss and training step of a conditional network."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def loss_of(flair, logit, batch):
     return float(synthesis_loss(jnp.asarray(flair), jnp.asarray(logit), batch)[0])
 
 
-def test_a_perfect_prediction_has_next_to_no_loss():
+def test_perfect_prediction_has_almost_zero_loss():
     batch = a_batch()
     logit = 40.0 * (2 * batch.lesion - 1)
     assert loss_of(batch.flair, logit, batch) == pytest.approx(0, abs=1e-5)
 
 
-def test_gain_and_offset_of_a_scanned_flair_do_not_count_and_those_of_a_simulated_one_do():
+def test_gain_and_offset_are_ignored_for_scanned_flairs_only():
     logit = np.zeros((2, 8, 8, 8), np.float32)
     scanned, simulated = a_batch(measured=1.0), a_batch()
     # Windows so small hold less than the prior; a larger spread outweighs it.
@@ -54,7 +54,7 @@ def test_gain_and_offset_of_a_scanned_flair_do_not_count_and_those_of_a_simulate
     assert loss_of(flair / 1.2 - 3, logit, simulated._replace(flair=flair)) > exact + 3
 
 
-def test_an_error_in_a_lesion_counts_more_than_one_elsewhere():
+def test_lesion_errors_have_a_higher_weight():
     batch = a_batch()
     lesions, rest = (np.argwhere(batch.lesion == value)[0] for value in (1, 0))
     logit = np.zeros_like(batch.flair)
@@ -67,14 +67,14 @@ def test_an_error_in_a_lesion_counts_more_than_one_elsewhere():
     assert spoilt(lesions) > 2 * spoilt(rest) - loss_of(batch.flair, logit, batch)
 
 
-def test_lesions_that_nobody_segmented_do_not_count():
+def test_unsegmented_lesions_are_ignored():
     batch = a_batch(segmented=0.0)
     a = loss_of(batch.flair, np.full_like(batch.flair, 5.0), batch)
     b = loss_of(batch.flair, np.full_like(batch.flair, -5.0), batch)
     assert a == b
 
 
-def test_voxels_without_weight_do_not_count():
+def test_voxels_of_zero_weight_are_ignored():
     batch = a_batch()
     weight = np.array(batch.weight)
     weight[:, :4] = 0
@@ -86,7 +86,7 @@ def test_voxels_without_weight_do_not_count():
 
 
 @pytest.mark.parametrize("method", OPTIMIZERS)
-def test_training_learns_and_its_average_follows(method: str):
+def test_training_lowers_the_loss_of_weights_and_average(method: str):
     network = build(2, 3, widths=(8, 8))
     optimizer = make_synthesis_optimizer(1e-2, warmup=5, method=method)
     step = make_synthesis_step(network, optimizer)
@@ -104,7 +104,7 @@ def test_training_learns_and_its_average_follows(method: str):
     assert float(jnp.abs(flair - batch.flair).mean()) < 0.6 * losses[0]
 
 
-def test_the_learning_rate_warms_up_stays_and_cools_down():
+def test_learning_rate_has_warmup_and_cooldown():
     optimizer = make_synthesis_optimizer(1.0, warmup=2, cooldown=(4, 4))
     params = {"w": jnp.ones(1)}
     state = optimizer.init(params)
@@ -119,7 +119,7 @@ def test_the_learning_rate_warms_up_stays_and_cools_down():
     assert sizes[8] == pytest.approx(0, abs=0.01)
 
 
-def test_thick_slices_of_a_scanned_flair_do_not_count_as_errors():
+def test_slice_profile_is_applied_before_comparison():
     batch = a_batch()
     logit = 40.0 * (2 * batch.lesion - 1)
     halves = np.kron(np.eye(4, dtype=np.float32), np.full((2, 2), 0.5, np.float32))
@@ -131,7 +131,7 @@ def test_thick_slices_of_a_scanned_flair_do_not_count_as_errors():
     assert loss_of(batch.flair, logit, exact) == pytest.approx(0, abs=1e-5)
 
 
-def test_a_scanned_flair_does_not_push_the_level_of_the_prediction():
+def test_scanned_flair_has_no_gradient_of_the_level():
     batch = a_batch(measured=1.0)
     rng = np.random.default_rng(5)
     # Errors of unequal sign, as of a few bright voxels that are missed.

@@ -131,7 +131,7 @@ def test_every_table_cell_of_the_page_is_in_the_markdown(html: Path, markdown: s
         written.remove(cell)
 
 
-def test_a_table_names_its_groups_columns_and_rows(html: Path, markdown: str):
+def test_table_has_headings_of_groups_columns_and_rows(html: Path, markdown: str):
     page = Page(html)
     headings = [(tag, a.get("scope"), a.get("colspan")) for tag, a in page.elements if tag == "th"]
     assert headings.count(("th", "colgroup", "2")) == 2
@@ -140,12 +140,12 @@ def test_a_table_names_its_groups_columns_and_rows(html: Path, markdown: str):
     assert "| :--- | ---: | ---: | ---: | ---: |" in markdown
 
 
-def test_the_best_is_bold_in_both(html: Path, markdown: str):
+def test_best_cell_is_bold(html: Path, markdown: str):
     assert Page(html).texts["strong"] == ["0.91"]
     assert "| **0.91 (0.11)** |" in markdown
 
 
-def test_columns_of_numbers_are_aligned_and_columns_of_words_are_not(html: Path, markdown: str):
+def test_numeric_columns_are_aligned(html: Path, markdown: str):
     kinds = [attributes["class"] for tag, attributes in Page(html).elements if tag == "td"]
     assert [kind and kind.split()[0] for kind in kinds[-2:]] == ["number", ""]
     assert "| :--- | ---: | :--- |" in markdown
@@ -156,7 +156,7 @@ def test_spreads_of_one_column_are_padded_to_one_width(html: Path):
     assert [len(text) for text in column] == [len("913.34 (139.95)")] * 2
 
 
-def test_the_page_asks_for_nothing_outside_itself(html: Path):
+def test_page_is_self_contained(html: Path):
     page = Page(html)
     loading = ("src", "srcset", "href", "data", "action", "poster")
     sources = [a[name] for _, a in page.elements for name in loading if name in a]
@@ -167,7 +167,7 @@ def test_the_page_asks_for_nothing_outside_itself(html: Path):
     assert not re.search(r"https?:|file:|url\(|@import", html.read_text(encoding="utf-8"))
 
 
-def test_the_picture_is_inside_the_page(html: Path, picture: Path):
+def test_picture_is_embedded(html: Path, picture: Path):
     [image] = [attributes for tag, attributes in Page(html).elements if tag == "img"]
     kind, content = (image["src"] or "").split(",")
     assert kind == "data:image/png;base64"
@@ -175,11 +175,11 @@ def test_the_picture_is_inside_the_page(html: Path, picture: Path):
     assert image["alt"] == '"black"'
 
 
-def test_the_markdown_links_the_picture_from_where_it_lies(markdown: str):
+def test_markdown_links_pictures_relatively(markdown: str):
     assert '!["black"](figures/fold%201%20%28axial%29.png)\n\n*A \\<b\\> slice.*' in markdown
 
 
-def test_markup_in_text_is_shown_and_not_obeyed(html: Path, markdown: str):
+def test_markup_in_text_is_escaped(html: Path, markdown: str):
     page = Page(html)
     assert page.texts["title"] == page.texts["h1"] == ["Ours & <theirs>"]
     assert "<script>alert(1)</script>" in page.texts["p"][0]
@@ -188,7 +188,7 @@ def test_markup_in_text_is_shown_and_not_obeyed(html: Path, markdown: str):
     assert "A \\*star\\*, a lone \\` tick." in markdown
 
 
-def test_what_stands_between_backticks_is_code(html: Path, markdown: str):
+def test_text_between_backticks_is_code(html: Path, markdown: str):
     assert Page(html).texts["code"] == ["flaxflair --seed=0", "a|b", "python -m flaxflair.main"]
     assert "Run `flaxflair --seed=0`, then" in markdown
     assert "`a\\|b` |" in markdown
@@ -203,13 +203,13 @@ def test_what_stands_between_backticks_is_code(html: Path, markdown: str):
         ("-0.3 and 0.3. So", "-0.3 and 0.3. So"),
     ],
 )
-def test_a_paragraph_stays_one_in_markdown(text: str, written: str, tmp_path: Path):
+def test_paragraph_is_not_parsed_as_other_markdown(text: str, written: str, tmp_path: Path):
     write_markdown(Report("t", "lead", (Section("a", "b", (Paragraph(text),)),)), tmp_path / "r.md")
     assert (tmp_path / "r.md").read_text().splitlines()[-1] == written
 
 
 @pytest.mark.parametrize("write", [write_html, write_markdown])
-def test_a_missing_picture_is_named_and_nothing_is_written(write, report: Report, tmp_path: Path):
+def test_missing_picture_is_refused_by_name(write, report: Report, tmp_path: Path):
     (tmp_path / "figures" / "fold 1 (axial).png").unlink()
     with pytest.raises(InputError, match=r"fold 1 \(axial\)\.png: no such picture"):
         write(report, tmp_path / "out")
@@ -217,7 +217,7 @@ def test_a_missing_picture_is_named_and_nothing_is_written(write, report: Report
 
 
 @pytest.mark.parametrize("write", [write_html, write_markdown])
-def test_a_file_that_is_no_picture_is_named(write, tmp_path: Path):
+def test_file_of_unknown_kind_is_refused_by_name(write, tmp_path: Path):
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(b"")
     report = Report("t", "l", (Section("a", "b", (Picture(path, "c", "d"),)),))
@@ -225,7 +225,7 @@ def test_a_file_that_is_no_picture_is_named(write, tmp_path: Path):
         write(report, tmp_path / "out")
 
 
-def test_a_table_or_an_anchor_that_does_not_fit_is_refused():
+def test_inconsistent_table_or_anchor_is_refused():
     with pytest.raises(ValueError, match="a row of 1 cells for 2"):
         Table("t", ("a", "b"), (("1",),))
     with pytest.raises(ValueError, match="groups cover 1 of 2 columns"):
@@ -237,7 +237,7 @@ def test_a_table_or_an_anchor_that_does_not_fit_is_refused():
 
 
 @pytest.mark.parametrize("width", [1200, 420])
-def test_a_browser_opens_the_page_without_complaint_or_request(html: Path, width: int):
+def test_browser_opens_the_page_without_errors(html: Path, width: int):
     page = open_page(html, width=width)
     assert page.console == []
     assert page.requests == [html.as_uri()]

@@ -27,13 +27,13 @@ def a_scanned_subject() -> Subject:
     )
 
 
-def test_a_sheet_shows_samples_and_the_scanned_beside_them(library, tmp_path):  # noqa: F811
+def test_sheet_shows_simulated_and_scanned_slices(library, tmp_path):  # noqa: F811
     out = tmp_path / "sheet.png"
-    told: list[int] = []
-    draw_sample_sheet(library, 0, out, samples=2, on_sample=told.append)
+    counts: list[int] = []
+    draw_sample_sheet(library, 0, out, samples=2, on_sample=counts.append)
     alone = imread(out)
     draw_sample_sheet(library, 0, out, samples=2, subjects=[a_scanned_subject()])
     beside = imread(out)
-    assert told == [1, 2]
+    assert counts == [1, 2]
     assert alone[..., :3].std() > 0.05
     assert beside.shape[1] > alone.shape[1]

@@ -19,7 +19,7 @@ from tests.browser import open_page
 from tests.samples import AFFINE, SHAPE, image_of
 
 
-def test_a_packed_volume_is_the_image_to_eight_bits():
+def test_packed_volume_has_eight_bits():
     image = image_of("T1")
     packed = nib.Nifti1Image.from_bytes(gunzip(pack_volume(image, AFFINE, 0, 500)))
     np.testing.assert_allclose(packed.get_fdata(), image, atol=0.5 * 500 / 255 + 1e-3)
@@ -34,7 +34,7 @@ def gunzip(content: bytes) -> bytes:
     return gzip.decompress(content)
 
 
-def test_a_crop_keeps_every_voxel_in_its_place():
+def test_crop_preserves_world_coordinates():
     region = np.zeros(SHAPE, bool)
     region[3:5, 4:6, 2:4] = True
     geometry, at = crop(Geometry(SHAPE, AFFINE), region, 1.0)
@@ -43,7 +43,7 @@ def test_a_crop_keeps_every_voxel_in_its_place():
     np.testing.assert_allclose(geometry.affine @ [0, 0, 0, 1], corner)
 
 
-def test_a_page_of_a_session_opens_without_a_word_on_the_console(phantom: Path, tmp_path: Path):
+def test_session_page_opens_without_console_messages(phantom: Path, tmp_path: Path):
     subject = load_cohort(phantom, ("T1", "T2"))[0]
     assert subject.flair is not None
     path = tmp_path / "page.html"
@@ -56,7 +56,7 @@ def test_a_page_of_a_session_opens_without_a_word_on_the_console(phantom: Path, 
     assert "</script> & co" in page.text
 
 
-def test_a_scene_begins_with_an_input_and_the_synthetic_flair(phantom: Path):
+def test_scene_begins_with_input_and_synthetic_flair(phantom: Path):
     subject = load_cohort(phantom, ("T1", "T2"))[0]
     scene = make_scene(subject, np.zeros(subject.geometry.shape, np.float32))
     images = [layer.title for layer in scene.layers if layer.kind == "image"]
@@ -66,7 +66,7 @@ def test_a_scene_begins_with_an_input_and_the_synthetic_flair(phantom: Path):
     assert "outline of the brain" in overlays
 
 
-def test_a_run_and_a_predicted_session_have_a_page(finished: Path, phantom: Path, tmp_path: Path):
+def test_run_and_session_pages_are_written(finished: Path, phantom: Path, tmp_path: Path):
     page = tmp_path / "run.html"
     assert main(["report", str(finished), "--out", str(page)]) == 0
     assert "saliency of" in page.read_text()
@@ -82,7 +82,7 @@ def test_a_run_and_a_predicted_session_have_a_page(finished: Path, phantom: Path
 @pytest.mark.parametrize(
     "content", [b"{", b"\xff", b"[]", b"{}", b'{"Model": 1}', b'{"Model": {"Sequences": 1}}']
 )
-def test_a_damaged_sidecar_is_one_sentence_that_names_it(
+def test_damaged_sidecar_is_refused_by_name(
     finished: Path,
     phantom: Path,
     tmp_path: Path,
@@ -96,12 +96,12 @@ def test_a_damaged_sidecar_is_one_sentence_that_names_it(
     sidecar.write_bytes(content)
     capsys.readouterr()
     assert main(["report", str(out / "sub-01"), "--out", str(tmp_path / "page.html")]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"flaxflair: {sidecar}: ")
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"flaxflair: {sidecar}: ")
+    assert error.count("\n") == 1
 
 
-def test_a_session_of_a_universal_model_has_a_page_of_what_was_scanned(tmp_path: Path):
+def test_page_of_a_universal_model_has_the_scanned_sequences(tmp_path: Path):
     from flaxflair.io.bids import start_derivative
     from flaxflair.simulation.phantom import write_phantom
 
@@ -123,12 +123,12 @@ def test_a_session_of_a_universal_model_has_a_page_of_what_was_scanned(tmp_path:
     assert page.is_file()
 
 
-def test_a_place_that_holds_neither_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_other_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["report", str(tmp_path)]) == 1
-    assert "lies in no data set" in capsys.readouterr().err
+    assert "is not in a data set" in capsys.readouterr().err
 
 
-def test_a_subject_without_a_prediction_is_refused(phantom: Path, tmp_path: Path):
+def test_subject_without_prediction_is_refused(phantom: Path, tmp_path: Path):
     from flaxflair.visualization.session_page import write_session_page
 
     with pytest.raises(InputError, match="holds no synthetic FLAIR"):

@@ -11,7 +11,7 @@ from flaxflair.paper.sections.depth import make_fig3
 from flaxflair.paper.sections.filters import make_table1
 from flaxflair.paper.sections.inputs import make_table4a, make_table4b, make_table4c
 from flaxflair.paper.sections.lesions import make_lesions
-from flaxflair.paper.sections.material import Made, Material, Numbers
+from flaxflair.paper.sections.material import Material, Numbers, SectionContent
 from flaxflair.paper.sections.methods import make_table2, make_table3
 from flaxflair.paper.sections.predictions import make_fig4, make_fig7
 from flaxflair.paper.sections.saliency import make_fig6
@@ -39,7 +39,7 @@ def _badge(material: Material, names: Sequence[str]) -> Badge:
     return Badge(kind, f"{which}; {shape} voxels; FCN of {width} filters for the paper's 64")
 
 
-_PARTS: dict[str, Callable[[Material], Made]] = {
+_PARTS: dict[str, Callable[[Material], SectionContent]] = {
     "table1": make_table1,
     "fig3": make_fig3,
     "table2": make_table2,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from flaxflair.paper import published
 from flaxflair.paper.charts import draw_curves
 from flaxflair.paper.outcomes import flatness, read_curve
-from flaxflair.paper.sections.material import Made, Material
+from flaxflair.paper.sections.material import Material, SectionContent
 from flaxflair.paper.studies import name_depth
 from flaxflair.paper.tables import format_number, format_value
 from flaxflair.visualization.report import Block, Paragraph, Picture, Table
 
 
-def make_fig3(material: Material) -> Made:
+def make_fig3(material: Material) -> SectionContent:
     """Returns Figure 3 and the table of depths."""
     names = [name_depth(layers) for layers in published.LAYERS]
     fold = material.folds(names)[0]
@@ -21,7 +21,9 @@ def make_fig3(material: Material) -> Made:
     }
     path = material.pictures / "fig3.png"
     draw_curves({f"{layers} layers": curve for layers, curve in curves.items()}, path)
-    results = {f: material.of(name, "mse", [fold]) for f, name in zip(curves, names, strict=True)}
+    results = {
+        f: material.result(name, "mse", [fold]) for f, name in zip(curves, names, strict=True)
+    }
     rows = tuple(
         (
             f"{layers}",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from flaxflair.paper import published
-from flaxflair.paper.sections.material import Made, Material, twin_blocks
+from flaxflair.paper.sections.material import Material, SectionContent, comparison_blocks
 from flaxflair.paper.studies import name_width
-from flaxflair.paper.tables import Twin, format_number
+from flaxflair.paper.tables import TableComparison, format_number
 from flaxflair.visualization.report import Group, Note, Table
 
 
-def make_table1(material: Material) -> Made:
+def make_table1(material: Material) -> SectionContent:
     """Returns Table 1 and the cost of each width."""
     widths = sorted(published.WIDTHS)
     names = [name_width(filters) for filters in widths]
@@ -20,10 +20,10 @@ def make_table1(material: Material) -> Made:
         else f"{filters} (here {material.scale.filters[filters]})"
         for filters in widths
     }
-    twin = Twin(
+    comparison = TableComparison(
         "MSE",
         labels,
-        {f: material.of(name_width(f), "mse", folds) for f in widths},
+        {f: material.result(name_width(f), "mse", folds) for f in widths},
         {f: published.WIDTHS[f].mse for f in widths},
         reference=64,
         tested={f: material.outcomes[name_width(f)].values("mse", folds) for f in widths},
@@ -45,7 +45,7 @@ def make_table1(material: Material) -> Made:
             )
         )
     caption = "Filters a layer: mean squared error (SD)"
-    blocks = twin_blocks(material, "table1", twin, caption, reference="64 filters")
+    blocks = comparison_blocks(material, "table1", comparison, caption, reference="64 filters")
     columns = ("filters", "parameters", "s a volume", "× 64")
     blocks.append(
         Table(
@@ -63,7 +63,7 @@ def make_table1(material: Material) -> Made:
         )
     )
     numbers = {
-        "mse": twin.numbers(),
+        "mse": comparison.numbers(),
         "cost": {
             f: dict(zip(("parameters", "seconds"), material.timing[f], strict=True)) for f in widths
         },

@@ -7,13 +7,13 @@ from typing import Any
 
 from flaxflair.paper import published
 from flaxflair.paper.published import Published
-from flaxflair.paper.sections.material import LABELS, Made, Material, twin_blocks
+from flaxflair.paper.sections.material import LABELS, Material, SectionContent, comparison_blocks
 from flaxflair.paper.studies import name_subset
-from flaxflair.paper.tables import Twin, format_number
+from flaxflair.paper.tables import TableComparison, format_number
 from flaxflair.visualization.report import Table
 
 
-def make_table4a(material: Material) -> Made:
+def make_table4a(material: Material) -> SectionContent:
     """Returns Table 4 (a): one sequence removed."""
     studies = {
         name: name_subset("fcn", [s for s in material.sequences if s != name])
@@ -29,7 +29,7 @@ def make_table4a(material: Material) -> Made:
     )
 
 
-def make_table4c(material: Material) -> Made:
+def make_table4c(material: Material) -> SectionContent:
     """Returns Table 4 (c): subsets of the sequences."""
     studies = {
         inputs: name_subset("fcn", inputs)
@@ -53,16 +53,16 @@ def _inputs(
     labels: Mapping[Any, str],
     studies: Mapping[Any, str],
     printed: Mapping[Any, Published],
-) -> Made:
+) -> SectionContent:
     names = ["fcn", *studies.values()]
     folds = material.folds(names)
     everything = "all"
-    twin = Twin(
+    comparison = TableComparison(
         "MSE",
         {everything: "all sequences", **labels},
         {
-            everything: material.of("fcn", "mse", folds),
-            **{key: material.of(study, "mse", folds) for key, study in studies.items()},
+            everything: material.result("fcn", "mse", folds),
+            **{key: material.result(study, "mse", folds) for key, study in studies.items()},
         },
         {everything: published.MSE["fcn"], **printed},
         reference=everything,
@@ -74,31 +74,35 @@ def _inputs(
         },
         best="lowest",
     )
-    return twin_blocks(material, part, twin, caption), twin.numbers(), names
+    return comparison_blocks(material, part, comparison, caption), comparison.numbers(), names
 
 
-def make_table4b(material: Material) -> Made:
+def make_table4b(material: Material) -> SectionContent:
     """Returns Table 4 (b): without DIR."""
     others = [name for name in material.sequences if name != "DIR"]
     studies = {method: name_subset(method, others) for method in published.WITHOUT_DIR}
     names = [*studies.values(), *studies]
     folds = material.folds(names)
-    twin = Twin(
+    comparison = TableComparison(
         "MSE",
         {method: LABELS[method] for method in studies},
-        {method: material.of(study, "mse", folds) for method, study in studies.items()},
+        {method: material.result(study, "mse", folds) for method, study in studies.items()},
         published.WITHOUT_DIR,
         reference="fcn",
         tested={m: material.outcomes[study].values("mse", folds) for m, study in studies.items()},
         best="lowest",
     )
-    blocks = twin_blocks(material, "table4b", twin, "Without DIR: mean squared error (SD)")
+    blocks = comparison_blocks(
+        material, "table4b", comparison, "Without DIR: mean squared error (SD)"
+    )
     rows = []
     for method, study in studies.items():
-        ratio = material.of(study, "mse", folds).mean / material.of(method, "mse", folds).mean
+        ratio = (
+            material.result(study, "mse", folds).mean / material.result(method, "mse", folds).mean
+        )
         printed = published.WITHOUT_DIR[method].mean / published.MSE[method].mean
         rows.append((LABELS[method], format_number(ratio, 3), format_number(printed, 3)))
     blocks.append(
         Table("Error without DIR over error with it", ("", "ours", "published"), tuple(rows))
     )
-    return blocks, twin.numbers(), names
+    return blocks, comparison.numbers(), names

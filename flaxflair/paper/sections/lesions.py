@@ -13,7 +13,7 @@ from flaxflair.evaluation.scoring import Row
 from flaxflair.paper import published, remarks
 from flaxflair.paper.outcomes import read_flair, true_flair
 from flaxflair.paper.published import Published
-from flaxflair.paper.sections.material import LABELS, Made, Material, methods_of
+from flaxflair.paper.sections.material import LABELS, Material, SectionContent, methods_of
 from flaxflair.paper.segmentation import FEWEST, TRUTH, choose_examples, segment_subject
 from flaxflair.paper.tables import format_value, summarize
 from flaxflair.visualization import panels
@@ -28,7 +28,7 @@ _COLUMNS = {
 }
 
 
-def make_lesions(material: Material) -> Made:
+def make_lesions(material: Material) -> SectionContent:
     """Returns the table of lesions found, and Figure 5."""
     names = methods_of(material)
     results = {name: _results_of(material, name) for name in (*names, TRUTH)}

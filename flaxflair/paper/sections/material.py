@@ -14,9 +14,9 @@ from flaxflair.core.records import Subject
 from flaxflair.paper import remarks
 from flaxflair.paper.outcomes import Outcome
 from flaxflair.paper.published import Published
-from flaxflair.paper.segmentation import TRUTH, Found
+from flaxflair.paper.segmentation import TRUTH, LesionSegmentation
 from flaxflair.paper.studies import CONFIGS, Scale, Study
-from flaxflair.paper.tables import Twin, summarize
+from flaxflair.paper.tables import TableComparison, summarize
 from flaxflair.visualization.report import Block, Note
 
 LABELS = {
@@ -70,12 +70,12 @@ class Material:
     outcomes: Mapping[str, Outcome]
     subjects: Mapping[str, Subject]
     sequences: Sequence[str]
-    lesions: Mapping[int, Found]
+    lesions: Mapping[int, LesionSegmentation]
     timing: Mapping[int, tuple[int, float]]
     pictures: Path
     phantom: bool
 
-    def of(self, name: str, metric: str, folds: Sequence[int] | None = None) -> Published:
+    def result(self, name: str, metric: str, folds: Sequence[int] | None = None) -> Published:
         """Returns a study's result in a metric, over some folds or all."""
         return summarize(self.outcomes[name].by_fold(metric, folds))
 
@@ -90,13 +90,14 @@ class Material:
         return sorted(set.intersection(*(set(self.outcomes[name].folds) for name in names)))
 
 
-Made = tuple[list[Block], Numbers, list[str]]
+# Blocks of a section, its numbers, and the names of its studies.
+SectionContent = tuple[list[Block], Numbers, list[str]]
 
 
-def twin_blocks(
+def comparison_blocks(
     material: Material,
     part: str,
-    twin: Twin,
+    comparison: TableComparison,
     caption: str,
     footnote: str = "",
     *,
@@ -104,15 +105,20 @@ def twin_blocks(
 ) -> list[Block]:
     """Returns a table, and notes on its disagreements with the paper, grouped by explanation."""
     rows: dict[str, list[str]] = {}
-    for key, ratio, published in twin.differences():
+    for key, ratio, published in comparison.differences():
         if material.phantom:
-            reason = remarks.explain(part, twin.metric, key)
+            reason = remarks.explain(part, comparison.metric, key)
         else:
             reason = remarks.describe_uncertainty(len(material.subjects))
-        rows.setdefault(reason, []).append(f"{twin.labels[key]} {ratio:.2f} and {published:.2f}")
-    heading = f"{twin.metric} relative to the reference, here and published:"
+        rows.setdefault(reason, []).append(
+            f"{comparison.labels[key]} {ratio:.2f} and {published:.2f}"
+        )
+    heading = f"{comparison.metric} relative to the reference, here and published:"
     notes = [Note(f"{heading} {_list(cells)}. {reason}".strip()) for reason, cells in rows.items()]
-    return [twin.table(caption, LABELS.get(twin.reference, reference), footnote), *notes]
+    return [
+        comparison.table(caption, LABELS.get(comparison.reference, reference), footnote),
+        *notes,
+    ]
 
 
 def _list(items: Sequence[str]) -> str:

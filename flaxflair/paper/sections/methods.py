@@ -10,27 +10,29 @@ from flaxflair.paper import published
 from flaxflair.paper.sections.material import (
     LABELS,
     METRICS,
-    Made,
     Material,
+    SectionContent,
+    comparison_blocks,
     methods_of,
-    twin_blocks,
 )
 from flaxflair.paper.segmentation import TRUTH
-from flaxflair.paper.tables import Twin, format_number, format_value
+from flaxflair.paper.tables import TableComparison, format_number, format_value
 from flaxflair.visualization.report import Block, Paragraph, Table
 
 
-def make_table2(material: Material) -> Made:
+def make_table2(material: Material) -> SectionContent:
     """Returns Table 2: mean squared error and structural similarity."""
     names = methods_of(material)
     folds = material.folds(names)
     blocks: list[Block] = []
     numbers = {}
     for metric, long in (("mse", "Mean squared error"), ("ssim", "Structural similarity")):
-        twin = _by_method(material, names, folds, metric)
-        blocks += twin_blocks(material, "table2", twin, f"{long} (SD), held-out subjects")
-        blocks.append(twin.folds(f"{long} (SD), fold by fold"))
-        numbers[metric] = twin.numbers()
+        comparison = _by_method(material, names, folds, metric)
+        blocks += comparison_blocks(
+            material, "table2", comparison, f"{long} (SD), held-out subjects"
+        )
+        blocks.append(comparison.folds(f"{long} (SD), fold by fold"))
+        numbers[metric] = comparison.numbers()
     noise = material.truth("noise_mse", folds)
     if math.isfinite(noise.mean):
         blocks.append(
@@ -40,10 +42,10 @@ def make_table2(material: Material) -> Made:
             )
         )
         numbers["noise"] = noise._asdict()
-    extra = Twin(
+    extra = TableComparison(
         "NMSE",
         {n: LABELS[n] for n in names},
-        {n: material.of(n, "nmse_brain", folds) for n in names},
+        {n: material.result(n, "nmse_brain", folds) for n in names},
         {},
         "fcn",
         best="lowest",
@@ -67,12 +69,14 @@ def make_table2(material: Material) -> Made:
     return blocks, numbers, names
 
 
-def _by_method(material: Material, names: Sequence[str], folds: Sequence[int], metric: str) -> Twin:
+def _by_method(
+    material: Material, names: Sequence[str], folds: Sequence[int], metric: str
+) -> TableComparison:
     style = METRICS[metric]
-    return Twin(
+    return TableComparison(
         style.title,
         {name: LABELS[name] for name in names},
-        {name: material.of(name, metric, folds) for name in names},
+        {name: material.result(name, metric, folds) for name in names},
         published.SCORES[metric],
         reference="fcn",
         tested={name: material.outcomes[name].values(metric, folds) for name in names},
@@ -82,7 +86,7 @@ def _by_method(material: Material, names: Sequence[str], folds: Sequence[int], m
     )
 
 
-def make_table3(material: Material) -> Made:
+def make_table3(material: Material) -> SectionContent:
     """Returns Table 3: lesion contrast."""
     names = methods_of(material)
     folds = material.folds(names)
@@ -92,11 +96,14 @@ def make_table3(material: Material) -> Made:
         plain = _by_method(material, names, folds, metric)
         truth = material.truth(metric, folds)
         labels = {**plain.labels, TRUTH: LABELS[TRUTH]}
-        twin = replace(plain, labels=labels, reproduced={**plain.reproduced, TRUTH: truth})
+        comparison = replace(plain, labels=labels, reproduced={**plain.reproduced, TRUTH: truth})
         what = "normal-appearing white matter"
         what += " within five voxels of them" if metric == "ratio2" else ""
-        blocks += twin_blocks(
-            material, "table3", twin, f"{twin.metric} (SD): mean of the lesions over the {what}"
+        blocks += comparison_blocks(
+            material,
+            "table3",
+            comparison,
+            f"{comparison.metric} (SD): mean of the lesions over the {what}",
         )
-        numbers[metric] = twin.numbers()
+        numbers[metric] = comparison.numbers()
     return blocks, numbers, names

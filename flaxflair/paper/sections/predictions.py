@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from flaxflair.paper import published
 from flaxflair.paper.outcomes import read_flair
-from flaxflair.paper.sections.material import LABELS, Made, Material, methods_of, most_lesion
+from flaxflair.paper.sections.material import (
+    LABELS,
+    Material,
+    SectionContent,
+    methods_of,
+    most_lesion,
+)
 from flaxflair.paper.studies import name_subset
 from flaxflair.visualization import panels
 from flaxflair.visualization.report import Block, Picture
 
 
-def make_fig4(material: Material) -> Made:
+def make_fig4(material: Material) -> SectionContent:
     """Returns Figure 4: predictions and errors of every method."""
     names = [name for name in methods_of(material) if name != "least_squares"]
     shown = most_lesion(material, material.outcomes["fcn"].names(material.folds(names)))[:2]
@@ -33,7 +39,7 @@ def make_fig4(material: Material) -> Made:
     return pictures, {"subjects": shown}, names
 
 
-def make_fig7(material: Material) -> Made:
+def make_fig7(material: Material) -> SectionContent:
     """Returns Figure 7: predictions from subsets of the sequences."""
     studies = {
         " + ".join(inputs): name_subset("fcn", inputs)

@@ -9,13 +9,13 @@ import numpy as np
 
 from flaxflair.evaluation.statistics import rank_agreement
 from flaxflair.paper import published
-from flaxflair.paper.sections.material import Made, Material, Numbers
+from flaxflair.paper.sections.material import Material, Numbers, SectionContent
 from flaxflair.paper.studies import name_subset
 from flaxflair.paper.tables import format_number
 from flaxflair.visualization.report import Block, Group, Note, Paragraph, Picture, Table
 
 
-def make_fig6(material: Material) -> Made:
+def make_fig6(material: Material) -> SectionContent:
     """Returns Figure 6: saliency, and its agreement with what removal costs."""
     mean = _mean_shares(material)
     drawn = sorted(material.outcomes["fcn"].folder.glob("fold-*/*_p3s.png"))
@@ -78,9 +78,10 @@ def _compare_with_removal(
       removed: sequence -> study without it.
     """
     folds = material.folds(["fcn", *removed.values()])
-    base = material.of("fcn", "mse", folds).mean
+    base = material.result("fcn", "mse", folds).mean
     loss = {
-        name: material.of(study, "mse", folds).mean / base - 1 for name, study in removed.items()
+        name: material.result(study, "mse", folds).mean / base - 1
+        for name, study in removed.items()
     }
     printed = {n: published.WITHOUT[n].mean / published.MSE["fcn"].mean - 1 for n in loss}
     shares = np.array([share[name] for name in loss])

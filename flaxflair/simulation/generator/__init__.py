@@ -1,14 +1,14 @@
-"""The generator of training data: windows of simulated heads, as a conditional network sees them.
+"""Generator of training data: windows of simulated heads as inputs of a conditional network.
 
-    ranges       everything that is drawn, with units and sources, in one typed record
+    ranges       ranges of all random parameters, with units and sources, in one typed record
     classes      tissue classes and their relaxation
-    anatomies    label maps of heads and lesions of patients, read
-    storage      the same as arrays that processes share
-    window       a cube of a deformed head
-    lesions      lesions, and what mimics them
+    anatomies    reading of label maps of heads and of lesions of patients
+    storage      the same as arrays shared by processes
+    window       a box of a deformed head
+    lesions      lesions, and structures that mimic them
     contrasts    pulse sequences
-    acquisition  voxels, noise, motion, shading
-    generator    `sample`, which joins these
+    acquisition  voxels, noise, motion, bias
+    generator    `sample`, which combines these
     splines      smooth random fields, and linear maps of a window's axes
 
 To add a contrast, add a line to `contrasts.TIMINGS`; to add a kind of lesion, a function to

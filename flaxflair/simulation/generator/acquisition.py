@@ -1,4 +1,4 @@
-"""Simulated acquisition and preparation of a noise-free image.
+"""Simulated acquisition and preparation of noise-free images.
 
 Independent of tissues.
 """
@@ -22,11 +22,11 @@ from flaxflair.simulation.generator.splines import (
 
 @dataclass(frozen=True)
 class Resolution:
-    """Voxels of one acquisition.
+    """Resolution of one acquisition.
 
     Attributes:
-      edges: mm between voxels along x, y, z.
-      widths: mm over which a voxel averages; slices with gaps average less than their distance.
+      edges: distance of voxels along x, y, z, mm.
+      widths: extent of a voxel along x, y, z, mm; less than the distance for slices with gaps.
     """
 
     edges: tuple[float, float, float]
@@ -55,17 +55,17 @@ def acquire(
     ranges: ScannerRanges,
     white: float,
 ) -> Array:
-    """Returns an image as acquired, prepared and interpolated back onto its grid of 1 mm.
+    """Returns an image after acquisition, preparation and interpolation onto its grid of 1 mm.
 
     In order: misregistration, residual bias, averaging over the acquisition's voxels, Rician noise,
     a ghost in some images, and linear interpolation.
 
     Args:
-      rng: the stream to draw from.
+      rng: random generator.
       image: float32[x, y, z], noise-free, voxels of 1 mm.
-      resolution: of the acquisition.
-      ranges: of everything drawn.
-      white: the signal of white matter, to which noise is relative.
+      resolution: resolution of the acquisition.
+      ranges: ranges of the random parameters.
+      white: signal of white matter, to which the noise is relative.
     """
     shift = rng.normal(0, ranges.shift_mm, 3)
     image = _rotate(image, np.deg2rad(rng.normal(0, ranges.rotation, 3)))
@@ -96,7 +96,7 @@ def _shape(image: Array) -> tuple[int, int, int]:
 
 
 def _rotate(image: Array, angles: Array) -> Array:
-    """Returns an image turned about its middle by small angles (radians), edges repeated."""
+    """Rotates an image about its centre by small angles (radians), edges repeated."""
     x, y, z = angles
     turn = np.eye(3) + np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     middle = (np.array(image.shape) - 1) / 2
@@ -111,12 +111,12 @@ def _rotate(image: Array, angles: Array) -> Array:
 
 
 def draw_mask(rng: np.random.Generator, brain: Array, ranges: ScannerRanges) -> Array:
-    """Returns bool[x, y, z], a brain mask whose edge errs by a smooth field.
+    """Draws a brain mask with smooth errors of its boundary, bool[x, y, z].
 
     Args:
-      rng: the stream to draw from.
-      brain: float32[x, y, z], the part of each voxel that is brain or fluid around it.
-      ranges: of everything drawn.
+      rng: random generator.
+      brain: float32[x, y, z], fraction of each voxel that is brain or surrounding fluid.
+      ranges: ranges of the random parameters.
     """
     softness = 2.0
     n = [sampling_matrix(size, np.arange(size, dtype=float), sd=softness) for size in brain.shape]

@@ -1,4 +1,4 @@
-"""Anatomies: label maps of whole heads, and lesions of patients, read once for the generator.
+"""Reading of label maps of whole heads and of lesions of patients, for the generator.
 
 Independent of contrasts.
 """
@@ -26,13 +26,13 @@ from flaxflair.simulation.generator.classes import (
     members,
 )
 
-# Extent of a cerebrum in MNI152 space, mm: right, front, top and their opposites. The base is not
-# used: brainstems are cut at different heights.
+# Extent of the cerebrum in MNI152 space, mm: along x, along y, and its top. The base is not used,
+# since label maps end at different heights of the brainstem.
 _MNI_X, _MNI_Y, _MNI_TOP = (-69.0, 69.0), (-103.0, 72.0), 78.0
 _MARGIN = 12  # voxels of head kept around the brain
 MNI_SHAPE, MNI_ORIGIN = (182, 218, 182), (-91.0, -126.0, -72.0)  # RAS, 1 mm
-_FAR = 60  # mm; distances beyond do not matter
-_MOST_OFF = 0.05  # mm, by which a label map's voxels may differ from 1 mm
+_FAR = 60  # upper limit of stored distances, mm
+_MOST_OFF = 0.05  # maximum difference of a label map's voxel edges from 1 mm
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class LesionLibrary:
     """Lesions drawn from patients.
 
     Attributes:
-      voxels: int16[n, 3], the voxels (1 mm) of all single lesions, each about its own centre.
-      offsets: int64[k + 1], where each lesion begins in `voxels`.
-      masks: uint8[p, x, y, z], whole patients' lesions in MNI152 space (`MNI_SHAPE`), 0 to 255,
-        softened.
-      prior: float32[x, y, z], how often lesions lie at a place of that grid, 0 to 1.
+      voxels: int16[n, 3], the voxels (1 mm) of all single lesions, relative to each one's centre.
+      offsets: int64[k + 1], start of each lesion in `voxels`.
+      masks: uint8[p, x, y, z], smoothed lesion masks of whole patients in MNI152 space
+        (`MNI_SHAPE`), 0 to 255.
+      prior: float32[x, y, z], lesion probability on that grid, 0 to 1.
     """
 
     voxels: Array
@@ -74,11 +74,11 @@ class LesionLibrary:
 
 @dataclass(frozen=True)
 class Library:
-    """What the generator draws from.
+    """Anatomies and lesions that the generator draws from.
 
     Attributes:
       anatomies: heads.
-      lesions: of patients.
+      lesions: lesions of patients.
     """
 
     anatomies: tuple[Anatomy, ...]
@@ -89,14 +89,13 @@ def load_library(labels: Path, shapes: Path, masks: Path) -> Library:
     """Reads label maps and lesions.
 
     Args:
-      labels: folder of label maps, `*.nii.gz`, 1 mm, FreeSurfer's numbering.
+      labels: folder of label maps, `*.nii.gz`, 1 mm, FreeSurfer labels.
       shapes: folder with `lesion_shapes.npz` (`voxels`, `offsets`) and a prior map
         `*prior*_space-MNI152.nii.gz`.
       masks: folder of lesion masks of whole patients in MNI152 space, 1 mm.
 
     Raises:
-      InputError: a folder holds no such file, or a file is damaged, lies in another space or holds
-        nothing of what it is for.
+      InputError: a folder has no such file, or a file is damaged, in another space, or empty.
     """
     paths = _list(labels, "*.nii.gz", "label map")
     prior = _list(shapes, "*prior*_space-MNI152.nii.gz", "prior map of lesions")[0]
@@ -130,7 +129,7 @@ def _read_shapes(path: Path) -> tuple[Array, Array]:
     """Returns `voxels` and `offsets` of `LesionLibrary`, the lesions not yet centred."""
     voxels = offsets = np.empty(0)
     try:
-        # numpy leaves a file open that is no archive.
+        # numpy does not close a file that is not an archive.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as packed:
             voxels, offsets = packed["voxels"].astype(np.int16), packed["offsets"].astype(np.int64)
         whole = (
@@ -149,7 +148,7 @@ def _read_shapes(path: Path) -> tuple[Array, Array]:
     return voxels, offsets
 
 
-# What numpy raises of a file that is no array, or no archive of arrays.
+# Exceptions of numpy for files that are not arrays or archives of arrays.
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError)
 
 
@@ -184,7 +183,7 @@ def _read_anatomy(path: Path) -> Anatomy:
         )
     (box,) = ndimage.find_objects(inside.astype(np.uint8))
     low = [max(0, axis.start - _MARGIN) for axis in box]
-    # What lies lower than the cerebellum is neck.
+    # Excludes the neck, below the cerebellum.
     classes = np.ascontiguousarray(
         classes[tuple(slice(a, axis.stop + _MARGIN) for a, axis in zip(low, box, strict=True))]
     )
@@ -200,7 +199,7 @@ def _read_anatomy(path: Path) -> Anatomy:
 
 
 def _fill_sulci(classes: Array) -> Array:
-    """Returns the map with unlabelled voxels within the brain's hull set to fluid."""
+    """Returns the map with unlabelled voxels within the closed brain mask set to fluid."""
     brain = members("white", "grey", "fluid")[classes]
     padded = np.pad(brain, 5)
     hull = ndimage.binary_closing(padded, iterations=4)[5:-5, 5:-5, 5:-5]
@@ -210,7 +209,7 @@ def _fill_sulci(classes: Array) -> Array:
 
 
 def _fit_mni(cerebrum: Array) -> Array:
-    """Returns scale and offset of each axis that bring a cerebrum to its extent in MNI152."""
+    """Returns scale and offset of each axis, float64[3, 2], that map a cerebrum to MNI152 mm."""
     ends = []
     for axis in range(3):
         line = np.flatnonzero(cerebrum.any(axis=tuple({0, 1, 2} - {axis})))

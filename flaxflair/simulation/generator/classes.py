@@ -1,4 +1,4 @@
-"""Tissue classes of the generator, their relaxation, and the labels that they stand for.
+"""Tissue classes of the generator: FreeSurfer labels and relaxation.
 
 A new tissue is a line in `CLASSES`. Independent of images.
 
@@ -25,8 +25,8 @@ class TissueClass:
     """One class of tissue.
 
     Attributes:
-      name: of the class.
-      group: the tissue that it counts as; `white` and `grey` vary within, `white` can be lesion.
+      name: name of the class.
+      group: tissue group; `white` and `grey` have texture, and `white` can be lesion.
       labels: FreeSurfer labels, left and right.
       t1: ms at 3 T.
       t2: ms at 3 T.
@@ -66,7 +66,7 @@ CLASSES: tuple[TissueClass, ...] = (
     TissueClass("cortical bone", "head", (515,), 500, 12, 0.06),
     TissueClass("marrow", "head", (516,), 400, 60, 0.60),
     TissueClass("optic nerve", "head", (530,), 900, 70, 0.72),
-    # Lesions of the label maps' subjects; shown in some samples only.
+    # Lesions of the label maps' subjects; simulated as lesions in some samples only.
     TissueClass("white matter lesions", "white", (25, 57), 850, 70, 0.70),
 )
 
@@ -84,5 +84,5 @@ def class_table() -> Array:
 
 
 def members(*groups: Group) -> Array:
-    """Returns bool[len(CLASSES)]: which classes belong to any of the groups."""
+    """Returns the classes in any of the groups, bool[len(CLASSES)]."""
     return np.array([tissue.group in groups for tissue in CLASSES])

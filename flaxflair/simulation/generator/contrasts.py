@@ -1,4 +1,4 @@
-"""Contrasts: relaxation of a sample's tissues, and their image in a pulse sequence.
+"""Contrasts: relaxation of a sample's tissues, and noise-free images of pulse sequences.
 
 A new contrast is a line in `TIMINGS`. Independent of voxel size, noise and motion.
 """
@@ -28,7 +28,7 @@ from flaxflair.simulation.relaxation import PROTOCOLS, Protocol, signal
 
 @dataclass(frozen=True)
 class Relaxation:
-    """Relaxation of one sample.
+    """Relaxation of the tissues of one sample.
 
     Attributes:
       t1: float64[classes], ms.
@@ -36,7 +36,7 @@ class Relaxation:
       pd: likewise, water = 1.
       lesion: float64[3, 3], T1, T2 and proton density at severities 0, 1/2 and 1.
       texture: float32[3, x, y, z], deviations of the logarithms of T1, T2 and proton density.
-      low_field: whether it is at 1.5 T.
+      low_field: whether the field strength is 1.5 T; otherwise 3 T.
     """
 
     t1: Array
@@ -53,11 +53,18 @@ def draw_relaxation(
     ranges: TissueRanges,
     lesions: LesionRanges,
 ) -> Relaxation:
-    """Draws the relaxation of one sample on a window of a shape."""
+    """Draws the relaxation of the tissues of one sample.
+
+    Args:
+      rng: random generator.
+      shape: shape of the window.
+      ranges: ranges of tissue relaxation.
+      lesions: ranges of lesion relaxation.
+    """
     low_field = bool(rng.random() < ranges.low_field_share)
     t1_factor = rng.uniform(*ranges.low_field_t1) if low_field else 1.0
     t2_factor = rng.uniform(*ranges.low_field_t2) if low_field else 1.0
-    # Fluid is water at any field.
+    # The relaxation of fluid does not depend on the field strength.
     water = members("fluid")
 
     def vary(values: list[float], sd: float, factor: float) -> Array:
@@ -73,7 +80,7 @@ def draw_relaxation(
         * np.array([[ranges.t1_sd], [ranges.t2_sd], [ranges.pd_sd]])
         * rng.standard_normal((3, 1))
     )
-    # Tissues are scaled together, so that a lesion stays one: T1 and T2 longer than white matter's.
+    # Scaled with white matter, so that T1 and T2 of lesions remain longer than white matter's.
     lesion *= np.array([[t1[WHITE] / CLASSES[WHITE].t1], [t2[WHITE] / CLASSES[WHITE].t2], [1.0]])
     return Relaxation(t1, t2, pd, lesion, _draw_texture(rng, shape, ranges), low_field)
 
@@ -81,7 +88,7 @@ def draw_relaxation(
 def _draw_texture(
     rng: np.random.Generator, shape: tuple[int, int, int], ranges: TissueRanges
 ) -> Array:
-    """Returns correlated deviations at three scales, float32[3, x, y, z]."""
+    """Draws correlated deviations of log T1, T2 and PD at three scales, float32[3, x, y, z]."""
     shares = rng.dirichlet(np.ones(3))
     water = np.sqrt(rng.uniform(*ranges.water))
     rest = np.sqrt(1 - water**2)
@@ -103,21 +110,22 @@ def _draw_texture(
     return out
 
 
-# The clean FLAIR that is learnt. Echo trains weaken the contrast of a nominal echo time of 125 ms.
+# Protocol of the target FLAIR. The echo time is below the nominal 125 ms, since echo trains weaken
+# the T2 contrast.
 CANONICAL = Protocol(9000, 100, (2450,), fat_saturated=True)
 
 
 def _gradient_or_spin_echo_t1(rng: np.random.Generator, low_field: bool) -> Protocol:
-    """T1-w: inversion-prepared (MPRAGE) in most, spin echo or spoiled gradient echo else."""
+    """T1-w: inversion-prepared (MPRAGE) in 60 %, else spin echo or spoiled gradient echo."""
     if rng.random() < 0.6:
-        # Longer than nominal: gradient-echo trains weaken the contrast of these equations.
+        # Longer than nominal, since gradient-echo trains weaken the T1 contrast.
         inversion = rng.uniform(700, 1000) if low_field else rng.uniform(950, 1400)
         return Protocol(rng.uniform(1700, 2500), rng.uniform(2, 5), (inversion,))
     return Protocol(rng.uniform(380, 750), rng.uniform(3, 14))
 
 
 def _double_inversion(rng: np.random.Generator, low_field: bool) -> Protocol:
-    """DIR: inversions that suppress fluid and white matter."""
+    """DIR: two inversions that null fluid and white matter."""
     first, second = PROTOCOLS["DIR"].inversions
     if low_field:
         second *= 0.74
@@ -129,7 +137,7 @@ def _double_inversion(rng: np.random.Generator, low_field: bool) -> Protocol:
     )
 
 
-# Sequence -> the timing of one scan.
+# Sequence -> function that draws the protocol of one scan.
 TIMINGS: Mapping[str, Callable[[np.random.Generator, bool], Protocol]] = {
     "T1": _gradient_or_spin_echo_t1,
     "T1SE": lambda rng, low_field: Protocol(rng.uniform(400, 750), rng.uniform(8, 20)),
@@ -140,8 +148,8 @@ TIMINGS: Mapping[str, Callable[[np.random.Generator, bool], Protocol]] = {
 
 
 _FATTY = np.array([tissue.name in ("fat and soft tissue", "marrow") for tissue in CLASSES])
-_FAT_LEFT = 0.15  # of fat's signal after saturation; soft tissue is not all fat
-# Level of fluid in the FLAIR that is learnt, relative to white matter.
+_FAT_LEFT = 0.15  # residual fat signal after saturation; soft tissue is not all fat
+# Level of fluid in the target FLAIR, relative to white matter.
 TARGET_FLUID = 0.25
 
 
@@ -161,33 +169,33 @@ class Contrast:
 def make_contrast(
     window: Window, relaxation: Relaxation, lesions: LesionFields, protocol: Protocol
 ) -> Contrast:
-    """Returns the magnitude image of a pulse sequence, by the signal equations."""
+    """Returns the magnitude image of a pulse sequence by its signal equation."""
     table, lesion = _signals(relaxation, protocol), _lesion_signals(relaxation, protocol)
     return _compose(window, relaxation, lesions, protocol, table, lesion)
 
 
 def _signals(relaxation: Relaxation, protocol: Protocol) -> Array:
-    """Returns float64[classes], the signed signal of every class."""
+    """Returns the signed signal of every class, float64[classes]."""
     table = signal(relaxation.t1, relaxation.t2, relaxation.pd, protocol)
     return np.where(_FATTY, _FAT_LEFT, 1.0) * table if protocol.fat_saturated else table
 
 
 def _lesion_signals(relaxation: Relaxation, protocol: Protocol) -> Array:
-    """Returns float64[3], the signed signal of lesions at severities 0, 1/2 and 1."""
+    """Returns the signed signal of lesions at severities 0, 1/2 and 1, float64[3]."""
     t1, t2, pd = relaxation.lesion
     return signal(t1, t2, pd, protocol)
 
 
 def make_target(window: Window, relaxation: Relaxation, lesions: LesionFields) -> Array:
-    """Returns the clean FLAIR to learn, float32[x, y, z]: white matter 1, fluid 0.25.
+    """Returns the noise-free target FLAIR, float32[x, y, z]: white matter 1, fluid 0.25.
 
-    A perfect inversion would null fluid; flow and partial saturation leave a part of its signal.
+    A perfect inversion would null fluid; flow and partial saturation leave residual signal.
     """
     table = _signals(relaxation, CANONICAL)
     table = np.where(members("fluid"), TARGET_FLUID * table[WHITE], table)
     lesion = _lesion_signals(relaxation, CANONICAL)
     contrast = _compose(window, relaxation, lesions, CANONICAL, table, lesion)
-    # The point spread of a scan of 1 mm; without it the label maps' voxels show.
+    # Point spread of a scan at 1 mm, which smooths the staircase of the label map.
     spread = [sampling_matrix(n, np.arange(n, dtype=float), sd=0.45) for n in window.shape]
     return apply_along(spread, contrast.image / np.float32(table[WHITE]))
 
@@ -200,11 +208,11 @@ def make_mixture(
     protocol: Protocol,
     ranges: TissueRanges,
 ) -> Contrast:
-    """Returns an image whose class means deviate from physics; lesions keep their sign."""
+    """Returns an image with randomised class means; the sign of lesion contrast is preserved."""
     sd = rng.uniform(*ranges.mixture_sd)
     table = _signals(relaxation, protocol)
     spread = np.exp(sd * rng.standard_normal(len(table)))
-    # The order of fluid, grey and white matter characterises a sequence, so these vary less.
+    # Fluid, grey and white matter vary less, since their order characterises a sequence.
     for index in (WHITE, CORTEX, FLUID, VENTRICLES):
         spread[index] = np.exp(0.2 * np.log(spread[index]))
     mixed = table * spread
@@ -228,7 +236,7 @@ def _compose(
     low = np.clip(lesion[0] + (lesion[1] - lesion[0]) * at, *sorted(lesion[:2]))
     high = lesion[1] + (lesion[2] - lesion[1]) * (at - 1)
     within = np.where(at < 1, low, high).astype(np.float32)
-    # Only the part of a voxel that is tissue can be lesion.
+    # Lesions replace the tissue fraction of a voxel only.
     image += load * (within - np.float32(table[WHITE]))
     image += lesions.fluid * (np.float32(table[FLUID]) - image)
     levels = np.abs(table[[FLUID, CORTEX, WHITE]])
@@ -236,22 +244,22 @@ def _compose(
 
 
 def _texture_factor(window: Window, relaxation: Relaxation, protocol: Protocol) -> Array:
-    """Returns float32[x, y, z], the signal relative to that of a uniform tissue, to first order."""
+    """Returns the signal relative to uniform tissue, to first order, float32[x, y, z]."""
     total = np.zeros(window.shape, np.float32)
     for tissue, part in ((WHITE, window.white), (CORTEX, window.grey)):
         base = np.array([relaxation.t1[tissue], relaxation.t2[tissue], relaxation.pd[tissue]])
-        here = np.zeros(window.shape, np.float32)
+        change = np.zeros(window.shape, np.float32)
         for k, slope in enumerate(_log_slopes(base, protocol)):
-            here += np.float32(slope) * relaxation.texture[k]
-        total += part * here
+            change += np.float32(slope) * relaxation.texture[k]
+        total += part * change
     return np.exp(np.clip(total, -0.5, 0.5))
 
 
 def _log_slopes(base: Array, protocol: Protocol) -> Array:
-    """Returns float64[3], the slope of log signal by log T1, log T2 and log proton density."""
+    """Returns d log signal / d log (T1, T2, PD), float64[3]."""
     step = 0.02
-    nudged = base[:, None, None] * np.exp(step * np.stack([np.eye(3), -np.eye(3)])).T
-    t1, t2, pd = nudged
+    shifted = base[:, None, None] * np.exp(step * np.stack([np.eye(3), -np.eye(3)])).T
+    t1, t2, pd = shifted
     up, down = np.moveaxis(np.log(np.abs(signal(t1, t2, pd, protocol))), -1, 0)
-    # Near a null the logarithm is steep and the expansion fails.
+    # Near a signal null the logarithm is steep and the expansion fails.
     return np.clip((up - down) / (2 * step), -3, 3)

@@ -1,4 +1,4 @@
-"""The generator: `sample(library, ranges, seed)` returns training examples.
+"""Sampling of training examples: `sample(library, ranges, seed)`.
 
 Combines anatomy, lesions, contrasts and acquisition. Independent of networks and training.
 """
@@ -11,8 +11,8 @@ import numpy as np
 
 from flaxflair.core.records import Array
 from flaxflair.core.sequences import INPUTS
-from flaxflair.imaging.standard import BRIGHTEST, describe
-from flaxflair.imaging.tissue_levels import separate, to_standard
+from flaxflair.imaging.standard import BRIGHTEST, encode_condition
+from flaxflair.imaging.tissue_levels import separate_levels, to_standard
 from flaxflair.simulation.generator.acquisition import (
     acquire,
     draw_mask,
@@ -32,7 +32,7 @@ from flaxflair.simulation.generator.lesions import LesionFields, draw_lesions
 from flaxflair.simulation.generator.ranges import Ranges
 from flaxflair.simulation.generator.window import Window, cut_window
 
-# Subsets of sequences that hospitals acquire; half of the samples have one of them.
+# Subsets of sequences that hospitals acquire, used for half of the samples.
 USUAL: tuple[tuple[str, ...], ...] = (
     ("T1",),
     ("T2",),
@@ -44,19 +44,19 @@ USUAL: tuple[tuple[str, ...], ...] = (
     ("T1SE", "T2", "PD"),
     INPUTS,
 )
-LESION_CENTRED = 0.6
+LESION_CENTRED = 0.6  # share of windows around a lesion, if a patient's mask is used
 
 
 class Example(NamedTuple):
-    """One window, as a network sees it.
+    """One window, as input and target of a network.
 
     Attributes:
       images: float32[x, y, z, m], every sequence of `INPUTS`, standardised; zero where absent.
-      condition: float32[c], see `describe`.
-      flair: float32[x, y, z], the clean FLAIR; normal-appearing white matter is 1.
-      lesion: float32[x, y, z], the part of each voxel that is lesion.
-      brain: bool[x, y, z], the brain mask that the network is given.
-      weight: float32[x, y, z], of each voxel in the loss.
+      condition: float32[c], see `encode_condition`.
+      flair: float32[x, y, z], the noise-free FLAIR; normal-appearing white matter is 1.
+      lesion: float32[x, y, z], lesion fraction of each voxel.
+      brain: bool[x, y, z], the brain mask used for preparation, with simulated errors.
+      weight: float32[x, y, z], weight of each voxel in the loss.
     """
 
     images: Array
@@ -77,18 +77,18 @@ def sample(
     sequences: tuple[str, ...] | None = None,
     centred: bool = False,
 ) -> list[Example]:
-    """Returns windows of one anatomy, each with sequences and a scanner of its own.
+    """Returns examples of one window of one anatomy, each with different sequences and scanners.
 
-    The same arguments always give the same examples, whatever was drawn before.
+    A pure function of its arguments.
 
     Args:
-      library: what anatomies and lesions are drawn from.
-      ranges: of everything random.
-      seed: the address of the draw.
+      library: anatomies and lesions to draw from.
+      ranges: ranges of all random parameters.
+      seed: seed of the random generator.
       shape: voxels of 1 mm along x, y, z.
-      count: examples; they share anatomy, lesions and relaxation, and little else.
-      sequences: that are present; None draws them.
-      centred: whether the window lies around the middle of the cerebral white matter, rather than
+      count: number of examples, which share anatomy, lesions and relaxation.
+      sequences: sequences present; None to draw them for each example.
+      centred: whether the window is near the centre of the cerebral white matter, instead of
         anywhere in it.
     """
     rng = np.random.default_rng(seed)
@@ -110,7 +110,7 @@ def sample(
 
 
 def draw_sequences(rng: np.random.Generator) -> tuple[str, ...]:
-    """Draws the sequences that are present: usual ones in half of the samples, else any."""
+    """Draws the sequences present: one of `USUAL` with probability 1/2, else any subset."""
     if rng.random() < 0.5:
         return USUAL[rng.integers(len(USUAL))]
     number = int(rng.integers(1, 2 ** len(INPUTS)))
@@ -118,7 +118,7 @@ def draw_sequences(rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def _draw_centre(rng: np.random.Generator, anatomy: Anatomy, mask: Array | None) -> Array:
-    """Returns a voxel of white matter, or in some samples one of a lesion."""
+    """Draws the centre of a window, float64[3]: a voxel of white matter, or of a lesion."""
     if mask is not None and rng.random() < LESION_CENTRED:
         inside = np.flatnonzero(mask > 127)
         if len(inside):
@@ -138,14 +138,14 @@ def _observe(
     ranges: Ranges,
     present: tuple[str, ...],
 ) -> Example:
-    """Returns one example: scanner and preparation drawn anew."""
+    """Returns one example with a random scanner and preparation."""
     mask = draw_mask(rng, np.clip(window.brain, 0, 1), ranges.scanner)
     images = np.zeros((*window.shape, len(INPUTS)), np.float32)
     shared = draw_resolution(rng, ranges.scanner)
     resolutions = {}
     for name in present:
         contrast = _contrast(rng, name, window, lesions, relaxation, ranges)
-        # Sequences of one protocol often share slices.
+        # Sequences of one protocol often share their resolution.
         resolution = shared if rng.random() < 0.4 else draw_resolution(rng, ranges.scanner)
         image = acquire(rng, contrast.image, resolution, ranges.scanner, contrast.levels[2])
         images[..., INPUTS.index(name)] = _observe_levels(rng, name, image, contrast, ranges)
@@ -153,7 +153,7 @@ def _observe(
     if rng.random() < ranges.scanner.stripped_share:
         images *= mask[..., None]
     weight = np.where(mask, np.float32(1), np.float32(0.1))
-    return Example(images, describe(resolutions), flair, lesions.load, mask, weight)
+    return Example(images, encode_condition(resolutions), flair, lesions.load, mask, weight)
 
 
 def _contrast(
@@ -176,9 +176,9 @@ def _contrast(
 def _observe_levels(
     rng: np.random.Generator, name: str, image: Array, contrast: Contrast, ranges: Ranges
 ) -> Array:
-    """Returns the image at standard levels, with the errors that finding levels makes."""
+    """Returns the image at standard levels, with simulated errors of the estimated levels."""
     errors = np.exp(np.array(ranges.scanner.level_sd) * rng.standard_normal(3))
-    levels = separate(np.array(contrast.levels) * errors, name)
+    levels = separate_levels(np.array(contrast.levels) * errors, name)
     standard = to_standard(image, levels, name)
     gamma = np.exp(rng.normal(0, ranges.scanner.gamma_sd))
     return np.clip(np.maximum(standard, 0) ** gamma, 0, BRIGHTEST).astype(np.float32)

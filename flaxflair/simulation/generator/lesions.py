@@ -17,11 +17,11 @@ from flaxflair.simulation.generator.ranges import LesionRanges
 from flaxflair.simulation.generator.splines import apply_along, sampling_matrix, smooth_field
 from flaxflair.simulation.generator.window import Window, look_up
 
-# Of the window in which `LesionRanges.count` and `perivascular` are counted, mm³.
+# Volume to which `LesionRanges.count` and `perivascular` refer, mm³.
 _REFERENCE_VOLUME = 64.0**3
-_LARGEST = 20_000  # voxels; larger shapes are whole confluent masks, which `masks` has
-_PERIVENTRICULAR_MM = 3.0  # lesions so near to a ventricle reach it
-_GREY_INVASION = 0.35  # part of a lesion's load that grey matter takes
+_LARGEST = 20_000  # voxels; larger shapes are confluent masks, which `masks` contains
+_PERIVENTRICULAR_MM = 3.0  # lesions at most this far from a ventricle are extended to it
+_GREY_INVASION = 0.35  # lesion load in grey matter relative to white matter
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class LesionFields:
     """Lesions on a window's grid, float32[x, y, z] each.
 
     Attributes:
-      load: 0 to 1, the part of the tissue that is lesion.
-      halo: 0 to 1, the part of the tissue around it that is altered.
+      load: lesion fraction of the tissue, 0 to 1.
+      halo: fraction of altered tissue around lesions, 0 to 1.
       severity: 0 to 1.
-      fluid: 0 to 1, the part of the voxel that is fluid: cavities, lacunes, perivascular spaces.
+      fluid: fluid fraction of the voxel, 0 to 1: cavities, lacunes, perivascular spaces.
     """
 
     load: Array
@@ -51,11 +51,11 @@ def draw_lesions(
     """Draws the lesions of one window.
 
     Args:
-      rng: the stream to draw from.
-      window: where.
+      rng: random generator.
+      window: window of the head.
       library: lesions of patients.
-      ranges: of everything drawn.
-      patient: whose mask to use, an index in `library.masks`; None for single lesions or none.
+      ranges: ranges of the random parameters.
+      patient: index in `library.masks` of a whole patient's lesions; None for none.
     """
     zero = np.zeros(window.shape, np.float32)
     fluid = _perivascular_spaces(rng, window, ranges)
@@ -80,7 +80,7 @@ def draw_lesions(
     host = np.clip(window.white + _GREY_INVASION * window.grey, 0, 1)
     load = np.clip(load, 0, 1) * host
     spread = _blur(load, rng.uniform(*ranges.halo_mm))
-    # Variation between lesions, and a core more severe than the edge.
+    # Varies between lesions, and increases from the edge to the core.
     severity = rng.uniform(*ranges.severity) + rng.uniform(*ranges.severity_sd) * smooth_field(
         rng, window.shape, 9.0
     )
@@ -106,27 +106,27 @@ def _blur(image: Array, sd: float) -> Array:
 
 
 def _patient_lesions(rng: np.random.Generator, window: Window, mask: Array) -> Array:
-    """Returns the lesions of a whole patient, carried over and warped a little."""
+    """Returns the lesions of a whole patient, warped and possibly mirrored."""
     jitter = np.stack([smooth_field(rng, window.shape, 16.0) for _ in range(3)])
-    places = window.mni + jitter * np.float32(rng.uniform(0.5, 2.0))
-    if rng.random() < 0.5:  # lesions of the other side
-        places[0] = mask.shape[0] - 1 - places[0]
-    return look_up(mask, places).astype(np.float32) / 255
+    positions = window.mni + jitter * np.float32(rng.uniform(0.5, 2.0))
+    if rng.random() < 0.5:  # mirrored
+        positions[0] = mask.shape[0] - 1 - positions[0]
+    return look_up(mask, positions).astype(np.float32) / 255
 
 
 def _single_lesions(
     rng: np.random.Generator, window: Window, library: LesionLibrary, ranges: LesionRanges
 ) -> Array:
-    """Returns lesions of other patients one by one, where lesions are likely."""
+    """Returns single lesions of patients at positions drawn from the lesion prior."""
     chance = window.white * (0.03 + look_up(library.prior, window.mni))
-    ladder = np.cumsum(chance.ravel(), dtype=np.float64)
+    cumulative = np.cumsum(chance.ravel(), dtype=np.float64)
     out = np.zeros(window.shape, np.float32)
-    if ladder[-1] <= 0:
+    if cumulative[-1] <= 0:
         return out
     low, high = np.log(ranges.count)
     expected = np.exp(rng.uniform(low, high)) * out.size / _REFERENCE_VOLUME
     for _ in range(rng.poisson(expected)):
-        at = np.unravel_index(np.searchsorted(ladder, rng.random() * ladder[-1]), out.shape)
+        at = np.unravel_index(np.searchsorted(cumulative, rng.random() * cumulative[-1]), out.shape)
         k = rng.integers(len(library.offsets) - 1)
         points = library.voxels[library.offsets[k] : library.offsets[k + 1]]
         if len(points) > _LARGEST:
@@ -134,7 +134,7 @@ def _single_lesions(
         scale = rng.uniform(*ranges.scale)
         turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
         placed = points @ (scale * turn) + np.array(at) + rng.uniform(-0.5, 0.5, 3)
-        if scale > 1:  # no holes between points that were moved apart
+        if scale > 1:  # fills gaps between the scaled points
             placed = np.concatenate([placed, placed + rng.uniform(-0.5, 0.5, placed.shape) * scale])
         out += _splat(placed, out.shape, weight=scale**3 / (2 if scale > 1 else 1))
     return np.clip(_blur(out, 0.6) * 1.3, 0, 1)
@@ -150,7 +150,7 @@ def _splat(points: Array, shape: tuple[int, ...], weight: float) -> Array:
 
 
 def _periventricular_rim(rng: np.random.Generator, window: Window, ranges: LesionRanges) -> Array:
-    """Returns rims and caps along the ventricles, uneven, thickest where a smooth field is high."""
+    """Returns periventricular rims and caps, with a thickness that varies smoothly."""
     thickness = rng.uniform(*ranges.rim_mm) * np.clip(
         0.5 + 0.7 * smooth_field(rng, window.shape, 14.0), 0.0, 2.5
     )
@@ -172,8 +172,8 @@ def _perivascular_spaces(rng: np.random.Generator, window: Window, ranges: Lesio
         direction /= np.linalg.norm(direction)
         length, radius = rng.uniform(4, 16), rng.uniform(*ranges.perivascular_mm)
         line = np.arange(-length / 2, length / 2, 0.25)[:, None] * direction
-        bend = np.sin(np.linspace(0, 3, len(line)))[:, None] * rng.standard_normal(3) * 0.8
-        out += _splat(middle + line + bend, out.shape, weight=0.25 * np.pi * radius**2)
+        curve = np.sin(np.linspace(0, 3, len(line)))[:, None] * rng.standard_normal(3) * 0.8
+        out += _splat(middle + line + curve, out.shape, weight=0.25 * np.pi * radius**2)
     return np.clip(_blur(out, 0.4), 0, 1) * (window.brain - window.fluid)
 
 
@@ -196,5 +196,5 @@ def _lacunes(rng: np.random.Generator, window: Window, ranges: LesionRanges) -> 
 
 
 def _deep(window: Window) -> Array:
-    """Returns where grey matter is deep, not cortical."""
+    """Returns the voxels far from the cortex, bool[x, y, z]."""
     return window.cortex_distance > 4

@@ -1,7 +1,7 @@
-"""Ranges of everything the generator draws, with units and sources, in one typed record.
+"""Ranges of all random parameters of the generator, with units and sources, in one typed record.
 
-A pair is the interval of a uniform draw; a field that ends in `_sd` is a standard deviation; one
-that ends in `_share` is a probability.
+A pair is the interval of a uniform distribution, a field with suffix `_sd` a standard deviation,
+and one with suffix `_share` a probability.
 
 Sources: Stanisz et al., Magn. Reson. Med. 54:507 (2005), and Gelman et al., Magn. Reson. Med. 45:71
 (2001), for relaxation and its spread; Billot et al., Med. Image Anal. 86:102789 (2023), for the
@@ -24,10 +24,10 @@ class AnatomyRanges:
       rotation: degrees about each axis.
       scale: factor along each axis.
       shear: tangent of the angle.
-      warp_sd: mm, displacement of the knots of a cubic B-spline.
-      warp_spacing: mm between knots.
-      narrow_share: samples with narrow sulci, whose cortex is a millimetre thicker outwards; the
-        label maps are of people with wide ones.
+      warp_sd: displacement of the knots of a cubic B-spline, mm.
+      warp_spacing: distance of the knots, mm.
+      narrow_share: samples with narrow sulci, by a cortex that extends 1 mm further outwards; the
+        subjects of the label maps have wide sulci.
     """
 
     rotation: Range = (-15.0, 15.0)
@@ -53,9 +53,9 @@ class TissueRanges:
       texture_t2_sd: likewise of T2.
       texture_pd_sd: likewise of proton density.
       water: correlation of T1, T2 and proton density within a tissue.
-      texture_mm: scales of the variation within a tissue; their shares of its variance are drawn.
-      mixture_share: input images whose class means are scaled at random, beyond physics.
-      mixture_sd: of the logarithm of that scale.
+      texture_mm: scales of the variation within a tissue, with random shares of its variance.
+      mixture_share: input images whose class means are multiplied by random factors.
+      mixture_sd: of the logarithm of those factors.
     """
 
     low_field_share: float = 0.35
@@ -79,27 +79,27 @@ class LesionRanges:
 
     Attributes:
       healthy_share: samples without lesions.
-      native_share: samples that show the lesions of the label maps' own people.
-      mask_share: samples whose lesions come from the mask of a whole patient.
-      shape_share: samples that (also) have single lesions.
-      count: single lesions in a window of 64 mm; drawn log-uniformly.
-      scale: factor of a lesion's extent.
-      edge: mm, SD of the Gaussian that softens a lesion's edge.
-      halo: greatest part of normal-appearing white matter around a lesion that is lesion-like.
-      halo_mm: how far it reaches, SD of a Gaussian.
+      native_share: samples with the lesions of the label map's subject.
+      mask_share: samples with the lesions of a whole patient.
+      shape_share: samples with (additional) single lesions.
+      count: number of single lesions in a window of 64 mm; log-uniform.
+      scale: scale factor of a lesion.
+      edge: SD of the Gaussian that smooths a lesion's edge, mm.
+      halo: maximum lesion-like fraction of normal-appearing white matter around a lesion.
+      halo_mm: extent of the halo, SD of a Gaussian, mm.
       rim_share: samples with periventricular rims and caps.
-      rim_mm: their thickness.
-      severity: 0 is mild (T1 and T2 little longer), 1 a black hole.
-      severity_sd: between places in one sample.
+      rim_mm: thickness of the rims, mm.
+      severity: 0 is mild (T1 and T2 slightly longer), 1 a black hole.
+      severity_sd: variation of the severity within a sample.
       t1: ms at 3 T at severities 0, 1/2 and 1.
       t2: likewise.
       pd: likewise, water = 1.
-      isointense_share: samples whose T1 shows next to no lesion contrast.
-      cavity_share: samples whose severest lesions have a fluid core.
-      perivascular: enlarged perivascular spaces in a window.
-      perivascular_mm: their radius.
+      isointense_share: samples with almost no lesion contrast on T1.
+      cavity_share: samples whose most severe lesions have a fluid core.
+      perivascular: number of enlarged perivascular spaces in a window of 64 mm.
+      perivascular_mm: radius of perivascular spaces, mm.
       lacune_share: samples with lacunes.
-      lacune_mm: their radius.
+      lacune_mm: radius of lacunes, mm.
     """
 
     healthy_share: float = 0.2
@@ -131,7 +131,7 @@ class ScannerRanges:
     """Acquisition and preparation of one image.
 
     Attributes:
-      volume_share: images of nearly isotropic voxels; others have thick slices.
+      volume_share: images with nearly isotropic voxels; others have thick slices.
       volume_mm: edges of nearly isotropic voxels.
       in_plane_mm: edges within thick slices.
       slice_mm: thickness of slices.
@@ -139,12 +139,12 @@ class ScannerRanges:
       axial_share: thick slices that are axial; the others are sagittal or coronal.
       psf: SD of the point spread along each axis, relative to the voxel's edge.
       noise_sd: of either channel, relative to the white matter's signal.
-      bias_sd: of the logarithm of the shading that bias correction has left.
-      bias_mm: its scale.
+      bias_sd: of the logarithm of the residual bias field after correction.
+      bias_mm: scale of the residual bias field, mm.
       shift_mm: misregistration along each axis, SD.
       rotation: misregistration about each axis in degrees, SD.
       ghost_share: images with a ghost.
-      ghost: its strength, relative to the image.
+      ghost: intensity of the ghost relative to the image.
       gamma_sd: of the logarithm of an exponent applied to normalised intensities.
       level_sd: of the logarithm of the error of a tissue's level, for fluid, grey and white.
       stripped_share: samples whose images are zero outside the brain.

@@ -1,8 +1,8 @@
 """Smooth random fields in a window, and linear maps of its axes. Independent of anatomy.
 
-Everything separable is a small matrix for each axis: a cubic B-spline from knots to voxels, a
-point spread, the averaging over slices and the interpolation back. Applying three of them to a
-window of 64³ voxels takes milliseconds.
+Separable operations are one small matrix per axis: cubic B-spline interpolation from knots,
+convolution with a point spread, averaging over slices, and interpolation to voxels. Applying three
+of them to a window of 64³ voxels takes milliseconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def apply_along(matrices: Sequence[Array], image: Array) -> Array:
 
 @lru_cache(64)
 def bspline_matrix(points: int, spacing: float, step: float = 1.0) -> Array:
-    """Returns float32[points, knots], the cubic B-splines of knots `spacing` mm apart.
+    """Returns the cubic B-spline basis of knots `spacing` mm apart, float32[points, knots].
 
     Args:
       points: voxels, `step` mm apart.
@@ -55,8 +55,8 @@ def smooth_field(
     """Returns a field of zero mean and unit variance in expectation, float32[x, y, z].
 
     Args:
-      rng: the stream to draw from.
-      shape: of the window.
+      rng: random generator.
+      shape: shape of the window.
       spacing: mm between the knots of its cubic B-spline, about its correlation length.
       step: mm between voxels.
     """
@@ -67,24 +67,24 @@ def smooth_field(
 
 
 def sampling_matrix(points: int, at: Array, *, sd: float = 0.0, width: float = 0.0) -> Array:
-    """Returns float32[len(at), points]: averages of a line of voxels around places on it.
+    """Returns weights that average a line of voxels around positions, float32[len(at), points].
 
     Args:
-      points: voxels of the line.
-      at: float[n], places in voxels.
-      sd: of a Gaussian point spread in voxels.
-      width: of a box in voxels, such as a slice's profile; 0 for none.
+      points: number of voxels of the line.
+      at: float[n], positions in voxels.
+      sd: SD of a Gaussian point spread, voxels.
+      width: width of a box profile (slice profile), voxels; 0 for none.
 
     Returns:
-      Weights whose rows have sum 1; beyond the ends the last voxel is repeated.
+      Weights with rows that sum to 1; end voxels are repeated beyond the ends.
     """
-    # Narrower point spreads than this fall between voxels.
+    # Narrower point spreads are undersampled.
     sd = max(sd, 0.3)
     reach = 3 * sd + width / 2
     before = int(np.ceil(max(0.0, reach - at.min())))
     after = int(np.ceil(max(0.0, at.max() + reach - (points - 1))))
     offset = np.arange(-before, points + after)[None, :] - at[:, None]
-    # A box of at least a voxel (the line's own averaging), smoothed by the point spread.
+    # A box of at least one voxel, convolved with the point spread.
     half = max(width, 1.0) / 2
     weight = ndtr((offset + half) / sd) - ndtr((offset - half) / sd)
     folded = weight[:, before : before + points].copy()
@@ -94,10 +94,10 @@ def sampling_matrix(points: int, at: Array, *, sd: float = 0.0, width: float = 0
 
 
 def linear_matrix(at: Array, points: int) -> Array:
-    """Returns float32[points, len(at)]: linear interpolation from places `at` to voxels, clamped.
+    """Returns weights of linear interpolation from `at` to voxels, float32[points, len(at)].
 
     Args:
-      at: float[n], increasing places in voxels.
+      at: float[n], increasing positions in voxels; values are constant beyond them.
       points: voxels 0, 1, ..., points - 1.
     """
     voxels = np.arange(points)

@@ -1,4 +1,4 @@
-"""The library as a folder of arrays, so that processes share it in memory instead of copying it.
+"""Storage of the library as memory-mapped arrays, which processes share.
 
 Independent of sampling.
 """
@@ -19,22 +19,22 @@ from flaxflair.simulation.generator.anatomies import Anatomy, LesionLibrary, Lib
 
 
 def save_library(folder: Path, library: Library) -> None:
-    """Writes a library; `folder` must not exist. It appears under its name only when complete.
+    """Writes a library; `folder` must not exist, and is created only when complete.
 
     Raises:
       WriteError: the disk is full or the folder read-only.
     """
-    with begun(folder) as partial:
+    with write_folder(folder) as partial:
         for number, anatomy in enumerate(library.anatomies):
             _save(partial / f"anatomy-{number:03d}", anatomy)
         _save(partial / "lesions", library.lesions)
 
 
 @contextlib.contextmanager
-def begun(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder that gets the name `folder` at the end of the block.
+def write_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder that is renamed to `folder` at the end of the block.
 
-    What a process that was killed left of it is removed.
+    The partial folder of a killed process is removed.
 
     Raises:
       WriteError: the disk is full or the folder read-only; nothing is left.

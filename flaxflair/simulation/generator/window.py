@@ -1,4 +1,4 @@
-"""Windows of a deformed head: classes at 0.5 mm, tissue fractions, MNI152 coordinates.
+"""Windows of a deformed head: tissue classes at 0.5 mm, tissue fractions, MNI152 coordinates.
 
 Independent of contrasts and lesions.
 """
@@ -25,17 +25,17 @@ _OCTANTS = [
 
 @dataclass(frozen=True)
 class Window:
-    """A box of a deformed head, in voxels of 1 mm.
+    """A box of a deformed head with voxels of 1 mm.
 
     Attributes:
-      octants: uint8[8, x, y, z], the class of each eighth of a voxel.
-      white: float32[x, y, z], the part of each voxel that is white matter.
+      octants: uint8[8, x, y, z], tissue class of each octant of a voxel.
+      white: float32[x, y, z], white-matter fraction of each voxel.
       grey: likewise.
       fluid: likewise.
-      brain: likewise, of all three.
+      brain: likewise, the sum of the three.
       ventricle_distance: uint8[x, y, z], mm.
       cortex_distance: uint8[x, y, z], mm.
-      mni: float32[3, x, y, z], place in voxels of the 1 mm MNI152 grid.
+      mni: float32[3, x, y, z], coordinates in voxels of the 1 mm MNI152 grid.
     """
 
     octants: Array
@@ -54,7 +54,7 @@ class Window:
         return x, y, z
 
     def mix(self, table: Array) -> Array:
-        """Returns float32[x, y, z], the mean over each voxel of a value for each class."""
+        """Returns the mean of a value per class over each voxel, float32[x, y, z]."""
         table = table.astype(np.float32)
         total = table[self.octants[0]]
         for octant in self.octants[1:]:
@@ -70,17 +70,17 @@ def cut_window(
     centre: Array,
     shape: tuple[int, int, int],
 ) -> Window:
-    """Cuts a window out of a head that is turned, scaled, mirrored and warped at random.
+    """Cuts a window out of a head that is rotated, scaled, mirrored and warped at random.
 
     Args:
-      rng: the stream to draw from.
+      rng: random generator.
       anatomy: the head.
-      ranges: of the deformation.
-      centre: [3], the voxel of `anatomy` in the middle.
+      ranges: ranges of the deformation.
+      centre: [3], voxel of `anatomy` at the centre of the window.
       shape: voxels along x, y, z.
     """
     fine_shape = tuple(2 * size for size in shape)
-    # mm from the middle
+    # mm from the centre
     lines = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) / 2 for n in fine_shape]
     matrix = _draw_matrix(rng, ranges).astype(np.float32)
     splines = [bspline_matrix(n, ranges.warp_spacing, 0.5) for n in fine_shape]
@@ -89,12 +89,12 @@ def cut_window(
     extent = anatomy.classes.shape
     flat = np.zeros(fine_shape, np.int32)
     inside = np.ones(fine_shape, bool)
-    places = []
+    positions = []
     for axis in range(3):
         at = apply_along(splines, knots[..., axis])
         at += np.float32(centre[axis]) + matrix[axis, 0] * lines[0][:, None, None]
         at += matrix[axis, 1] * lines[1][:, None] + matrix[axis, 2] * lines[2]
-        places.append(at[::2, ::2, ::2])
+        positions.append(at[::2, ::2, ::2])
         index = np.rint(at).astype(np.int32)
         inside &= (index >= 0) & (index < extent[axis])
         np.clip(index, 0, extent[axis] - 1, out=index)
@@ -108,7 +108,7 @@ def cut_window(
     coarse = flat[::2, ::2, ::2]
     scale, offset = anatomy.to_mni.T
     scale, offset = scale.astype(np.float32), (offset - MNI_ORIGIN).astype(np.float32)
-    mni = np.stack([place * scale[k] + offset[k] for k, place in enumerate(places)])
+    mni = np.stack([at * scale[k] + offset[k] for k, at in enumerate(positions)])
 
     white, grey, fluid = (_part(octants, group) for group in ("white", "grey", "fluid"))
     return Window(
@@ -124,7 +124,7 @@ def cut_window(
 
 
 def _part(octants: Array, group: str) -> Array:
-    """Returns how much of each voxel a group of classes fills, 0 to 1."""
+    """Returns the fraction of each voxel in a group of classes, float32[x, y, z]."""
     chosen = members(group).astype(np.uint8)  # type: ignore[arg-type]
     total = chosen[octants[0]]
     for octant in octants[1:]:
@@ -132,22 +132,22 @@ def _part(octants: Array, group: str) -> Array:
     return total.astype(np.float32) / 8
 
 
-def look_up(volume: Array, places: Array) -> Array:
-    """Returns the values of an MNI152 map at places in its voxels, nearest neighbour.
+def look_up(volume: Array, positions: Array) -> Array:
+    """Returns the nearest-neighbour values of an MNI152 map at positions.
 
     Args:
       volume: [x, y, z] of `MNI_SHAPE`.
-      places: float32[3, ...].
+      positions: float32[3, ...], in voxels.
     """
-    flat = np.zeros(places.shape[1:], np.int32)
+    flat = np.zeros(positions.shape[1:], np.int32)
     for axis, size in enumerate(MNI_SHAPE):
         flat *= size
-        flat += np.clip(np.rint(places[axis]), 0, size - 1).astype(np.int32)
+        flat += np.clip(np.rint(positions[axis]), 0, size - 1).astype(np.int32)
     return volume.ravel()[flat]
 
 
 def _draw_matrix(rng: np.random.Generator, ranges: AnatomyRanges) -> Array:
-    """Returns float64[3, 3], mm in the window to voxels of the head, mirrored in half."""
+    """Draws the matrix from mm of the window to voxels of the head, float64[3, 3]."""
     x, y, z = np.deg2rad(rng.uniform(*ranges.rotation, 3))
     turn = (
         np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
