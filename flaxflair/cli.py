@@ -45,6 +45,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Renamed(argparse.Action):
+    """An option of earlier versions, refused by its present name, `const`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(f"{option_string} is now {self.const}; use that name")
+
+
 def _configure_machine(args: argparse.Namespace) -> None:
     """Restricts cores and selects the device, before libraries are imported."""
     if (threads := getattr(args, "threads", None)) is not None:
@@ -316,8 +329,9 @@ def _add_sequences(parser: argparse._ActionsContainer, *, flair: bool) -> None:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help=_MODEL)
     parser.add_argument("--fold", type=int, default=0, help="fold of the run (0)")
+    parser.add_argument("--voxels", action=_Renamed, const="--tile-voxels", help=argparse.SUPPRESS)
     parser.add_argument(
-        "--voxels",
+        "--tile-voxels",
         type=int,
         default=3_000_000,
         help="voxels computed at once, about 1 kB each for 64 filters; 0 for all (3,000,000)",

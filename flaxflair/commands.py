@@ -177,7 +177,7 @@ def _predict_cohort(args: argparse.Namespace, model: AnyModel) -> None:
             patterns=_patterns(args),
             participants=args.participant_label,
             sessions=args.session_label,
-            voxels=args.voxels,
+            tile_voxels=args.tile_voxels,
             workers=args.workers,
             overwrite=args.overwrite,
             pages=not args.no_page,
@@ -206,7 +206,7 @@ def _predict_files(args: argparse.Namespace, model: AnyModel) -> None:
         args.out,
         None if args.prepared else _preparation(args),
         brain=args.brain,
-        voxels=args.voxels,
+        tile_voxels=args.tile_voxels,
         page=page,
         about=_about(args),
     )
@@ -265,7 +265,7 @@ def saliency(args: argparse.Namespace) -> None:
     options = _preparation(args)
     options = replace(options, reference=options.reference or TARGET)
     subject = load_subject(files, None if args.prepared else options, model.voxel_size)
-    maps = models.saliency_maps(model, subject, voxels=args.voxels)
+    maps = models.saliency_maps(model, subject, tile_voxels=args.tile_voxels)
     args.out.mkdir(parents=True, exist_ok=True)
     share = shares(maps, {"brain": subject.masks.brain})["brain"]
     table = Table("sequence", "share of the saliency in the brain", "map")
@@ -345,9 +345,9 @@ def _sequence_files(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _expect_voxels(args: argparse.Namespace) -> None:
-    if args.voxels < 0:
+    if args.tile_voxels < 0:
         raise InputError(
-            f"--voxels is {args.voxels}; it must be at least 1, or 0 for the whole volume"
+            f"--tile-voxels is {args.tile_voxels}; it must be at least 1, or 0 for the whole volume"
         )
 
 

@@ -117,6 +117,14 @@ def test_arguments_of_data_sets_and_of_files_cannot_be_mixed_or_incomplete(
     assert output.count("\n") == 1
 
 
+def test_an_option_of_earlier_versions_is_refused_by_its_present_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "--out", "a.nii.gz", "--voxels", "900"])
+    assert "--voxels is now --tile-voxels; use that name" in capsys.readouterr().err
+
+
 def test_a_level_that_is_not_participant_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["predict", "in", "out", "group", "--model", "/none"])
@@ -131,7 +139,10 @@ def test_a_level_that_is_not_participant_is_refused(capsys: pytest.CaptureFixtur
         (["phantom", "."], "is not empty"),
         (["phantom", f"{__file__}/x"], f"{__file__}: File exists; check the name"),
         (["saliency", "--out", "out"], "a universal model has no saliency maps; name"),
-        (["predict", "--out", "a.nii.gz", "--voxels", "-1"], "--voxels is -1; it must be at"),
+        (
+            ["predict", "--out", "a.nii.gz", "--tile-voxels", "-1"],
+            "--tile-voxels is -1; it must be at",
+        ),
         (["report", ".", "--out", "/none/x.html"], "/none: no such folder; create it"),
         (["montage", ".", "/none/x.png"], "/none: no such folder; create it"),
         (["evaluate", "a.nii", "b.nii", "--json", "/none/x"], "/none: no such folder; create it"),

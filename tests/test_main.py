@@ -189,7 +189,7 @@ def test_a_finished_run_is_loaded_and_predicts_what_it_wrote(finished: Path, pha
     path = finished / "derivative" / name / "anat" / f"{name}_desc-synth_FLAIR.nii.gz"
     written = to_ras(flaxflair.read_volume(path))
     whole = flaxflair.predict_array(model, subject.images)
-    streamed = flaxflair.predict_array(model, subject.images, voxels=900)
+    streamed = flaxflair.predict_array(model, subject.images, tile_voxels=900)
     np.testing.assert_allclose(whole, written.array, atol=1e-5 * whole.std())
     np.testing.assert_allclose(streamed, whole, atol=1e-5 * whole.std())
 

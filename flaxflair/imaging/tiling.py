@@ -112,18 +112,18 @@ def _up(number: int, stride: int) -> int:
 
 
 def plan_tiles(
-    shape: tuple[int, ...], halo: int, voxels: int, stride: int = 1
+    shape: tuple[int, ...], halo: int, tile_voxels: int, stride: int = 1
 ) -> tuple[int, int, int]:
     """Returns the numbers of pieces along x, y and z that minimise the voxels read in total.
 
     Args:
       shape: shape of the volume.
       halo: voxels on each side that an output depends on.
-      voxels: maximum size of a tile, halo included; 0 for one tile. A tile has at least `stride`
-        voxels and their halo along each axis, even if that exceeds the maximum.
+      tile_voxels: maximum size of a tile, halo included; 0 for one tile. A tile has at least
+        `stride` voxels and their halo along each axis, even if that exceeds the maximum.
       stride: tiles begin at multiples of the stride.
     """
-    if voxels == 0:
+    if tile_voxels == 0:
         return 1, 1, 1
 
     def options(size: int) -> list[tuple[int, int, int]]:
@@ -136,7 +136,7 @@ def plan_tiles(
 
     def cost(tile: tuple[tuple[int, int, int], ...]) -> tuple[int, int]:
         size = tile[0][1] * tile[1][1] * tile[2][1]
-        return max(0, size - voxels), tile[0][2] * tile[1][2] * tile[2][2]
+        return max(0, size - tile_voxels), tile[0][2] * tile[1][2] * tile[2][2]
 
     best = min(itertools.product(*map(options, shape[:3])), key=cost)
     return best[0][0], best[1][0], best[2][0]
@@ -147,7 +147,7 @@ def stream(
     volumes: tuple[Sliceable, ...],
     *,
     halo: int,
-    voxels: int,
+    tile_voxels: int,
     stride: int = 1,
 ) -> Array:
     """Applies a local function to volumes, tile by tile; equal to one call up to rounding.
@@ -158,7 +158,7 @@ def stream(
         voxels.
       volumes: arguments of the function, on one grid.
       halo: see above.
-      voxels: maximum size of a tile, halo included; 0 calls the function once.
+      tile_voxels: maximum size of a tile, halo included; 0 calls the function once.
       stride: see above.
 
     Returns:
@@ -170,7 +170,7 @@ def stream(
     shape = volumes[0].shape[:3]
     if 0 in shape:
         raise ValueError(f"nothing to stream in volumes of shape {volumes[0].shape}")
-    pieces = plan_tiles(shape, halo, voxels, stride)
+    pieces = plan_tiles(shape, halo, tile_voxels, stride)
     out: Array | None = None
     for x, y, z in itertools.product(
         *(list(cut_axis(size, n, halo, stride)) for size, n in zip(shape, pieces, strict=True))

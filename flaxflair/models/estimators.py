@@ -52,7 +52,7 @@ class Fitted(Protocol):
         images: Sequence[Sliceable],
         insides: Sequence[Array | None],
         *,
-        voxels: int = 0,
+        tile_voxels: int = 0,
         batch: int = 1,
     ) -> list[Array]:
         """Predicts sessions of one grid.
@@ -60,7 +60,7 @@ class Fitted(Protocol):
         Args:
           images: [x, y, z, m] each, z-scores.
           insides: bool[x, y, z] each, voxels to predict; others are undefined. None for all.
-          voxels: voxels computed at once; 0 for whole volumes.
+          tile_voxels: voxels computed at once; 0 for whole volumes.
           batch: volumes computed at once.
 
         Returns:
@@ -97,15 +97,17 @@ class FittedNetwork:
         images: Sequence[Sliceable],
         insides: Sequence[Array | None],
         *,
-        voxels: int = 0,
+        tile_voxels: int = 0,
         batch: int = 1,
     ) -> list[Array]:
         """See `Fitted`; networks predict all voxels, ignoring `insides`."""
         forward, params = self.network.forward, self.params
         radius, stride = self.network.radius, self.network.stride
-        if voxels:
+        if tile_voxels:
             return [
-                predict_streamed(forward, params, i, radius=radius, voxels=voxels, stride=stride)
+                predict_streamed(
+                    forward, params, i, radius=radius, tile_voxels=tile_voxels, stride=stride
+                )
                 for i in images
             ]
         stacked = jnp.asarray(np.stack([whole[:, :, :] for whole in images]))
@@ -134,7 +136,7 @@ class FittedBaseline:
         images: Sequence[Sliceable],
         insides: Sequence[Array | None],
         *,
-        voxels: int = 0,
+        tile_voxels: int = 0,
         batch: int = 1,
     ) -> list[Array]:
         """See `Fitted`; baselines bound their memory themselves and ignore `voxels`."""

@@ -49,7 +49,7 @@ def predict_streamed(
     images: Sliceable,
     *,
     radius: int,
-    voxels: int,
+    tile_voxels: int,
     stride: int = 1,
 ) -> Array:
     """Predicts one volume in tiles; equal to `predict_volumes` to rounding.
@@ -59,7 +59,7 @@ def predict_streamed(
       params: its first argument.
       images: [x, y, z, m], z-scores, on the host; may be a memory map.
       radius: voxels on each side that an output depends on.
-      voxels: voxels computed at once; 0 for the whole volume.
+      tile_voxels: voxels computed at once; 0 for the whole volume.
       stride: stride of the network.
 
     Returns:
@@ -69,4 +69,4 @@ def predict_streamed(
     def predict(part: Array) -> Array:
         return np.asarray(predict_volumes(forward, params, part[None])[0])
 
-    return stream(predict, (images,), halo=radius, voxels=voxels, stride=stride)
+    return stream(predict, (images,), halo=radius, tile_voxels=tile_voxels, stride=stride)

@@ -135,7 +135,7 @@ def predict(
     model: AnyModel,
     subject: Subject,
     *,
-    voxels: int = 0,
+    tile_voxels: int = 0,
     device: AbstractContextManager[Any] = _NO_LOCK,
 ) -> Volume:
     """Synthesises the FLAIR of one session.
@@ -143,8 +143,8 @@ def predict(
     Args:
       model: from `load_model`.
       subject: with the model's sequences, or for a universal model with any of them.
-      voxels: voxels computed at once, about 16 bytes each for every filter, for volumes that do not
-        fit into memory; 0 for the whole volume. If not 0, the input is also encoded in tiles.
+      tile_voxels: voxels computed at once, about 16 bytes each for every filter, for volumes that
+        do not fit into memory; 0 for the whole volume. If not 0, the input is encoded in tiles too.
       device: lock held during the computation of the method, so that other threads can encode and
         decode.
 
@@ -156,15 +156,15 @@ def predict(
       InputError: the sequences differ from the model's, or its tissues cannot be segmented.
     """
     if isinstance(model, UniversalModel):
-        return predict_flair(model, subject, voxels=voxels, device=device)
-    return predict_many(model, [subject], voxels=voxels, device=device)[0]
+        return predict_flair(model, subject, tile_voxels=tile_voxels, device=device)
+    return predict_many(model, [subject], tile_voxels=tile_voxels, device=device)[0]
 
 
 def predict_many(
     model: Model,
     subjects: Sequence[Subject],
     *,
-    voxels: int = 0,
+    tile_voxels: int = 0,
     batch: int = 1,
     device: AbstractContextManager[Any] = _NO_LOCK,
 ) -> list[Volume]:
@@ -176,12 +176,12 @@ def predict_many(
         _expect_sequences(model, subject)
     images = [subject.images for subject in subjects]
     brains = [subject.masks.brain for subject in subjects]
-    flairs = _synthesise(model, images, brains, voxels=voxels, batch=batch, device=device)
+    flairs = _synthesise(model, images, brains, tile_voxels=tile_voxels, batch=batch, device=device)
     return [Volume(f, s.geometry) for f, s in zip(flairs, subjects, strict=True)]
 
 
 def predict_array(
-    model: Model, images: Array, brain: Array | None = None, *, voxels: int = 0
+    model: Model, images: Array, brain: Array | None = None, *, tile_voxels: int = 0
 ) -> Array:
     """Synthesises the FLAIR of one session, given as arrays.
 
@@ -190,7 +190,7 @@ def predict_array(
       images: [x, y, z, m], intensities of `model.sequences` in that order, on one grid whose axes
         run closest to right, anterior, superior.
       brain: bool[x, y, z]; needed if the model was trained on the brain, otherwise ignored.
-      voxels: see `predict`.
+      tile_voxels: see `predict`.
 
     Returns:
       float32[x, y, z], in the units of the training FLAIRs.
@@ -198,7 +198,7 @@ def predict_array(
     Raises:
       InputError: the number of sequences is not the model's, or the brain is needed and missing.
     """
-    return _synthesise(model, [images], [brain], voxels=voxels)[0]
+    return _synthesise(model, [images], [brain], tile_voxels=tile_voxels)[0]
 
 
 def _synthesise(
@@ -206,17 +206,17 @@ def _synthesise(
     images: Sequence[Array],
     brains: Sequence[Array | None],
     *,
-    voxels: int = 0,
+    tile_voxels: int = 0,
     batch: int = 1,
     device: AbstractContextManager[Any] = _NO_LOCK,
 ) -> list[Array]:
     """Synthesises FLAIRs from images: encode, predict, decode."""
-    read = Encoded if voxels else encode
+    read = Encoded if tile_voxels else encode
     encoded = [read(model, image, brain) for image, brain in zip(images, brains, strict=True)]
     # Outside the brain, a model of the brain may predict anything.
     insides = brains if model.region == "brain" else [None] * len(brains)
     with device:
-        flairs = model.fitted.predict(encoded, insides, voxels=voxels, batch=batch)
+        flairs = model.fitted.predict(encoded, insides, tile_voxels=tile_voxels, batch=batch)
     return [
         decode(model, flair, image, brain)
         for flair, image, brain in zip(flairs, images, brains, strict=True)
@@ -347,13 +347,13 @@ def expect_gradient(model: AnyModel) -> tuple[Model, FittedNetwork]:
     return model, fitted
 
 
-def saliency_maps(model: AnyModel, subject: Subject, *, voxels: int = 0) -> Array:
+def saliency_maps(model: AnyModel, subject: Subject, *, tile_voxels: int = 0) -> Array:
     """Returns the P3S maps of one subject (Wei et al. 2019, eq. 3).
 
     Args:
       model: from `load_model`.
       subject: with a true FLAIR and the model's sequences.
-      voxels: voxels computed at once; 0 for the whole volume.
+      tile_voxels: voxels computed at once; 0 for the whole volume.
 
     Returns:
       float32[x, y, z, m], one map per sequence, in squared z-scores per z-score. With a model of
@@ -380,7 +380,7 @@ def saliency_maps(model: AnyModel, subject: Subject, *, voxels: int = 0) -> Arra
         target,
         weight=brain if trained.region == "brain" else None,
         radius=fitted.network.radius,
-        voxels=voxels,
+        tile_voxels=tile_voxels,
         stride=fitted.network.stride,
     )
 

@@ -54,7 +54,7 @@ def p3s_streamed(
     *,
     weight: Array | None = None,
     radius: int,
-    voxels: int,
+    tile_voxels: int,
     stride: int = 1,
 ) -> Array:
     """Returns `p3s` computed in tiles, equal to rounding, in bounded memory.
@@ -69,7 +69,7 @@ def p3s_streamed(
       target: [x, y, z].
       weight: [x, y, z]; None for equal weights.
       radius: voxels on each side that an output depends on.
-      voxels: voxels computed at once; 0 for the whole volume.
+      tile_voxels: voxels computed at once; 0 for the whole volume.
       stride: stride of the network.
     """
     weights = np.ones(target.shape, np.float32) if weight is None else weight.astype(np.float32)
@@ -78,7 +78,7 @@ def p3s_streamed(
         return np.asarray(p3s(forward, params, *map(jnp.asarray, (images, target, weights))))
 
     volumes = images, target, weights
-    return stream(maps, volumes, halo=2 * radius, voxels=voxels, stride=stride)
+    return stream(maps, volumes, halo=2 * radius, tile_voxels=tile_voxels, stride=stride)
 
 
 def shares(maps: Array, regions: Mapping[str, Array | None]) -> dict[str, list[float]]:

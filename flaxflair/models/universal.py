@@ -106,7 +106,7 @@ def predict_standard(
     model: UniversalModel,
     standard: Standard,
     *,
-    voxels: int = 0,
+    tile_voxels: int = 0,
     device: AbstractContextManager[Any] | None = None,
 ) -> tuple[Array, Array]:
     """Predicts a session in standard form.
@@ -114,7 +114,7 @@ def predict_standard(
     Args:
       model: from `load_model`.
       standard: from `standardize`.
-      voxels: voxels computed at once; 0 for `VOXELS`.
+      tile_voxels: voxels computed at once; 0 for `VOXELS`.
       device: held while the network computes.
 
     Returns:
@@ -127,7 +127,7 @@ def predict_standard(
             (model.params, jnp.asarray(standard.condition)),
             standard.images,
             radius=model.network.radius,
-            voxels=voxels or VOXELS,
+            tile_voxels=tile_voxels or VOXELS,
             stride=model.network.stride,
         )
     return np.maximum(out[..., 0], 0), 1 / (1 + np.exp(-out[..., 1]))
@@ -138,7 +138,7 @@ def predict_flair(
     subject: Subject,
     *,
     brain_only: bool = True,
-    voxels: int = 0,
+    tile_voxels: int = 0,
     device: AbstractContextManager[Any] | None = None,
 ) -> Volume:
     """Synthesises the FLAIR of one session.
@@ -147,7 +147,7 @@ def predict_flair(
       model: from `load_model`.
       subject: with one or more of `INPUTS`.
       brain_only: whether the FLAIR is zero outside the brain.
-      voxels: voxels computed at once; 0 for `VOXELS`.
+      tile_voxels: voxels computed at once; 0 for `VOXELS`.
       device: held while the network computes.
 
     Returns:
@@ -157,7 +157,7 @@ def predict_flair(
       InputError: see `standardize`.
     """
     standard = standardize(subject, brain_only=brain_only)
-    flair, _ = predict_standard(model, standard, voxels=voxels, device=device)
+    flair, _ = predict_standard(model, standard, tile_voxels=tile_voxels, device=device)
     back = WHITE * to_subject_grid(subject, flair, standard.geometry)
     array = zero_outside(subject.masks.brain, back) if brain_only else back
     return Volume(array, subject.geometry)

@@ -71,7 +71,7 @@ def _predict_all(job: Job, model: Model, subjects: Sequence[Subject]) -> list[Ar
         for flair in models.predict_many(
             model,
             group,
-            voxels=job.config.predict.tile_voxels,
+            tile_voxels=job.config.predict.tile_voxels,
             batch=job.config.predict.batch,
         )
     ]
@@ -93,7 +93,7 @@ def _explain(
         return {}
     tables = {}
     for index, subject in enumerate(subjects):
-        maps = models.saliency_maps(model, subject, voxels=job.config.predict.tile_voxels)
+        maps = models.saliency_maps(model, subject, tile_voxels=job.config.predict.tile_voxels)
         derivatives.write_saliency(job.workdir / "derivative", subject, maps)
         table = shares(maps, scoring.regions(subject))
         tables[subject.name] = {

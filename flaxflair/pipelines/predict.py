@@ -46,7 +46,7 @@ def predict_cohort(
     patterns: Mapping[str, str] | None = None,
     participants: Collection[str] | None = None,
     sessions: Collection[str] | None = None,
-    voxels: int = 0,
+    tile_voxels: int = 0,
     workers: int = 2,
     pages: bool = False,
     about: Mapping[str, Any] | None = None,
@@ -70,7 +70,7 @@ def predict_cohort(
       patterns: see `bids.find_images`.
       participants: labels, with or without `sub-`; None for all.
       sessions: labels, with or without `ses-`; None for all.
-      voxels: see `predict`.
+      tile_voxels: see `predict`.
       workers: threads of each of the three stages: reading, prediction, writing. Memory holds
         about three sessions per worker.
       pages: whether an HTML page for inspection is written for each session.
@@ -96,7 +96,7 @@ def predict_cohort(
         preparation,
         place,
         derivative=derivative,
-        voxels=voxels,
+        tile_voxels=tile_voxels,
         pages=pages,
         about=about,
     )
@@ -139,7 +139,7 @@ def make_steps(
     place: Callable[[Subject], derivatives.Destination],
     *,
     derivative: Path | None = None,
-    voxels: int = 0,
+    tile_voxels: int = 0,
     pages: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> Steps:
@@ -150,7 +150,7 @@ def make_steps(
       options: options of the preparation; None if sessions are prepared already.
       place: subject -> destination of its FLAIR.
       derivative: see `load_subject`.
-      voxels: see `predict`.
+      tile_voxels: see `predict`.
       pages: whether an HTML page for inspection is written for each session.
       about: additional facts on the model for the sidecars.
     """
@@ -169,7 +169,7 @@ def make_steps(
         return replace(subject, warnings=(*subject.warnings, *level_warnings(model, subject)))
 
     def synthesise(subject: Subject) -> tuple[Subject, Volume]:
-        flair = predict(model, subject, voxels=voxels, device=device)
+        flair = predict(model, subject, tile_voxels=tile_voxels, device=device)
         if isinstance(model, UniversalModel):
             warnings = (*subject.warnings, *flair_warnings(subject, flair))
             subject = replace(subject, warnings=warnings)
@@ -206,7 +206,7 @@ def predict_session(
     options: Preparation | None = DEFAULTS,
     *,
     brain: str | Path | None = None,
-    voxels: int = 0,
+    tile_voxels: int = 0,
     page: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> tuple[Volume, tuple[str, ...]]:
@@ -221,7 +221,7 @@ def predict_session(
       options: options of the preparation, which is done in memory; None if the files are prepared.
       brain: file of the brain mask. Without one, the template finds the brain of raw files, and
         prepared ones have to be brain-extracted.
-      voxels: see `predict`.
+      tile_voxels: see `predict`.
       page: HTML page for inspection to write; None for none.
       about: additional facts on the model for the sidecar.
 
@@ -243,7 +243,7 @@ def predict_session(
         model,
         options,
         lambda subject: destination,
-        voxels=voxels,
+        tile_voxels=tile_voxels,
         pages=page is not None,
         about=about,
     )

@@ -133,9 +133,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     make_run(folder / "run", options.filters)
     model = load_model(folder / "run")
     sessions = find_sessions(root, model.sequences, flair="ignored")[: options.alone]
-    predict(model, load_session(sessions[0]), voxels=options.voxels)  # compiles
+    predict(model, load_session(sessions[0]), tile_voxels=options.voxels)  # compiles
 
-    report = predict_cohort(model, root, out, voxels=options.voxels, workers=options.workers)
+    report = predict_cohort(model, root, out, tile_voxels=options.voxels, workers=options.workers)
     if report.failures:
         raise RuntimeError(str(report.failures))
     peak, whole = peak_memory_gib(), report.seconds / options.subjects
@@ -143,7 +143,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     alone: dict[str, float] = {}
     items: Sequence[Any] = sessions
     place = partial(derivatives.in_derivative, out)
-    steps = make_steps(model, None, place, voxels=options.voxels)
+    steps = make_steps(model, None, place, tile_voxels=options.voxels)
     for stage in make_stages(steps, options.workers):
         items, alone[stage.name] = run_alone(stage, items)
     slowest = max(alone, key=lambda name: alone[name])

@@ -38,7 +38,7 @@ def work(folder: Path, voxels: int) -> dict[str, float]:
     inputs = {name: folder / f"{name}.nii" for name in INPUTS}
     started = time.perf_counter()
     brain = folder / "brain.nii"
-    predict_session(model, inputs, folder / "FLAIR.nii", None, brain=brain, voxels=voxels)
+    predict_session(model, inputs, folder / "FLAIR.nii", None, brain=brain, tile_voxels=voxels)
     return {"seconds": time.perf_counter() - started, "peak GiB": peak_memory_gib()}
 
 

@@ -104,7 +104,7 @@ def test_streamed_filter_equals_filter_of_the_whole_volume(shape: tuple[int, ...
         return smooth(part)
 
     np.testing.assert_allclose(
-        stream(spy, (volume,), halo=2, voxels=voxels), smooth(volume), atol=1e-12
+        stream(spy, (volume,), halo=2, tile_voxels=voxels), smooth(volume), atol=1e-12
     )
     assert max(sizes) <= (max(voxels, 125) if voxels else volume[..., 0].size)
     assert len(sizes) > 1 or voxels in (0, 400)
@@ -112,7 +112,7 @@ def test_streamed_filter_equals_filter_of_the_whole_volume(shape: tuple[int, ...
 
 def test_too_thin_halo_changes_the_result():
     volume = np.random.default_rng(0).normal(size=(13, 6, 5, 2))
-    thin = stream(smooth, (volume,), halo=1, voxels=200)
+    thin = stream(smooth, (volume,), halo=1, tile_voxels=200)
     assert np.abs(thin - smooth(volume)).max() > 0.01
 
 
@@ -129,11 +129,11 @@ def blocky(volume: Array) -> Array:
 @pytest.mark.parametrize("shape", [(19, 6, 5), (7, 20, 5), (9, 8, 10)])
 def test_strided_filter_needs_its_stride(shape: tuple[int, ...]):
     volume = np.random.default_rng(0).normal(size=shape)
-    streamed = stream(blocky, (volume,), halo=2, voxels=200, stride=3)
+    streamed = stream(blocky, (volume,), halo=2, tile_voxels=200, stride=3)
     np.testing.assert_array_equal(streamed, blocky(volume))
-    assert not np.array_equal(stream(blocky, (volume,), halo=2, voxels=200), blocky(volume))
+    assert not np.array_equal(stream(blocky, (volume,), halo=2, tile_voxels=200), blocky(volume))
 
 
 def test_empty_volume_is_refused():
     with pytest.raises(ValueError, match="nothing to stream"):
-        stream(lambda v: v, (np.zeros((0, 0, 0)),), halo=1, voxels=4)
+        stream(lambda v: v, (np.zeros((0, 0, 0)),), halo=1, tile_voxels=4)

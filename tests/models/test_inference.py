@@ -27,7 +27,7 @@ def test_streamed_prediction_equals_whole_volume_prediction(shallow, shape, voxe
     images = np.random.default_rng(0).normal(size=(*shape, 2)).astype(np.float32)
     whole = np.asarray(predict_volumes(network.forward, params, jnp.asarray(images)[None])[0])
     streamed = predict_streamed(
-        network.forward, params, images, radius=network.radius, voxels=voxels
+        network.forward, params, images, radius=network.radius, tile_voxels=voxels
     )
     np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5 * whole.std())
 

@@ -50,7 +50,13 @@ def test_streamed_saliency_equals_whole_volume_saliency(network, params, scan, v
     chosen = weight if weighted else None
     whole = np.asarray(p3s(network.forward, params, images, target, chosen))
     streamed = p3s_streamed(
-        network.forward, params, images, target, weight=chosen, radius=network.radius, voxels=voxels
+        network.forward,
+        params,
+        images,
+        target,
+        weight=chosen,
+        radius=network.radius,
+        tile_voxels=voxels,
     )
     np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5 * whole.std())
 
@@ -68,7 +74,7 @@ def test_streamed_saliency_of_a_network_with_a_stride_equals_that_of_the_whole_v
         images,
         target,
         radius=network.radius,
-        voxels=110 * 30,
+        tile_voxels=110 * 30,
         stride=network.stride,
     )
     np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5 * whole.std())

@@ -80,7 +80,7 @@ def test_the_order_of_the_sequences_makes_no_difference(tiny: UniversalModel):
 def test_tiles_give_what_the_whole_gives(tiny: UniversalModel):
     standard = standardize(ball())
     whole, lesion = predict_standard(tiny, standard)
-    tiled, lesion_tiled = predict_standard(tiny, standard, voxels=60**3)
+    tiled, lesion_tiled = predict_standard(tiny, standard, tile_voxels=60**3)
     assert_allclose(tiled, whole, atol=1e-5)
     assert_allclose(lesion_tiled, lesion, atol=1e-5)
     assert 0 <= lesion.min() <= lesion.max() <= 1

@@ -56,7 +56,12 @@ def test_output_depends_on_its_voxel_only():
     flair = np.asarray(jax.jit(network.forward)(params, spoilt))
     np.testing.assert_array_equal(np.argwhere(np.isnan(flair)), [[0, 3, 2, 1]])
     streamed = predict_streamed(
-        network.forward, params, IMAGES[1], radius=network.radius, voxels=11, stride=network.stride
+        network.forward,
+        params,
+        IMAGES[1],
+        radius=network.radius,
+        tile_voxels=11,
+        stride=network.stride,
     )
     np.testing.assert_allclose(streamed, flair[1], atol=1e-5)
 

@@ -226,7 +226,7 @@ def test_streamed_prediction_equals_whole_volume_at_its_stride(
 
     def streamed(stride: int) -> Array:
         return predict_streamed(
-            network.forward, params, images, radius=network.radius, voxels=2000, stride=stride
+            network.forward, params, images, radius=network.radius, tile_voxels=2000, stride=stride
         )
 
     np.testing.assert_allclose(streamed(network.stride), whole, rtol=0, atol=1e-5 * whole.std())

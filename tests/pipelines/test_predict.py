@@ -254,7 +254,7 @@ def test_what_was_predicted_before_is_overwritten_and_other_participants_stay(
     first, third = report.written.values()
     before = third.stat().st_mtime_ns
     first.write_bytes(b"old")
-    predict_cohort(model, dataset, out, participants=["01"], voxels=200)
+    predict_cohort(model, dataset, out, participants=["01"], tile_voxels=200)
     assert flaxflair.read_volume(first).geometry.shape == SHAPE
     assert third.stat().st_mtime_ns == before
 

@@ -78,7 +78,7 @@ def test_finished_sessions_are_skipped(place: Path):
     before = {p: p.stat().st_mtime_ns for p in (place / "out").rglob("sub-*") if p.is_file()}
     assert again(place) == SESSIONS
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert again(place, about={"Run": "moved"}, workers=1, voxels=100) == SESSIONS
+    assert again(place, about={"Run": "moved"}, workers=1, tile_voxels=100) == SESSIONS
 
 
 @pytest.mark.parametrize(
