@@ -81,6 +81,23 @@ def _parser() -> argparse.ArgumentParser:
         title="commands", required=True, metavar="COMMAND", dest="command"
     )
 
+    _add_phantom(commands)
+    _add_simulate(commands)
+    _add_montage(commands)
+    _add_prepare(commands)
+    _add_check(commands)
+    _add_predict(commands)
+    _add_evaluate(commands)
+    _add_saliency(commands)
+    _add_report(commands)
+    _add_export(commands)
+    return parser
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_phantom(commands: _Commands) -> None:
     phantom = commands.add_parser("phantom", help="write a simulated MS data set, as BIDS")
     phantom.add_argument("out", type=Path, help="folder to create")
     phantom.add_argument("--subjects", type=int, default=24, help="number of subjects (24)")
@@ -98,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
         "--scale", type=float, default=1.0, help="1 is 208×256×40 voxels; less is coarser (1)"
     )
 
+
+def _add_simulate(commands: _Commands) -> None:
     simulate = commands.add_parser(
         "simulate", help="draw samples of the simulated training data of universal models"
     )
@@ -119,22 +138,12 @@ def _parser() -> argparse.ArgumentParser:
         help="prepared data sets to draw for comparison",
     )
 
+
+def _add_montage(commands: _Commands) -> None:
     montage = commands.add_parser("montage", help="draw all sequences of one subject")
     montage.add_argument("root", type=Path, help="BIDS data set")
     montage.add_argument("out", type=Path, help="PNG to write")
     montage.add_argument("--participant", default="01", help="label of the subject (01)")
-
-    _add_prepare(commands)
-    _add_check(commands)
-    _add_predict(commands)
-    _add_evaluate(commands)
-    _add_saliency(commands)
-    _add_report(commands)
-    _add_export(commands)
-    return parser
-
-
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_prepare(commands: _Commands) -> None:

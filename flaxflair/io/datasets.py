@@ -121,10 +121,6 @@ def load_session(
     if not doubts:  # contrasts are measured within the mask
         shown = {name: volume.array for name, volume in volumes.items()}
         doubts = refuse_or_warn(check_contrasts(shown, masks.brain, geometry.voxel_size), paths)
-    noisefree = None
-    if files.flair != "ignored":
-        truths = files.find(TARGET, desc="noisefree")
-        noisefree = next((read_onto(i.path, reference, geometry) for i in truths), None)
     return Subject(
         participant=files.participant,
         session=files.session,
@@ -138,9 +134,17 @@ def load_session(
         space=chosen[reference].entities.get("space"),
         sources=tuple(image.relative for image in chosen.values()),
         scanned=scanned,
-        noisefree=noisefree,
+        noisefree=_read_noisefree(files, reference, geometry),
         warnings=(*files.notes, *warnings, *sidecar_warnings, *doubts),
     )
+
+
+def _read_noisefree(files: SessionFiles, reference: str, geometry: Geometry) -> Array | None:
+    """Returns the noise-free FLAIR of a simulated session, if it is wanted and exists."""
+    if files.flair == "ignored":
+        return None
+    truths = files.find(TARGET, desc="noisefree")
+    return next((read_onto(image.path, reference, geometry) for image in truths), None)
 
 
 def _read_scanned(

@@ -10,6 +10,7 @@ from typing import Literal
 from flaxflair.core.records import InputError, name_session
 from flaxflair.core.sequences import SEQUENCES, TARGET, find_rule
 from flaxflair.io import bids
+from flaxflair.io.bids_tree import Key
 from flaxflair.io.masks import choose_masks
 
 # `ignored` is for prediction: neither the FLAIR nor regions used for its scores are read.
@@ -110,15 +111,10 @@ def find_sessions(
       InputError: `root` is not a data set, holds no scan, or lacks a label.
     """
     survey = bids.survey(root, patterns)
-    found = set(survey.sessions)
-    if not found:
+    if not survey.sessions:
         wanted = ", ".join([*inputs, TARGET] if flair == "needed" else inputs or SEQUENCES)
         raise InputError(f"{root}: holds no image of {wanted}; is it a BIDS data set?")
-    labels = _select(root, "participant", "sub", participants, {p for p, _ in found})
-    found = {(p, s) for p, s in found if p in labels}
-    if sessions is not None:
-        labels = _select(root, "session", "ses", sessions, {s for _, s in found if s})
-        found = {(p, s) for p, s in found if s in labels}
+    found = _select_sessions(root, set(survey.sessions), participants, sessions)
     groups, generated = bids.read_groups(root), bids.find_generated(root)
     raw, derived = (_by_session(i) for i in (survey.images, bids.find_derivatives(root)))
     files = []
@@ -143,6 +139,21 @@ def find_sessions(
             )
         )
     return sorted(files, key=lambda session: session.name)
+
+
+def _select_sessions(
+    root: Path,
+    found: set[Key],
+    participants: Collection[str] | None,
+    sessions: Collection[str] | None,
+) -> set[Key]:
+    """Returns the sessions with the requested labels; InputError if a label does not exist."""
+    labels = _select(root, "participant", "sub", participants, {p for p, _ in found})
+    found = {(p, s) for p, s in found if p in labels}
+    if sessions is None:
+        return found
+    labels = _select(root, "session", "ses", sessions, {s for _, s in found if s})
+    return {(p, s) for p, s in found if s in labels}
 
 
 def _describe_unused(images: Collection[bids.Image], foreign: Sequence[str]) -> Iterator[str]:
