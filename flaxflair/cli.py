@@ -342,8 +342,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile-voxels",
         type=int,
-        default=3_000_000,
-        help="voxels computed at once, about 1 kB each for 64 filters; 0 for all (3,000,000)",
+        help="voxels computed at once, about 1 kB each for 64 filters; 0 for all (3,000,000; of a "
+        "universal model, whose tiles overlap widely, 8,000,000)",
     )
 
 

@@ -32,6 +32,7 @@ from flaxflair.models import model as models
 from flaxflair.models.model import AnyModel, choose_inputs, wanted_inputs
 from flaxflair.models.saliency import shares
 from flaxflair.models.saving import export_model, load_model
+from flaxflair.models.universal import UniversalModel
 from flaxflair.pipelines.predict import predict_cohort, predict_session
 from flaxflair.preprocessing.dataset import load_subject, prepare_dataset
 from flaxflair.preprocessing.inspection import inspect_files
@@ -43,6 +44,8 @@ from flaxflair.simulation.phantom import write_phantom
 from flaxflair.visualization import session_page
 from flaxflair.visualization.montage import montage as draw_montage
 from flaxflair.visualization.sample_sheet import SHOWN, draw_sample_sheet
+
+_TILE_VOXELS = 3_000_000  # of a tile, by default, for models of a cohort
 
 
 def phantom(args: argparse.Namespace) -> None:
@@ -177,7 +180,7 @@ def _predict_cohort(args: argparse.Namespace, model: AnyModel) -> None:
             patterns=_patterns(args),
             participants=args.participant_label,
             sessions=args.session_label,
-            tile_voxels=args.tile_voxels,
+            tile_voxels=_tile_voxels(args, model),
             workers=args.workers,
             overwrite=args.overwrite,
             pages=not args.no_page,
@@ -206,7 +209,7 @@ def _predict_files(args: argparse.Namespace, model: AnyModel) -> None:
         args.out,
         None if args.prepared else _preparation(args),
         brain=args.brain,
-        tile_voxels=args.tile_voxels,
+        tile_voxels=_tile_voxels(args, model),
         page=page,
         about=_about(args),
     )
@@ -265,7 +268,7 @@ def saliency(args: argparse.Namespace) -> None:
     options = _preparation(args)
     options = replace(options, reference=options.reference or TARGET)
     subject = load_subject(files, None if args.prepared else options, model.voxel_size)
-    maps = models.saliency_maps(model, subject, tile_voxels=args.tile_voxels)
+    maps = models.saliency_maps(model, subject, tile_voxels=_tile_voxels(args, model))
     args.out.mkdir(parents=True, exist_ok=True)
     share = shares(maps, {"brain": subject.masks.brain})["brain"]
     table = Table("sequence", "share of the saliency in the brain", "map")
@@ -345,10 +348,17 @@ def _sequence_files(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _expect_voxels(args: argparse.Namespace) -> None:
-    if args.tile_voxels < 0:
+    if args.tile_voxels is not None and args.tile_voxels < 0:
         raise InputError(
             f"--tile-voxels is {args.tile_voxels}; it must be at least 1, or 0 for the whole volume"
         )
+
+
+def _tile_voxels(args: argparse.Namespace, model: AnyModel) -> int:
+    """Returns the voxels of a tile: as given, or the default of the kind of model."""
+    if args.tile_voxels is not None:
+        return args.tile_voxels
+    return 0 if isinstance(model, UniversalModel) else _TILE_VOXELS
 
 
 def _preparation(args: argparse.Namespace) -> Preparation:
