@@ -12,8 +12,13 @@ import numpy as np
 import pytest
 
 import flaxflair
+from flaxflair import commands
 from flaxflair.cli import main
+from flaxflair.core.records import Geometry, Volume
 from flaxflair.core.sequences import SEQUENCES
+from flaxflair.imaging.tiling import plan_tiles
+from flaxflair.models.saving import load_model
+from flaxflair.models.universal import VOXELS, UniversalModel
 
 COMMANDS = (
     "phantom",
@@ -123,6 +128,25 @@ def test_an_option_of_earlier_versions_is_refused_by_its_present_name(
     with pytest.raises(SystemExit):
         main(["predict", "--out", "a.nii.gz", "--voxels", "900"])
     assert "--voxels is now --tile-voxels; use that name" in capsys.readouterr().err
+
+
+def test_a_tile_of_the_shipped_model_holds_a_head_by_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def record(*_: object, tile_voxels: int, **__: object) -> tuple[Volume, tuple[str, ...]]:
+        tile_sizes.append(tile_voxels)
+        return Volume(np.zeros((2, 2, 2), np.float32), Geometry((2, 2, 2), np.eye(4))), ()
+
+    tile_sizes: list[int] = []
+    monkeypatch.setattr(commands, "predict_session", record)
+    (tmp_path / "t1.nii.gz").touch()
+    assert main(["predict", "--t1w", f"{tmp_path}/t1.nii.gz", "--out", f"{tmp_path}/f.nii.gz"]) == 0
+    model = load_model()
+    assert isinstance(model, UniversalModel)
+    network = model.network
+    (size,) = tile_sizes
+    tiles = plan_tiles((176, 208, 192), network.radius, size or VOXELS, network.stride)
+    assert tiles == (1, 1, 1)
 
 
 def test_a_level_that_is_not_participant_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
