@@ -217,7 +217,7 @@ def _predict_files(args: argparse.Namespace, model: AnyModel) -> None:
         print(f"flaxflair: warning: {sentence}", file=sys.stderr)
     grid = "×".join(map(str, volume.geometry.shape))
     beside = "" if page is None else f"; look at it in {page}"
-    console.print(f"{args.out}: written, {grid} voxels{beside}")
+    console.print(f"{args.out}: written, {grid} voxels{beside}", soft_wrap=True)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -286,7 +286,7 @@ def report(args: argparse.Namespace) -> None:
         session_page.write_run_page(args.place, args.out, args.participant_label)
     else:
         session_page.write_session_page(args.place, args.out)
-    console.print(f"{args.out}: written; open it in a browser")
+    console.print(f"{args.out}: written; open it in a browser", soft_wrap=True)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -294,7 +294,7 @@ def export(args: argparse.Namespace) -> None:
     model = load_model(args.run, args.fold)
     about = read_object(args.about, "give a JSON object of facts") if args.about else {}
     export_model(model, args.out, half=args.half, about=about)
-    console.print(f"{args.out}: written; for --model, or flaxflair.load_model")
+    console.print(f"{args.out}: written; for --model, or flaxflair.load_model", soft_wrap=True)
 
 
 _ToCheck = tuple[str, Mapping[str, Path], tuple[str, ...], tuple[str, ...]]

@@ -89,20 +89,17 @@ def predict_cohort(
     found = find_sessions(root, inputs, flair="ignored", patterns=patterns, **labels)
     raw = not bids.is_derivative(root) if raw is None else raw
     derivatives.start(out, root)
-    preparation, derivative = (options, out) if raw else (None, None)
-    place = partial(derivatives.in_derivative, out)
-    steps = make_steps(
-        model,
-        preparation,
-        place,
-        derivative=derivative,
-        tile_voxels=tile_voxels,
-        pages=pages,
-        about=about,
-    )
+    preparation = options if raw else None
     receipts = Receipts(out, _requests(model, preparation), pages)
-    stages = make_stages(steps, workers)
+    choices = {"tile_voxels": tile_voxels, "pages": pages, "about": about}
+    stages = make_stages(_cohort_steps(model, preparation, out, **choices), workers)
     return run_unfinished(found, stages, receipts, on_done, overwrite=overwrite)
+
+
+def _cohort_steps(model: AnyModel, options: Preparation | None, out: Path, **choices: Any) -> Steps:
+    """Returns the steps of a data set, whose prepared images are written too if it is raw."""
+    place = partial(derivatives.in_derivative, out)
+    return make_steps(model, options, place, derivative=out if options else None, **choices)
 
 
 def _requests(

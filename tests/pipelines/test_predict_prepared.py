@@ -91,7 +91,7 @@ def test_an_unusable_file_is_refused_with_its_name(
     ("change", "message"),
     [
         (lambda s: {"brain": 255 * s["brain"].array}, ""),
-        (lambda s: {"brain": np.ones_like(s["brain"].array)}, "look at its outline"),
+        (lambda s: {"brain": np.ones_like(s["brain"].array)}, "inspect its outline"),
         (lambda s: {"brain": np.roll(s["brain"].array, 20, 2)}, "extends beyond the head"),
         (lambda s: {"T1": np.roll(s["T1"].array, 4, 1)}, "differ in their anatomy"),
     ],

@@ -219,7 +219,7 @@ def test_mesh_of_other_size_than_the_devices_is_refused(data: int, space: int):
 
 def test_sharded_batch_is_not_sharded_again():
     mesh = make_mesh(1, 1, jax.devices()[:1])
-    with pytest.raises(ValueError, match="lies on a device"):
+    with pytest.raises(ValueError, match="this one is on a device"):
         shard_batch(shard_batch(batch_of(SUBJECTS), mesh), mesh)
 
 
