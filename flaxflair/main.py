@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from absl import app, flags
@@ -12,7 +13,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from flaxflair.config import Config, validate
-from flaxflair.config.fields import RENAMED, list_fields
+from flaxflair.config.fields import RENAMED, flatten
 from flaxflair.config.universal import UniversalConfig
 from flaxflair.config.universal import validate as validate_universal
 from flaxflair.core.records import InputError
@@ -30,6 +31,7 @@ _WORKDIR = flags.DEFINE_string(
 _FOLDS = flags.DEFINE_list("folds", None, "Folds to run, such as 0,3; by default all.")
 _INPUTS = flags.DEFINE_string("inputs", None, "Inputs, such as T1,T2,DIR; by default the config's.")
 
+_FIELD = re.compile(r"--?config\.([^=]+)")
 _NO_FIELD = re.compile(r"'(\w+Config)' object has no attribute '(\w+)'")
 
 
@@ -110,9 +112,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     try:
         for argument in argv[1:]:
-            name = argument.lstrip("-").partition("=")[0]
-            if name.startswith("config."):
-                _expect_field(name.removeprefix("config."))
+            if field := _FIELD.match(argument):
+                _expect_field(field[1])
         rest = flags.FLAGS(argv)
         getattr(_CONFIG.value, "method", None)  # a file that was not found raises here
         return rest
@@ -124,7 +125,7 @@ def _expect_field(path: str) -> None:
     """Refuses what is a field of no configuration, by its present or its nearest name."""
     if path in RENAMED:
         raise InputError(f"config.{path} is now config.{RENAMED[path]}; use that name")
-    known = [*list_fields(Config()), *list_fields(UniversalConfig())]
+    known = [*flatten(asdict(Config())), *flatten(asdict(UniversalConfig()))]
     if path not in known:
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
         raise InputError(f"there is no field config.{path}; the nearest is config.{near[0]}")

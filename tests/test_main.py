@@ -289,6 +289,7 @@ UNUSABLE = [
     (["--config.network.dtype=float64"], "config.network.dtype is 'float64'"),
     (["--config.stop.watch=none"], "config.stop.watch is now config.stop.monitor"),
     (["--config.train.epoch=3"], "no field config.train.epoch; the nearest is config.train.epochs"),
+    (["--config.train=3"], "there is no field config.train; the nearest is config."),
     (["--config.train.epochs=three"], "--config.train.epochs=three: invalid literal"),
     (["--no-such-flag"], "Unknown command line flag 'no-such-flag'"),
     (["--config=none.py"], "No such file or directory: 'none.py'"),

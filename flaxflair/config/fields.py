@@ -55,16 +55,6 @@ def differences(ours: Config, theirs: Config) -> list[str]:
     return [f"{name}: {a[name]} instead of {b[name]}" for name in a if a[name] != b[name]]
 
 
-def list_fields(config: Any) -> list[str]:
-    """Returns the paths of all fields, groups included: `train`, `train.steps`."""
-    paths: list[str] = []
-    for entry in dataclasses.fields(config):
-        paths.append(entry.name)
-        if dataclasses.is_dataclass(value := getattr(config, entry.name)):
-            paths += [f"{entry.name}.{path}" for path in list_fields(value)]
-    return paths
-
-
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns the leaves of nested dictionaries by their path: `train.steps`."""
     leaves: dict[str, Any] = {}

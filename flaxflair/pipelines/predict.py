@@ -91,15 +91,32 @@ def predict_cohort(
     derivatives.start(out, root)
     preparation = options if raw else None
     receipts = Receipts(out, _requests(model, preparation), pages)
-    choices = {"tile_voxels": tile_voxels, "pages": pages, "about": about}
-    stages = make_stages(_cohort_steps(model, preparation, out, **choices), workers)
+    steps = _cohort_steps(
+        model, preparation, out, tile_voxels=tile_voxels, pages=pages, about=about
+    )
+    stages = make_stages(steps, workers)
     return run_unfinished(found, stages, receipts, on_done, overwrite=overwrite)
 
 
-def _cohort_steps(model: AnyModel, options: Preparation | None, out: Path, **choices: Any) -> Steps:
+def _cohort_steps(
+    model: AnyModel,
+    options: Preparation | None,
+    out: Path,
+    *,
+    tile_voxels: int,
+    pages: bool,
+    about: Mapping[str, Any] | None,
+) -> Steps:
     """Returns the steps of a data set, whose prepared images are written too if it is raw."""
-    place = partial(derivatives.in_derivative, out)
-    return make_steps(model, options, place, derivative=out if options else None, **choices)
+    return make_steps(
+        model,
+        options,
+        partial(derivatives.in_derivative, out),
+        derivative=out if options else None,
+        tile_voxels=tile_voxels,
+        pages=pages,
+        about=about,
+    )
 
 
 def _requests(
