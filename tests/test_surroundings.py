@@ -158,8 +158,9 @@ def test_a_command_ends_well_on_any_terminal(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_full_disk_below_standard_output_is_one_sentence(small: Path) -> None:
-    done = run(small, ">/dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_below_standard_output_is_one_sentence(small: Path, unbuffered: str) -> None:
+    done = run(small, ">/dev/full", PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 1
     assert done.stderr.startswith("flaxflair: standard output: cannot be written (No space left")
     assert done.stderr.count("\n") == 1

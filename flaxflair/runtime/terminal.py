@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -43,10 +44,20 @@ def _try(act: Callable[[], _T]) -> _T:
     except BrokenPipeError:  # the reader has closed the pipe; rich ends the program silently
         raise
     except OSError as error:
+        _discard_output()
         raise WriteError(
             f"standard output: cannot be written ({error.strerror}); free space there, or print "
             "to another place"
         ) from None
+
+
+def _discard_output() -> None:
+    """Turns standard output into the null device: what is buffered would fail again at exit."""
+    with contextlib.suppress(io.UnsupportedOperation):  # in memory: nothing is written at exit
+        number = sys.stdout.fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
 
 
 def prepare_streams() -> None:
