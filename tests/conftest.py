@@ -32,6 +32,8 @@ from tests.samples import (
 # No deadline: a first call compiles. The same examples every time: a failure is there to stay.
 settings.register_profile("flaxflair", deadline=None, derandomize=True)
 settings.load_profile("flaxflair")
+# Arrays of different rank are combined by explicit axes only.
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="session")

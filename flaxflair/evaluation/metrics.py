@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from jaxtyping import Bool, Float, Real
 from scipy import ndimage
 from skimage.measure import label
 from skimage.metrics import structural_similarity
@@ -18,13 +19,19 @@ from flaxflair.core.records import Array
 SURROUND_VOXELS = 5
 
 
-def mse(prediction: Array, truth: Array, region: Array | None = None) -> float:
+def mse(
+    prediction: Real[Array, "*grid"],
+    truth: Real[Array, "*grid"],
+    region: Bool[Array, "*grid"] | None = None,
+) -> float:
     """Mean squared error in the image's own units, over the volume or a region bool[x, y, z]."""
     error = np.square(prediction.astype(np.float64) - truth)
     return _mean(error, np.ones(error.shape, bool) if region is None else region)
 
 
-def nmse(prediction: Array, truth: Array, region: Array) -> float:
+def nmse(
+    prediction: Real[Array, "x y z"], truth: Real[Array, "x y z"], region: Bool[Array, "x y z"]
+) -> float:
     """Mean squared error over the truth's variance in a region; 1 for a prediction of its mean."""
     if not region.any():
         return float("nan")
@@ -32,12 +39,12 @@ def nmse(prediction: Array, truth: Array, region: Array) -> float:
     return mse(prediction, truth, region) / variance if variance > 0 else float("nan")
 
 
-def data_range(truth: Array) -> float:
+def data_range(truth: Real[Array, ...]) -> float:
     """The true FLAIR's maximum less its minimum, over the volume: the range of PSNR and SSIM."""
     return float(np.max(truth) - np.min(truth))
 
 
-def psnr(prediction: Array, truth: Array) -> float:
+def psnr(prediction: Real[Array, "x y z"], truth: Real[Array, "x y z"]) -> float:
     """Peak signal-to-noise ratio in dB over the volume, the peak being `data_range(truth)`."""
     error, peak = mse(prediction, truth), data_range(truth)
     if peak == 0:
@@ -45,7 +52,7 @@ def psnr(prediction: Array, truth: Array) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
 
 
-def ssim(prediction: Array, truth: Array) -> float:
+def ssim(prediction: Real[Array, "x y z"], truth: Real[Array, "x y z"]) -> float:
     """Mean structural similarity over the volume (Wang et al. 2004, 7-voxel window, scikit-image).
 
     The window shrinks to the largest odd size that fits a volume thinner than seven voxels; thinner
@@ -60,7 +67,9 @@ def ssim(prediction: Array, truth: Array) -> float:
     return float(similarity)
 
 
-def fit_intensity(prediction: Array, truth: Array, region: Array) -> Array:
+def fit_intensity(
+    prediction: Real[Array, "x y z"], truth: Real[Array, "x y z"], region: Bool[Array, "x y z"]
+) -> Float[Array, "x y z"]:
     """Returns the prediction with the least-squares gain and offset to the truth in a region.
 
     The intensity scale of a FLAIR is arbitrary and differs between scanners; errors after this fit
@@ -80,12 +89,16 @@ def fit_intensity(prediction: Array, truth: Array, region: Array) -> Array:
     return gain * (prediction - p.mean()) + t.mean()
 
 
-def nmse_fit(prediction: Array, truth: Array, region: Array) -> float:
+def nmse_fit(
+    prediction: Real[Array, "x y z"], truth: Real[Array, "x y z"], region: Bool[Array, "x y z"]
+) -> float:
     """`nmse` in a region after `fit_intensity` there: 1 less the squared correlation."""
     return nmse(fit_intensity(prediction, truth, region), truth, region)
 
 
-def ssim_fit(prediction: Array, truth: Array, region: Array) -> float:
+def ssim_fit(
+    prediction: Real[Array, "x y z"], truth: Real[Array, "x y z"], region: Bool[Array, "x y z"]
+) -> float:
     """Mean structural similarity of a region's voxels after `fit_intensity` there.
 
     Both images are zero outside the region, and the range is the truth's in it; see `ssim`.
@@ -105,7 +118,9 @@ def ssim_fit(prediction: Array, truth: Array, region: Array) -> float:
     return _mean(similarity, region)
 
 
-def lesion_rest(flair: Array, lesion: Array, brain: Array) -> float:
+def lesion_rest(
+    flair: Real[Array, "x y z"], lesion: Bool[Array, "x y z"], brain: Bool[Array, "x y z"]
+) -> float:
     """Lesion contrast: mean of the lesions over the mean of the rest of the brain.
 
     Needs no white matter, and so no T1. NaN without lesions.
@@ -118,7 +133,9 @@ def lesion_rest(flair: Array, lesion: Array, brain: Array) -> float:
     return _ratio(_mean(flair, lesion), _mean(flair, brain & ~lesion))
 
 
-def lesion_ratios(flair: Array, lesion: Array, nawm: Array) -> tuple[float, float]:
+def lesion_ratios(
+    flair: Real[Array, "x y z"], lesion: Bool[Array, "x y z"], nawm: Bool[Array, "x y z"]
+) -> tuple[float, float]:
     """Lesion contrast: Ratio 1 and Ratio 2 of Wei et al. 2019, eq. 4.
 
     Args:
@@ -154,13 +171,13 @@ class LesionScores(NamedTuple):
     volume_bias: float
 
 
-def dice(a: Array, b: Array) -> float:
+def dice(a: Bool[Array, "x y z"], b: Bool[Array, "x y z"]) -> float:
     """Overlap of two masks, bool[x, y, z] (Dice 1945): 1 if equal, 0 if disjoint, NaN if empty."""
     both = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / both if both else float("nan")
 
 
-def lesion_scores(segmented: Array, truth: Array) -> LesionScores:
+def lesion_scores(segmented: Bool[Array, "x y z"], truth: Bool[Array, "x y z"]) -> LesionScores:
     """Scores a lesion mask, bool[x, y, z], by the true one, voxel by voxel and lesion by lesion.
 
     A lesion is a piece whose voxels touch by face, edge or corner. Of a healthy subject, recall and
@@ -179,7 +196,7 @@ def lesion_scores(segmented: Array, truth: Array) -> LesionScores:
     )
 
 
-def _ratio(above: float, below: float) -> float:
+def _ratio(above: float | int, below: float | int) -> float:
     return above / below if below else float("nan")
 
 

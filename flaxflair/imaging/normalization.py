@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import ArrayLike
+from jaxtyping import Bool, Float, Real, Shaped
 
 from flaxflair.core.records import Array, InputError, Subject
 from flaxflair.core.sequences import TARGET
@@ -68,13 +68,13 @@ def pooled_stats(images: Iterable[Array]) -> Stats:
     return _stats(total, np.sqrt(square / count))
 
 
-def normalize(image: Array, stats: Stats) -> Array:
+def normalize(image: Real[Array, "*grid m"], stats: Stats) -> Float[Array, "*grid m"]:
     """Returns z-scores, float32, of an image whose last axis is the channel."""
     mean, std = _float32(stats)
     return ((image - mean) / std).astype(np.float32)
 
 
-def denormalize(image: Array, stats: Stats) -> Array:
+def denormalize(image: Real[Array, "*grid m"], stats: Stats) -> Float[Array, "*grid m"]:
     """Undoes `normalize`."""
     mean, std = _float32(stats)
     intensities = image * std
@@ -82,7 +82,9 @@ def denormalize(image: Array, stats: Stats) -> Array:
     return intensities.astype(np.float32, copy=False)
 
 
-def zero_outside(brain: Array, image: Array) -> Array:
+def zero_outside(
+    brain: Bool[Array, "x y z"], image: Shaped[Array, "x y z *m"]
+) -> Shaped[Array, "x y z *m"]:
     """Returns an image, [x, y, z] or [x, y, z, m], set to zero where `brain` is False."""
     region = brain if image.ndim == brain.ndim else brain[..., None]
     return np.where(region, image, image.dtype.type(0))
@@ -158,6 +160,7 @@ METHODS = ("dataset", *LANDMARKS, "tissue")
 _SCALES = ("brain", "white")
 
 Encoder = Callable[[Array], Array]
+Landmarks = Array | Sequence[float]  # k values
 
 
 def fit(subjects: Sequence[Subject], method: str) -> Normalization:
@@ -213,7 +216,7 @@ def fit(subjects: Sequence[Subject], method: str) -> Normalization:
     )
 
 
-def session_level(images: Array, brain: Array) -> float:
+def session_level(images: Real[Array, "x y z m"], brain: Bool[Array, "x y z"]) -> float:
     """Returns the intensity level of a session: the geometric mean of its means in the brain.
 
     Raises:
@@ -223,8 +226,11 @@ def session_level(images: Array, brain: Array) -> float:
 
 
 def find_landmarks(
-    method: str, images: Array, brain: Array, sequences: Sequence[str] = ()
-) -> list[Array]:
+    method: str,
+    images: Real[Array, "x y z m"],
+    brain: Bool[Array, "x y z"],
+    sequences: Sequence[str] = (),
+) -> list[Float[Array, " k"]]:
     """Returns the landmarks of each channel, float64[k] each, strictly increasing.
 
     Args:
@@ -252,14 +258,20 @@ def find_landmarks(
 
 
 def encode_images(
-    normalization: Normalization, images: Array, brain: Array, sequences: Sequence[str] = ()
-) -> Array:
+    normalization: Normalization,
+    images: Real[Array, "x y z m"],
+    brain: Shaped[Array, "*brain"],
+    sequences: Sequence[str] = (),
+) -> Float[Array, "x y z m"]:
     """Returns the z-scores of input sequences, x y z m -> x y z m; see `make_encoder`."""
     return make_encoder(normalization, images, brain, sequences)(images)
 
 
 def make_encoder(
-    normalization: Normalization, images: Array, brain: Array, sequences: Sequence[str] = ()
+    normalization: Normalization,
+    images: Real[Array, "x y z m"],
+    brain: Shaped[Array, "*brain"],
+    sequences: Sequence[str] = (),
 ) -> Encoder:
     """Returns the function that maps one session's inputs, or any part of them, to z-scores.
 
@@ -278,7 +290,9 @@ def make_encoder(
     return _encoder(normalization.images, found, normalization.places[:-1])
 
 
-def relative_levels(normalization: Normalization, encoded: Array) -> Array:
+def relative_levels(
+    normalization: Normalization, encoded: Float[Array, "x y z m"]
+) -> Float[Array, " m"]:
     """Returns the intensity level of each input relative to the training subjects.
 
     The ratio of the root mean squares of intensities over all voxels; 1 for every method but
@@ -301,7 +315,9 @@ def relative_levels(normalization: Normalization, encoded: Array) -> Array:
     return np.sqrt(np.maximum(mean_square, 0) / (mean**2 + std**2))
 
 
-def encode_flair(normalization: Normalization, flair: Array, brain: Array) -> Array:
+def encode_flair(
+    normalization: Normalization, flair: Real[Array, "x y z"], brain: Shaped[Array, "*brain"]
+) -> Float[Array, "x y z"]:
     """Returns the z-scores of a FLAIR, x y z -> x y z: the target of training."""
     image = flair[..., None]
     if normalization.method == "dataset":
@@ -310,7 +326,12 @@ def encode_flair(normalization: Normalization, flair: Array, brain: Array) -> Ar
     return _encoder(normalization.flair, found, normalization.places[-1:])(image)[..., 0]
 
 
-def decode_flair(normalization: Normalization, flair: Array, images: Array, brain: Array) -> Array:
+def decode_flair(
+    normalization: Normalization,
+    flair: Float[Array, "x y z"],
+    images: Real[Array, "x y z m"],
+    brain: Shaped[Array, "*brain"],
+) -> Float[Array, "x y z"]:
     """Returns the intensities of a FLAIR predicted in z-scores, x y z -> x y z.
 
     Args:
@@ -323,7 +344,7 @@ def decode_flair(normalization: Normalization, flair: Array, images: Array, brai
     if normalization.method == "dataset":
         return decoded[..., 0]
     target = [np.array(normalization.gain) * session_level(images, brain)]
-    source: Sequence[ArrayLike] = normalization.places[-1:]
+    source: Sequence[Landmarks] = normalization.places[-1:]
     if normalization.method in _SCALES:
         # Landmarks of the prediction itself correct for training brains with another share of
         # fluid, in which tissue is higher above the mean.
@@ -331,7 +352,7 @@ def decode_flair(normalization: Normalization, flair: Array, images: Array, brai
     return _match(decoded, source, target)[..., 0]
 
 
-def _encoder(stats: Stats, source: Sequence[Array], target: Sequence[ArrayLike]) -> Encoder:
+def _encoder(stats: Stats, source: Sequence[Array], target: Sequence[Landmarks]) -> Encoder:
     if any(len(row) > 2 for row in source):
         return lambda part: normalize(_match(part, source, target), stats)
     # With two landmarks the mapping is affine, and so is its composition with the z-score.
@@ -341,7 +362,7 @@ def _encoder(stats: Stats, source: Sequence[Array], target: Sequence[ArrayLike])
     return partial(normalize, stats=_stats(mean, slope * stats.std))
 
 
-def _match(images: Array, source: Sequence[ArrayLike], target: Sequence[ArrayLike]) -> Array:
+def _match(images: Array, source: Sequence[Landmarks], target: Sequence[Landmarks]) -> Array:
     """Matches the landmarks of every channel, x y z m -> x y z m."""
     rows = enumerate(zip(source, target, strict=True))
     matched = [match_landmarks(images[..., m], np.array(a), np.array(b)) for m, (a, b) in rows]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class Cut(NamedTuple):
     write: slice
 
 
+@runtime_checkable
 class Sliceable(Protocol):
     """An array, a memory map or a lazy volume that is read in tiles."""
 

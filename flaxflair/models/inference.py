@@ -11,19 +11,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from flaxflair.core.records import Array
 from flaxflair.imaging.tiling import Sliceable, stream
+from flaxflair.networks.network import AnyArray
 
 
 @partial(jax.jit, static_argnames=("forward", "batch"))
 def predict_volumes(
     forward: Callable[[Any, jax.Array], jax.Array],
     params: Any,
-    images: jax.Array,
+    images: Float[AnyArray, "n x y z m"],
     *,
     batch: int = 1,
-) -> jax.Array:
+) -> Float[jax.Array, "n x y z *f"]:
     """Predicts volumes of one grid in one compiled call.
 
     Args:

@@ -326,11 +326,16 @@ def level_warnings(model: AnyModel, subject: Subject) -> tuple[str, ...]:
     x, y, z = (slice(None, None, max(1, size // _MAX_SIZE)) for size in subject.geometry.shape)
     levels = relative_levels(model.normalization, encoded[x, y, z])
     return tuple(
-        f"the {name} is {level:.2g} times as bright as in the training data, which this model does "
+        f"the {name} is {_times(level)} as bright as in the training data, which this model does "
         "not normalise; use a model with normalisation by session"
         for name, level in zip(model.sequences, levels, strict=True)
         if not 1 / _MAX_LEVEL <= level <= _MAX_LEVEL
     )
+
+
+def _times(level: float) -> str:
+    # Below, the level is lost in the rounding of z-scores.
+    return f"{level:.2g} times" if level > 1e-3 else "less than 0.001 times"
 
 
 def expect_gradient(model: AnyModel) -> tuple[Model, FittedNetwork]:

@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Real, Shaped
 
 from flaxflair.core.records import Array
 from flaxflair.imaging.tiling import stream
@@ -22,10 +23,10 @@ from flaxflair.networks.network import Forward, Params
 def p3s(
     forward: Forward,
     params: Params,
-    images: jax.Array,
-    target: jax.Array,
-    weight: jax.Array | None = None,
-) -> jax.Array:
+    images: Float[jax.Array, "x y z m"],
+    target: Float[jax.Array, "x y z"],
+    weight: Real[jax.Array, "x y z"] | None = None,
+) -> Float[jax.Array, "x y z m"]:
     """Returns `|∂‖target − forward(params, images)‖² / ∂images|`.
 
     Args:
@@ -49,14 +50,14 @@ def p3s(
 def p3s_streamed(
     forward: Forward,
     params: Params,
-    images: Array,
-    target: Array,
+    images: Float[Array, "x y z m"],
+    target: Float[Array, "x y z"],
     *,
-    weight: Array | None = None,
+    weight: Shaped[Array, "x y z"] | None = None,
     radius: int,
     tile_voxels: int,
     stride: int = 1,
-) -> Array:
+) -> Float[Array, "x y z m"]:
     """Returns `p3s` computed in tiles, equal to rounding, in bounded memory.
 
     The gradient at a voxel depends on outputs up to `radius` away, each of which depends on inputs
@@ -81,7 +82,9 @@ def p3s_streamed(
     return stream(maps, volumes, halo=2 * radius, tile_voxels=tile_voxels, stride=stride)
 
 
-def shares(maps: Array, regions: Mapping[str, Array | None]) -> dict[str, list[float]]:
+def shares(
+    maps: Float[Array, "x y z m"], regions: Mapping[str, Bool[Array, "x y z"] | None]
+) -> dict[str, list[float]]:
     """Returns each sequence's share of the saliency in each region.
 
     Args:

@@ -25,6 +25,7 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float
 
 from flaxflair.networks.conv import conv3d
 from flaxflair.networks.layers import he_uniform, make_conv, make_linear
@@ -38,7 +39,7 @@ SLOPE = 0.1  # of the leaky ReLU for negative values
 OUTPUTS = 2  # the FLAIR, and the logit of the lesion probability
 
 
-def _rectify(values: jax.Array) -> jax.Array:
+def _rectify(values: Float[jax.Array, "*shape"]) -> Float[jax.Array, "*shape"]:
     return nnx.leaky_relu(values, SLOPE)
 
 
@@ -65,7 +66,9 @@ class Level(nnx.Module):
         zeros = nnx.initializers.zeros_init()
         self.film = nnx.Linear(condition, 2 * filters, kernel_init=zeros, rngs=rngs)
 
-    def __call__(self, values: jax.Array, condition: jax.Array) -> jax.Array:
+    def __call__(
+        self, values: Float[jax.Array, "b x y z m"], condition: Float[jax.Array, "b c"]
+    ) -> Float[jax.Array, "b x y z f"]:
         """Returns b x y z f, from b x y z m and b c."""
         first, *others = self.convolutions
         scale, shift = jnp.split(self.film(condition)[:, None, None, None], 2, axis=-1)
@@ -137,7 +140,9 @@ class ConditionalUNet(nnx.Module):
                 fine, OUTPUTS, use_bias=False, kernel_init=zeros, rngs=rngs
             )
 
-    def __call__(self, images: jax.Array, condition: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, images: Float[jax.Array, "b x y z m"], condition: Float[jax.Array, "b c"]
+    ) -> tuple[Float[jax.Array, "b x y z"], Float[jax.Array, "b x y z"]]:
         """Returns the FLAIR and the lesion logit, float32, b x y z each."""
         x, y, z = images.shape[1:4]
         stride = self.reduction * 2 ** len(self.up)
@@ -157,7 +162,12 @@ class ConditionalUNet(nnx.Module):
         out = out[:, :x, :y, :z].astype(jnp.float32)
         return out[..., 0], out[..., 1]
 
-    def _refine(self, values: jax.Array, images: jax.Array, condition: jax.Array) -> jax.Array:
+    def _refine(
+        self,
+        values: Float[jax.Array, "b _ _ _ f"],
+        images: Float[jax.Array, "b x y z m"],
+        condition: Float[jax.Array, "b c"],
+    ) -> Float[jax.Array, "b x y z 2"]:
         """Returns the outputs at full resolution, b x y z 2, from the output of the levels."""
         detail = depth_to_space(self.detail(values), self.reduction)
         joined = jnp.concatenate([images, detail], axis=-1)
@@ -165,7 +175,9 @@ class ConditionalUNet(nnx.Module):
         return out + self.correction(self.fine(joined, condition)) if self.filters else out
 
 
-def space_to_depth(values: jax.Array, factor: int) -> jax.Array:
+def space_to_depth(
+    values: Float[jax.Array, "b x y z m"], factor: int
+) -> Float[jax.Array, "b x//{factor} y//{factor} z//{factor} m*{factor}**3"]:
     """Returns the voxels of each block as channels, b kx ky kz m -> b x y z k³m."""
     if factor == 1:
         return values
@@ -175,7 +187,9 @@ def space_to_depth(values: jax.Array, factor: int) -> jax.Array:
     return cubes.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, x // k, y // k, z // k, k**3 * m)
 
 
-def depth_to_space(values: jax.Array, factor: int) -> jax.Array:
+def depth_to_space(
+    values: Float[jax.Array, "b x y z m"], factor: int
+) -> Float[jax.Array, "b x*{factor} y*{factor} z*{factor} m//{factor}**3"]:
     """Undoes `space_to_depth`, b x y z k³f -> b kx ky kz f."""
     b, x, y, z, _ = values.shape
     k = factor

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,15 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from flaxflair.core.records import Array
-from flaxflair.networks.network import ARITHMETIC, Apply, Convolution, Network, Params
+from flaxflair.networks.network import ARITHMETIC, AnyArray, Apply, Convolution, Network, Params
 
 Layer = Any  # nnx layer with a kernel ... m f and a bias f; nnx types the bias as optional
 
 
+@runtime_checkable
 class Rectified(Protocol):
     """A network as an `nnx.Module`.
 
@@ -31,7 +33,7 @@ class Rectified(Protocol):
 
     readout: Layer
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float[jax.Array, "b x y z m"]) -> Float[jax.Array, "b x y z"]:
         """Returns the FLAIR, float32, b x y z m -> b x y z."""
         ...
 
@@ -50,7 +52,7 @@ class Chain(nnx.Module):
         self.hidden = nnx.List(hidden)
         self.readout = readout
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float[jax.Array, "b x y z m"]) -> Float[jax.Array, "b x y z"]:
         """Returns the FLAIR, b x y z m -> b x y z."""
         return read_out(self.readout, rectify(self.hidden, images))
 
@@ -59,14 +61,16 @@ class Chain(nnx.Module):
         return self.hidden
 
 
-def rectify(layers: Iterable[Layer], values: jax.Array) -> jax.Array:
+def rectify(
+    layers: Iterable[Layer], values: Float[jax.Array, "b x y z m"]
+) -> Float[jax.Array, "b x y z f"]:
     """Applies layers in sequence, each followed by a ReLU, b x y z m -> b x y z f."""
     for layer in layers:
         values = nnx.relu(layer(values))
     return values
 
 
-def read_out(layer: Layer, values: jax.Array) -> jax.Array:
+def read_out(layer: Layer, values: Float[jax.Array, "b x y z m"]) -> Float[jax.Array, "b x y z"]:
     """Returns the FLAIR, float32, b x y z f -> b x y z."""
     # Linear: a z-scored FLAIR is negative in fluid, where a ReLU would clip it.
     return layer(values)[..., 0].astype(jnp.float32)
@@ -102,7 +106,7 @@ def he_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, limit: float) -> jax.Array:
-    def draw(seed: Array) -> Array:
+    def draw(seed: AnyArray) -> Array:
         rng = np.random.default_rng(np.asarray(seed).ravel())
         return rng.uniform(-limit, limit, shape).astype(dtype)
 

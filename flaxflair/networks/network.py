@@ -14,6 +14,7 @@ from jax import lax
 from flaxflair.core.records import Array
 
 Params = nnx.State
+AnyArray = jax.Array | Array  # on the device or on the host
 
 # Arithmetic of products: by default, accelerators round the operands of float32 products.
 ARITHMETIC: dict[str, tuple[jnp.dtype, lax.Precision]] = {
@@ -38,9 +39,9 @@ class Apply:
 
     graphdef: nnx.GraphDef[Any]
 
-    def __call__(self, params: Params, *inputs: jax.Array) -> Any:
+    def __call__(self, params: Params, *inputs: AnyArray) -> Any:
         """Returns the outputs of the network."""
-        return nnx.merge(self.graphdef, params)(*inputs)
+        return nnx.merge(self.graphdef, params)(*map(jnp.asarray, inputs))
 
 
 class Network(NamedTuple):

@@ -19,6 +19,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float
 
 from flaxflair.core.records import InputError
 from flaxflair.networks.conv import conv3d
@@ -54,12 +55,14 @@ class UpConv(nnx.Module):
         self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
-    def __call__(self, values: jax.Array) -> jax.Array:
+    def __call__(
+        self, values: Float[jax.Array, "b x y z m"]
+    ) -> Float[jax.Array, "b 2*x 2*y 2*z f"]:
         """Returns twice as many voxels along each axis, b x y z m -> b 2x 2y 2z f."""
         b, x, y, z, _ = values.shape
         kernel, bias = (array[...].astype(self.dtype) for array in (self.kernel, self.bias))
         octants = jnp.einsum("bxyzm,ijkmf->bxiyjzkf", values, kernel, precision=self.precision)
-        return octants.reshape(b, 2 * x, 2 * y, 2 * z, -1) + bias
+        return octants.reshape(b, 2 * x, 2 * y, 2 * z, -1) + bias[None, None, None, None]
 
 
 class UNet(nnx.Module):
@@ -84,7 +87,7 @@ class UNet(nnx.Module):
         self.full_up = pair(f + f, ff)
         self.readout = make_linear(ff, 1, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float[jax.Array, "b x y z m"]) -> Float[jax.Array, "b x y z"]:
         """Returns the FLAIR, b x y z m -> b x y z."""
         x, y, z = images.shape[1:4]
         margins = [(0, -size % STRIDE) for size in (x, y, z)]
@@ -100,13 +103,15 @@ class UNet(nnx.Module):
         return [*self.full_down, *self.full_up]
 
 
-def max_pool(values: jax.Array) -> jax.Array:
+def max_pool(values: Float[jax.Array, "b x y z f"]) -> Float[jax.Array, "b x//2 y//2 z//2 f"]:
     """Returns the maximum of each 2×2×2 block, b 2x 2y 2z f -> b x y z f."""
     b, x, y, z, f = values.shape
     return values.reshape(b, x // 2, 2, y // 2, 2, z // 2, 2, f).max((2, 4, 6))
 
 
-def _join(skip: jax.Array, upsampled: jax.Array) -> jax.Array:
+def _join(
+    skip: Float[jax.Array, "b x y z m"], upsampled: Float[jax.Array, "b x y z f"]
+) -> Float[jax.Array, "b x y z m+f"]:
     """Concatenates channels; those of the skip are first, as `Rectified.hidden_layers` requires."""
     return jnp.concatenate([skip, upsampled], axis=-1)
 

@@ -20,7 +20,7 @@ from flaxflair.evaluation import scoring
 from flaxflair.runtime.environment import describe_machine
 
 # Metric -> heading and digits.
-_COLUMNS = {
+_ROWS = {
     "mse": ("MSE", 1),
     "nmse_brain": ("NMSE brain", 3),
     "nmse_fit": ("NMSE fit", 3),
@@ -70,22 +70,23 @@ def _mean_shares(tables: Sequence[Mapping[str, Mapping[str, float | None]]]) -> 
 
 
 def tabulate(summary: Mapping[str, Any]) -> Table:
-    """Returns the table of scores: every method, and the lesion contrast of the true FLAIR."""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"Mean (SD) over {len(summary['folds'])} folds, held-out subjects",
-    )
-    table.add_column("", no_wrap=True)
-    for title, _ in _COLUMNS.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    for name, scores in summary["methods"].items():
-        table.add_row(name, *(_cell(scores[metric], metric) for metric in _COLUMNS))
-    truth = summary["truth"]
-    table.add_section()
-    table.add_row("true FLAIR", *(_cell(truth.get(metric), metric) for metric in _COLUMNS))
-    noise = truth.get("noise_mse")
+    """Returns the table of scores: a row for each metric, a column for each method.
+
+    The last columns are the lesion contrast of the true FLAIR and, where it is known, the error of
+    its noise.
+    """
+    columns = dict(summary["methods"]) | {"true FLAIR": summary["truth"]}
+    noise = summary["truth"].get("noise_mse")
     if noise and noise["mean"] is not None:
-        table.add_row("its noise", _cell(noise, "mse"), *[""] * (len(_COLUMNS) - 1))
+        columns["its noise"] = {"mse": noise}
+    number = len(summary["folds"])
+    folds = "1 fold" if number == 1 else f"{number} folds"
+    table = Table(box=box.SIMPLE_HEAD, title=f"Mean (SD) over {folds}, held-out subjects")
+    table.add_column("", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", overflow="fold")  # never an ellipsis for a number
+    for metric, (title, _) in _ROWS.items():
+        table.add_row(title, *(_cell(scores.get(metric), metric) for scores in columns.values()))
     return table
 
 
@@ -105,6 +106,6 @@ def tabulate_saliency(summary: Mapping[str, Any]) -> Table:
 def _cell(entry: Mapping[str, Any] | None, metric: str) -> str:
     if entry is None or entry["mean"] is None:
         return "" if entry is None else "–"
-    digits = _COLUMNS[metric][1]
+    digits = _ROWS[metric][1]
     spread = "" if entry["sd"] is None else f" ({entry['sd']:.{digits}f})"
     return f"{entry['mean']:.{digits}f}{spread}"

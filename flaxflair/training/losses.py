@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 
 def summed_squares(
-    prediction: jax.Array, target: jax.Array, weight: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    prediction: Float[jax.Array, "b x y z"],
+    target: Float[jax.Array, "b x y z"],
+    weight: Float[jax.Array, "b x y z"],
+) -> tuple[Float[jax.Array, ""], Float[jax.Array, ""]]:
     """Returns the weighted sum of squared errors, and the sum of the weights.
 
     Args:
@@ -20,7 +23,11 @@ def summed_squares(
     return jnp.sum(weight * jnp.square(error)), jnp.sum(weight)
 
 
-def mean_squared_error(prediction: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+def mean_squared_error(
+    prediction: Float[jax.Array, "b x y z"],
+    target: Float[jax.Array, "b x y z"],
+    weight: Float[jax.Array, "b x y z"],
+) -> Float[jax.Array, ""]:
     """Returns the weighted mean squared error (Wei et al. 2019, eq. 1).
 
     Args:

@@ -23,7 +23,7 @@ GRADIENT_WEIGHT = 0.5  # weight of the error of differences between neighbours
 SQUARED_WEIGHT = 4.0
 # Additional weight of the error in lesions. It biases possible lesion voxels above their mean. With
 # 20, lesions were learnt earlier, but with false positives.
-LESION_WEIGHT = 2.0
+LESION_WEIGHT = 4.0
 HEAD_WEIGHT = 1.0  # weight of the lesion segmentation
 LESION_BALANCE = 10.0  # weight of lesion voxels in the cross-entropy, since they are few
 EMA_DECAY = 0.999
