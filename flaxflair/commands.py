@@ -272,7 +272,7 @@ def saliency(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     share = shares(maps, {"brain": subject.masks.brain})["brain"]
     table = Table("sequence", "share of the saliency in the brain", "map")
-    for channel, name in enumerate(model.sequences):
+    for channel, name in enumerate(subject.sequences):
         path = args.out / f"{name}_p3s.nii.gz"
         derivatives.write_image(path, maps[..., channel], subject)
         table.add_row(name, f"{share[channel]:.3f}", str(path))

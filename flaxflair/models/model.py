@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from flaxflair.imaging.normalization import (
 )
 from flaxflair.io.fingerprints import describe_changes
 from flaxflair.io.session_files import SessionFiles
+from flaxflair.models import universal
 from flaxflair.models.estimators import Fitted, FittedNetwork
 from flaxflair.models.saliency import p3s_streamed
 from flaxflair.models.universal import UniversalModel, predict_flair, resolution_warnings
@@ -338,18 +339,16 @@ def _times(level: float) -> str:
     return f"{level:.2g} times" if level > 1e-3 else "less than 0.001 times"
 
 
-def expect_gradient(model: AnyModel) -> tuple[Model, FittedNetwork]:
-    """Returns a model that has saliency maps, and its network.
+def expect_gradient(model: AnyModel) -> None:
+    """Checks that a model has saliency maps.
 
     Raises:
-      InputError: it is universal, or not a network and so without gradient.
+      InputError: it is not a network and so has no gradient.
     """
-    if isinstance(model, UniversalModel):
-        raise InputError("a universal model has no saliency maps; name a run of a network")
-    fitted = model.fitted
-    if not isinstance(fitted, FittedNetwork):
-        raise InputError(f"a {fitted.name} has no gradient and so no saliency map; name a network")
-    return model, fitted
+    if isinstance(model, Model) and not isinstance(model.fitted, FittedNetwork):
+        raise InputError(
+            f"a {model.fitted.name} has no gradient and so no saliency map; name a network"
+        )
 
 
 def saliency_maps(model: AnyModel, subject: Subject, *, tile_voxels: int = 0) -> Array:
@@ -361,29 +360,30 @@ def saliency_maps(model: AnyModel, subject: Subject, *, tile_voxels: int = 0) ->
       tile_voxels: voxels computed at once; 0 for the whole volume.
 
     Returns:
-      float32[x, y, z, m], one map per sequence, in squared z-scores per z-score. With a model of
-      the brain, errors outside the brain are excluded.
+      float32[x, y, z, m], one map per sequence, in squared z-scores per z-score, or see
+      `universal.saliency_maps`. With a model of the brain, errors outside it are excluded.
 
     Raises:
       InputError: the subject has no FLAIR, or its sequences differ from the model's; or the model
         has no gradient.
     """
-    trained, fitted = expect_gradient(model)
+    expect_gradient(model)
     if subject.flair is None:
         raise InputError(f"{subject.name}: has no FLAIR, which saliency requires; add it")
-    _expect_sequences(trained, subject)
-    brain = subject.masks.brain
-    images = encode(trained, subject.images, brain)
-    flair = subject.flair
-    if trained.region == "brain":
+    if isinstance(model, UniversalModel):
+        return universal.saliency_maps(model, subject, subject.flair, tile_voxels=tile_voxels)
+    _expect_sequences(model, subject)
+    brain, flair = subject.masks.brain, subject.flair
+    images = encode(model, subject.images, brain)
+    if model.region == "brain":
         flair = zero_outside(brain, flair)
-    target = encode_flair(trained.normalization, flair, brain)
+    fitted = cast(FittedNetwork, model.fitted)
     return p3s_streamed(
         fitted.network.forward,
         fitted.params,
         images,
-        target,
-        weight=brain if trained.region == "brain" else None,
+        encode_flair(model.normalization, flair, brain),
+        weight=brain if model.region == "brain" else None,
         radius=fitted.network.radius,
         tile_voxels=tile_voxels,
         stride=fitted.network.stride,

@@ -6,8 +6,9 @@ stack of inputs. Independent of files and figures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,12 @@ from jaxtyping import Bool, Float, Real, Shaped
 
 from flaxflair.core.records import Array
 from flaxflair.imaging.tiling import stream
-from flaxflair.networks.network import Forward, Params
 
 
 @partial(jax.jit, static_argnames="forward")
 def p3s(
-    forward: Forward,
-    params: Params,
+    forward: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
     images: Float[jax.Array, "x y z m"],
     target: Float[jax.Array, "x y z"],
     weight: Real[jax.Array, "x y z"] | None = None,
@@ -30,8 +30,8 @@ def p3s(
     """Returns `|∂‖target − forward(params, images)‖² / ∂images|`.
 
     Args:
-      forward: forward function of the network.
-      params: parameters of the network.
+      forward: forward function of the network, hashable: (params, images) -> b x y z.
+      params: its first argument.
       images: [x, y, z, m], z-scores.
       target: [x, y, z], z-scores of the true FLAIR.
       weight: [x, y, z], weight of each voxel's error; None for equal weights, as in the paper.
@@ -48,8 +48,8 @@ def p3s(
 
 
 def p3s_streamed(
-    forward: Forward,
-    params: Params,
+    forward: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
     images: Float[Array, "x y z m"],
     target: Float[Array, "x y z"],
     *,
@@ -64,8 +64,8 @@ def p3s_streamed(
     up to `radius` away: the halo is twice the network's radius.
 
     Args:
-      forward: forward function of the network.
-      params: parameters of the network.
+      forward: forward function of the network, hashable: (params, images) -> b x y z.
+      params: its first argument.
       images: [x, y, z, m].
       target: [x, y, z].
       weight: [x, y, z]; None for equal weights.

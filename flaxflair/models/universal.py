@@ -18,7 +18,9 @@ import numpy as np
 from flaxflair.config.universal import ConditionalConfig
 from flaxflair.core.records import Array, Subject, Volume
 from flaxflair.core.sequences import INPUTS
+from flaxflair.evaluation.metrics import fit_intensity
 from flaxflair.imaging.normalization import zero_outside
+from flaxflair.imaging.resampling import resample
 from flaxflair.imaging.standard import (
     CONDITION,
     Standard,
@@ -27,6 +29,7 @@ from flaxflair.imaging.standard import (
     to_subject_grid,
 )
 from flaxflair.models.inference import predict_streamed
+from flaxflair.models.saliency import p3s_streamed
 from flaxflair.networks.conditional import build
 from flaxflair.networks.network import ConditionalNetwork, Params
 
@@ -87,6 +90,15 @@ class _Conditioned:
         weights, condition = params
         conditions = jnp.broadcast_to(condition, (images.shape[0], condition.shape[0]))
         return jnp.stack(self.apply(weights, images, conditions), axis=-1)
+
+
+@dataclass(frozen=True)
+class _Flair(_Conditioned):
+    """The FLAIR alone."""
+
+    def __call__(self, params: tuple[Params, jax.Array], images: jax.Array) -> jax.Array:
+        """Returns the FLAIR, b x y z, from b x y z m."""
+        return super().__call__(params, images)[..., 0]
 
 
 def make_network(config: ConditionalConfig) -> ConditionalNetwork:
@@ -161,6 +173,50 @@ def predict_flair(
     back = WHITE * to_subject_grid(subject, flair, standard.geometry)
     array = zero_outside(subject.masks.brain, back) if brain_only else back
     return Volume(array, subject.geometry)
+
+
+def saliency_maps(
+    model: UniversalModel, subject: Subject, flair: Array, *, tile_voxels: int = 0
+) -> Array:
+    """Returns the P3S maps of one session (Wei et al. 2019, eq. 3), on its grid.
+
+    The error is that in the brain on the standard grid, against the true FLAIR with the gain and
+    offset that fit it best to the synthetic one, since the scale of a FLAIR is arbitrary.
+
+    Args:
+      model: from `load_model`.
+      subject: with one or more of `INPUTS`.
+      flair: [x, y, z], the true FLAIR on the subject's grid.
+      tile_voxels: voxels computed at once, about 1 kB each; 0 for the whole grid. Tiles overlap by
+        twice the network's radius.
+
+    Returns:
+      float32[x, y, z, m], one map per sequence of the subject, in squared standard levels (white
+      matter of the FLAIR at 1) per standard level; zero outside the brain.
+
+    Raises:
+      InputError: see `standardize`.
+    """
+    standard = standardize(subject)
+    forward = _Flair(model.network.forward)
+    params = (model.params, jnp.asarray(standard.condition))
+    same = np.eye(4)
+    true = resample(flair, subject.geometry.affine, standard.geometry, same, beyond="zero")
+    synthetic, _ = predict_standard(model, standard)
+    target = fit_intensity(true, synthetic, standard.brain).astype(np.float32)
+    maps = p3s_streamed(
+        forward,
+        params,
+        standard.images,
+        target,
+        weight=standard.brain,
+        radius=model.network.radius,
+        tile_voxels=tile_voxels,
+        stride=model.network.stride,
+    )
+    channels = [INPUTS.index(name) for name in subject.sequences]
+    back = [to_subject_grid(subject, maps[..., n], standard.geometry) for n in channels]
+    return zero_outside(subject.masks.brain, np.stack(back, axis=-1))
 
 
 def resolution_warnings(subject: Subject) -> tuple[str, ...]:

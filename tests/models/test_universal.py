@@ -18,7 +18,9 @@ from safetensors.numpy import save_file
 from flaxflair.config.universal import ConditionalConfig
 from flaxflair.core.records import InputError, Subject, Volume
 from flaxflair.core.sequences import INPUTS
-from flaxflair.imaging.standard import standardize
+from flaxflair.evaluation.metrics import fit_intensity
+from flaxflair.imaging.resampling import resample
+from flaxflair.imaging.standard import standardize, to_subject_grid
 from flaxflair.imaging.tissue_levels import STANDARD
 from flaxflair.models.model import choose_inputs, level_warnings, predict, saliency_maps
 from flaxflair.models.saving import SHIPPED, digest_model, export_model, load_model
@@ -169,9 +171,36 @@ def test_a_session_without_any_input_is_refused(tiny: UniversalModel, write_data
         choose_inputs(tiny, files)
 
 
-def test_saliency_of_a_universal_model_is_refused(tiny: UniversalModel):
-    with pytest.raises(InputError, match="name a run of a network"):
-        saliency_maps(tiny, ball())
+def test_saliency_is_the_derivative_of_the_error_in_the_brain(tiny: UniversalModel):
+    subject = replace(ball((1.0, 1.0, 1.0)), flair=None)
+    standard = standardize(subject)
+    synthetic = to_subject_grid(subject, predict_standard(tiny, standard)[0], standard.geometry)
+    noise = np.random.default_rng(1).normal(0, 0.1, synthetic.shape).astype(np.float32)
+    true = replace(subject, flair=700 + 40 * (synthetic + noise * subject.masks.brain))
+    maps = saliency_maps(tiny, true)
+    assert maps.shape == subject.images.shape
+    assert not maps[~subject.masks.brain].any()
+    assert true.flair is not None
+
+    def error(images: np.ndarray) -> float:
+        flair, _ = predict_standard(tiny, standard._replace(images=images))
+        difference = flair - target
+        return float(np.sum(difference[standard.brain].astype(np.float64) ** 2))
+
+    before, _ = predict_standard(tiny, standard)
+    at = resample(true.flair, subject.geometry.affine, standard.geometry, np.eye(4), beyond="zero")
+    target = fit_intensity(at, before, standard.brain)
+    voxel = np.unravel_index(maps[..., 0].argmax(), maps.shape[:3])
+    offset = np.linalg.inv(standard.geometry.affine) @ subject.geometry.affine @ [*voxel, 1]
+    place = (*np.rint(offset[:3]).astype(int), INPUTS.index("T1"))
+    step = 0.01
+    errors = []
+    for sign in (-1, 1):
+        moved = standard.images.copy()
+        moved[place] += sign * step
+        errors.append(error(moved))
+    slope = abs(errors[1] - errors[0]) / (2 * step)
+    assert_allclose(maps[(*voxel, 0)], slope, rtol=0.02)
 
 
 def test_every_flair_of_a_model_carries_its_warning(tiny: UniversalModel, tmp_path: Path):
