@@ -25,7 +25,7 @@ from flaxflair.core.records import (
     Volume,
 )
 from flaxflair.core.sequences import TARGET
-from flaxflair.imaging.checks import check_volumes
+from flaxflair.imaging.session_checks import check_volumes
 from flaxflair.imaging.contrasts import check_contrasts
 from flaxflair.imaging.findings import refuse_or_warn
 from flaxflair.imaging.masks import binarize, check_brain_mask, check_brain_volume, expect_mask

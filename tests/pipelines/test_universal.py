@@ -16,7 +16,7 @@ from flaxflair.configs.universal import get_config
 from flaxflair.core.records import InputError
 from flaxflair.pipelines import universal
 from flaxflair.simulation.generator.storage import open_library, save_library
-from flaxflair.training.synthesis_batches import Source, make_batch, simulate_ahead
+from flaxflair.training.universal_batches import Source, make_batch, simulate_ahead
 from tests.simulation.test_generator import library  # noqa: F401  (a fixture)
 
 CONSOLE = Console(quiet=True)

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from flaxflair.networks.conditional import build
-from flaxflair.training.synthesis import (
+from flaxflair.training.universal_step import (
     OPTIMIZERS,
     SynthesisBatch,
     init_synthesis,

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from flaxflair.core.records import Array, Geometry, Volume
-from flaxflair.imaging.checks import check_volumes
+from flaxflair.imaging.session_checks import check_volumes
 from tests.samples import reorder
 
 

@@ -15,7 +15,7 @@ from skimage.filters import threshold_otsu, threshold_triangle
 
 from flaxflair.core.records import Array, Geometry, Volume
 from flaxflair.imaging.findings import Finding
-from flaxflair.imaging.intensities import check_copies, check_intensities
+from flaxflair.imaging.intensity_checks import check_copies, check_intensities
 from flaxflair.imaging.resampling import subsample
 
 # Minimum ratio of the axial areas of two sequences that both show the head, or both the brain.
