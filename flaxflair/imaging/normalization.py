@@ -301,9 +301,6 @@ def relative_levels(
     Args:
       normalization: normalisation of the model.
       encoded: [x, y, z, m], from `encode_images`, zeroed outside the brain if the model does so.
-
-    Returns:
-      float64[m].
     """
     if normalization.method != "dataset":
         return np.ones(encoded.shape[-1])
@@ -311,8 +308,8 @@ def relative_levels(
     count = np.prod(encoded.shape[:-1])
     first = encoded.sum(axis=(0, 1, 2), dtype=np.float64) / count
     second = np.einsum("xyzm,xyzm->m", encoded, encoded, dtype=np.float64) / count
-    mean_square = std**2 * second + 2 * std * mean * first + mean**2
-    return np.sqrt(np.maximum(mean_square, 0) / (mean**2 + std**2))
+    square = std**2 * second + 2 * std * mean * first + mean**2
+    return np.sqrt(np.maximum(square, 0) / (mean**2 + std**2))
 
 
 def encode_flair(

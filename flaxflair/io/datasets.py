@@ -25,12 +25,12 @@ from flaxflair.core.records import (
     Volume,
 )
 from flaxflair.core.sequences import TARGET
-from flaxflair.imaging.session_checks import check_volumes
 from flaxflair.imaging.contrasts import check_contrasts
 from flaxflair.imaging.findings import refuse_or_warn
 from flaxflair.imaging.masks import binarize, check_brain_mask, check_brain_volume, expect_mask
 from flaxflair.imaging.normalization import zero_outside
 from flaxflair.imaging.orientation import to_ras
+from flaxflair.imaging.session_checks import check_volumes
 from flaxflair.imaging.tissue import white_matter
 from flaxflair.io import bids
 from flaxflair.io.nifti import read_volume

@@ -36,6 +36,7 @@ from flaxflair.runtime.signals import Interrupted, deferred
 from flaxflair.simulation.generator.anatomies import load_library
 from flaxflair.simulation.generator.storage import save_library
 from flaxflair.training.real_windows import make_session, save_session
+from flaxflair.training.universal_batches import Source, simulate_ahead
 from flaxflair.training.universal_step import (
     SynthesisBatch,
     SynthesisState,
@@ -44,7 +45,6 @@ from flaxflair.training.universal_step import (
     make_synthesis_optimizer,
     make_synthesis_step,
 )
-from flaxflair.training.universal_batches import Source, simulate_ahead
 
 _LOG_EVERY_STEPS = 20
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import InputError, Volume
-from flaxflair.imaging.session_checks import check_volumes
 from flaxflair.imaging.findings import Finding, refuse_or_warn
+from flaxflair.imaging.session_checks import check_volumes
 from flaxflair.io.bids import sidecar
 from flaxflair.io.nifti import read_forms, read_volume
 from flaxflair.io.nifti_header import Forms

@@ -47,6 +47,32 @@ class Batch(NamedTuple):
     weight: Array | jax.Array
 
 
+class SynthesisBatch(NamedTuple):
+    """Input of one training step of a universal model.
+
+    Attributes:
+      images: float32[b, x, y, z, m], standardised; zero where absent.
+      condition: float32[b, c].
+      flair: float32[b, x, y, z], normal-appearing white matter about 1.
+      lesion: float32[b, x, y, z], lesion fraction of each voxel; zero if unknown.
+      weight: float32[b, x, y, z], weight of each voxel in the loss.
+      measured: float32[b], 1 for a scanned FLAIR, whose gain and offset are unknown; 0 for a
+        simulated one.
+      segmented: float32[b], 1 if `lesion` is accurate enough for the segmentation loss.
+      observe: float32[b, 3, n, n] for windows of n³ voxels: matrices along x, y and z that apply
+        slice profile and interpolation of the scanned FLAIR to the prediction before comparison.
+    """
+
+    images: Array | jax.Array
+    condition: Array | jax.Array
+    flair: Array | jax.Array
+    lesion: Array | jax.Array
+    weight: Array | jax.Array
+    measured: Array | jax.Array
+    segmented: Array | jax.Array
+    observe: Array | jax.Array
+
+
 class Draw(NamedTuple):
     """Positions of the windows of a batch.
 

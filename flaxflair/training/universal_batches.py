@@ -24,8 +24,8 @@ from flaxflair.simulation.generator.anatomies import Library
 from flaxflair.simulation.generator.generator import Example, sample
 from flaxflair.simulation.generator.ranges import Ranges
 from flaxflair.simulation.generator.storage import open_library
+from flaxflair.training.batches import SynthesisBatch
 from flaxflair.training.real_windows import RealSession, draw_window, open_session
-from flaxflair.training.universal_step import SynthesisBatch
 
 _QUEUE_LENGTH = 4  # batches that each process prepares in advance
 _POLL_SECONDS = 1.0  # interval between checks that the processes are alive

@@ -9,13 +9,13 @@ import pytest
 from numpy.testing import assert_allclose
 
 from flaxflair.networks.conditional import build
+from flaxflair.training.batches import SynthesisBatch
+from flaxflair.training.losses import synthesis_loss
 from flaxflair.training.universal_step import (
     OPTIMIZERS,
-    SynthesisBatch,
     init_synthesis,
     make_synthesis_optimizer,
     make_synthesis_step,
-    synthesis_loss,
 )
 
 
