@@ -20,7 +20,7 @@ from flaxflair.console import (
     show_plan,
     show_problems,
 )
-from flaxflair.core.atomic_files import expect_output, expect_writable, write_json
+from flaxflair.core.atomic_files import WriteError, expect_output, expect_writable, write_json
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import SEQUENCES, TARGET, identify, parse_patterns
@@ -70,7 +70,7 @@ def phantom(args: argparse.Namespace) -> None:
 
 def montage(args: argparse.Namespace) -> None:
     """Draws all sequences of one subject."""
-    expect_output(args.out, ())
+    expect_output(args.out, (), (".png",))
     draw_montage(args.root, args.participant, args.out)
 
 
@@ -78,7 +78,9 @@ def simulate(args: argparse.Namespace) -> None:
     """Draws samples of simulated training data, beside real sessions."""
     if args.samples < 1:
         raise InputError(f"--samples is {args.samples}; it must be at least 1")
-    expect_output(args.sheet, ())
+    if args.seed < 0:
+        raise InputError(f"--seed is {args.seed}; it must be at least 0")
+    expect_output(args.sheet, (), (".png",))
     found = [files for root in args.beside for files in find_sessions(root, SHOWN, flair="welcome")]
     beside = [
         load_subject(replace(files, inputs=tuple(n for n in SHOWN if n in files.sequences)), None)
@@ -223,7 +225,8 @@ def _predict_files(args: argparse.Namespace, model: AnyModel) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Scores a synthetic FLAIR against the true one."""
     if args.json is not None:
-        expect_output(args.json, (args.synthetic, args.true))
+        inputs = (args.synthetic, args.true, args.t1w, args.brain, args.lesions)
+        expect_output(args.json, inputs, (".json",))
     paths = {TARGET: args.true} | ({} if args.t1w is None else {"T1": args.t1w})
     inputs = tuple(name for name in paths if name != TARGET)
     files = name_files(paths, inputs, flair="needed", brain=args.brain, lesions=args.lesions)
@@ -265,6 +268,10 @@ def saliency(args: argparse.Namespace) -> None:
         raise InputError("saliency requires the true FLAIR; give --flair")
     files = name_files(paths, wanted_inputs(model), flair="needed", brain=args.brain)
     expect_writable(next(p for p in (args.out, *args.out.absolute().parents) if p.exists()))
+    maps_of = {name: args.out / f"{name}_p3s.nii.gz" for name in files.inputs}
+    if args.out.is_dir():
+        for path in maps_of.values():
+            derivatives.expect_image_output(path, [*paths.values(), args.brain])
     options = _preparation(args)
     options = replace(options, reference=options.reference or TARGET)
     subject = load_subject(files, None if args.prepared else options, model.voxel_size)
@@ -273,15 +280,14 @@ def saliency(args: argparse.Namespace) -> None:
     share = shares(maps, {"brain": subject.masks.brain})["brain"]
     table = Table("sequence", "share of the saliency in the brain", "map")
     for channel, name in enumerate(subject.sequences):
-        path = args.out / f"{name}_p3s.nii.gz"
-        derivatives.write_image(path, maps[..., channel], subject)
-        table.add_row(name, f"{share[channel]:.3f}", str(path))
+        derivatives.write_image(maps_of[name], maps[..., channel], subject)
+        table.add_row(name, f"{share[channel]:.3f}", str(maps_of[name]))
     console.print(table)
 
 
 def report(args: argparse.Namespace) -> None:
     """Writes an HTML page of a run or of a predicted session."""
-    expect_output(args.out, ())
+    expect_output(args.out, (), (".html",))
     if (args.place / "folds.json").is_file():
         session_page.write_run_page(args.place, args.out, args.participant_label)
     else:
@@ -291,6 +297,8 @@ def report(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Writes a model as a single file."""
+    if args.out.is_file() and args.run.resolve() in args.out.resolve().parents:
+        raise WriteError(f"{args.out}: is a file of the run; name another file to write")
     model = load_model(args.run, args.fold)
     about = read_object(args.about, "give a JSON object of facts") if args.about else {}
     export_model(model, args.out, half=args.half, about=about)

@@ -162,14 +162,31 @@ def test_a_level_that_is_not_participant_is_refused(capsys: pytest.CaptureFixtur
         (["predict", "--model", "/none", "--out", "out.nii.gz"], "/none/fold-0/model.json"),
         (["phantom", "."], "is not empty"),
         (["phantom", f"{__file__}/x"], f"{__file__}: File exists; check the name"),
-        (["saliency", "--out", "out"], "a universal model has no saliency maps; name"),
+        (["saliency", "--out", "out"], "saliency requires the true FLAIR; give --flair"),
         (
             ["predict", "--out", "a.nii.gz", "--tile-voxels", "-1"],
             "--tile-voxels is -1; it must be at",
         ),
         (["report", ".", "--out", "/none/x.html"], "/none: no such folder; create it"),
         (["montage", ".", "/none/x.png"], "/none: no such folder; create it"),
-        (["evaluate", "a.nii", "b.nii", "--json", "/none/x"], "/none: no such folder; create it"),
+        (["evaluate", "a.nii", "b.nii", "--json", "/none/x.json"], "/none: no such folder"),
+        (["montage", ".", f"{__file__}/x.png"], f"{__file__}: is a file, not a folder"),
+        (
+            [
+                "simulate",
+                "--labels",
+                ".",
+                "--lesions",
+                ".",
+                "--masks",
+                ".",
+                "--sheet",
+                "s.png",
+                "--seed",
+                "-1",
+            ],
+            "--seed is -1; it must be at least 0",
+        ),
     ],
 )
 def test_unusable_arguments_give_one_sentence(
@@ -179,6 +196,62 @@ def test_unusable_arguments_give_one_sentence(
     output = capsys.readouterr().err
     assert message in output
     assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "kept", "t2.nii.gz", "--json", "kept"],
+        ["evaluate", "t1.nii.gz", "t2.nii.gz", "--brain", "kept", "--json", "kept"],
+        ["evaluate", "t1.nii.gz", "t2.nii.gz", "--lesions", "kept", "--json", "kept"],
+        ["montage", ".", "kept"],
+        ["simulate", "--labels", ".", "--lesions", ".", "--masks", ".", "--sheet", "kept"],
+        ["export", ".", "kept"],
+        ["report", ".", "--out", "kept"],
+        ["predict", "--t1w", "kept", "--out", "kept"],
+        ["predict", "--t1w", "t1.nii.gz", "--brain", "kept", "--out", "kept"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("kept", ["kept.nii.gz", "kept.txt", "kept.json"])
+def test_no_output_replaces_an_input_or_a_file_of_another_format(
+    command: list[str],
+    kept: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("t1.nii.gz", "t2.nii.gz", kept):
+        Path(name).write_text("an image")
+    assert main([kept if word == "kept" else word for word in command]) == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"flaxflair: {kept}: is ")
+    assert output.count("\n") == 1
+    assert Path(kept).read_text() == "an image"
+
+
+def test_saliency_maps_do_not_replace_an_input(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {name: tmp_path / f"{name}_p3s.nii.gz" for name in ("T1", "T2", "DIR", "FLAIR")}
+    for path in paths.values():
+        path.write_text("an image")
+    named = (("t1w", "T1"), ("t2w", "T2"), ("dir", "DIR"), ("flair", "FLAIR"))
+    flags = [f"--{flag}={paths[name]}" for flag, name in named]
+    assert main(["saliency", f"--model={finished}", *flags, f"--out={tmp_path}"]) == 1
+    assert "T1_p3s.nii.gz: is one of the inputs" in capsys.readouterr().err
+    assert paths["T1"].read_text() == "an image"
+
+
+def test_an_export_does_not_replace_the_model_of_the_run(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = finished / "fold-0/model.safetensors"
+    before = path.read_bytes()
+    assert main(["export", str(finished), str(path)]) == 1
+    assert "model.safetensors: is a file of the run" in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 def test_raw_files_are_predicted_on_the_grid_of_the_t2_with_a_page(

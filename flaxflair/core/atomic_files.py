@@ -32,19 +32,31 @@ def expect_writable(folder: Path) -> None:
     Raises:
       WriteError: it is missing, not a folder, or read-only.
     """
+    if folder.exists() and not folder.is_dir():
+        raise WriteError(f"{folder}: is a file, not a folder; name a folder to write to")
     if not folder.is_dir():
         raise WriteError(f"{folder}: no such folder; create it, or name another one to write to")
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         raise WriteError(f"{folder}: is read-only; name a folder that you may write to")
 
 
-def expect_output(out: Path, inputs: Iterable[Path]) -> None:
-    """Checks that an output file is not an input and can be written.
+def expect_output(out: Path, inputs: Iterable[Path | None], suffixes: tuple[str, ...]) -> None:
+    """Checks that an output file does not replace an input and can be written.
+
+    Args:
+      out: file to write.
+      inputs: files that are read; None for one that is not given. The extension protects others.
+      suffixes: extensions of the format that is written.
 
     Raises:
-      WriteError: it is an input, or its folder is missing or read-only.
+      WriteError: it has another extension, is a folder or an input, or its folder is missing or
+        read-only.
     """
-    if out.resolve() in [path.resolve() for path in inputs]:
+    if not out.name.endswith(suffixes) or out.name in suffixes:
+        raise WriteError(f"{out}: is written as {' or '.join(suffixes)}; name such a file")
+    if out.is_dir():
+        raise WriteError(f"{out}: is a folder; name a file")
+    if out.resolve() in [path.resolve() for path in inputs if path is not None]:
         raise WriteError(f"{out}: is one of the inputs; name another file to write")
     expect_writable(out.parent)
 

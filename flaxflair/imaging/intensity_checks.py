@@ -29,7 +29,7 @@ _MOST_CLIPPED = 0.02
 # Values above this share of the maximum, and the maximum share of voxels with them: at most 1e-5 in
 # 28 real and 6 simulated scans, 8e-4 in a scan with integer overflow.
 _END, _MOST_AT_END = 0.98, 1e-4
-_FEW = 10  # voxels near the maximum that are ignored, for small images
+_FEW = 30  # voxels near the maximum that are ignored, for small images
 # Maximum number of distinct values of a label map; steps of the range of an 8-bit image.
 _LABELS, _STEPS = 32, 255
 # Minimum correlation of two copies of one scan with different gains; repeated scans are below it.

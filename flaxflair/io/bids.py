@@ -5,7 +5,6 @@ Finds images by their entities and writes JSON and TSV files. Independent of vox
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -191,14 +190,19 @@ def read_groups(root: Path) -> dict[str, str]:
 
 def _read_participants(path: Path) -> list[dict[str, str]]:
     """Returns the rows of a table, with the prefix `sub-` added to participant labels."""
-    lines = read_text(path, "remove it").splitlines()
-    rows = list(csv.DictReader(lines, delimiter="\t", restkey="", restval=""))
-    if rows and "participant_id" not in rows[0]:
+    # BIDS tables have no quotation: a quotation mark is part of a cell.
+    lines = read_text(path, "remove it").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    columns, *cells = [line.split("\t") for line in lines if line.strip()] or [[]]
+    if cells and "participant_id" not in columns:
         raise InputError(f"{path}: has no column participant_id; see the BIDS specification")
-    for row in rows:
-        row.pop("", None)  # cells beyond the last column
-        row["participant_id"] = f"sub-{row['participant_id'].strip().removeprefix('sub-')}"
-    return rows
+    rows: dict[str, dict[str, str]] = {}
+    for values in cells:
+        row = dict.fromkeys(columns, "") | dict(zip(columns, values, strict=False))
+        name = f"sub-{row['participant_id'].strip().removeprefix('sub-')}"
+        row["participant_id"] = name
+        if rows.setdefault(name, row) != row:
+            raise InputError(f"{path}: has two different rows of {name}; keep one of them")
+    return list(rows.values())
 
 
 def copy_participants(source: Path, root: Path) -> None:

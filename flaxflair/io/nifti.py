@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from isal import igzip
 
-from flaxflair.core.atomic_files import WriteError, expect_output, write_bytes
+from flaxflair.core.atomic_files import expect_output, write_bytes
 from flaxflair.core.records import Array, Geometry, InputError, Volume
 from flaxflair.io.gzip_stream import Stream, open_stream
 from flaxflair.io.nifti_header import HEADER_BYTES, Forms, Header, parse_header
@@ -40,7 +40,8 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
       InputError: missing, empty, truncated or corrupt file; a pointer or a web page in its place;
         a header that contradicts itself or the length of the file; more than one volume; complex
         or RGB; NaN or infinity.
-      GeometryError: affine singular or not finite, or both form codes zero.
+      GeometryError: affine singular or not finite, both form codes zero, or qform and sform that
+        are mirror images.
     """
     first = _header_file(Path(path))
     with open_stream(first) as stream:
@@ -138,17 +139,13 @@ def _check_end(stream: Stream, header: Header) -> None:
         )
 
 
-def expect_image_output(out: Path, inputs: Iterable[Path]) -> None:
+def expect_image_output(out: Path, inputs: Iterable[Path | None]) -> None:
     """Checks the path of an output image before any computation.
 
     Raises:
-      WriteError: it is neither .nii nor .nii.gz, or is a folder; or see `expect_output`.
+      WriteError: see `expect_output`.
     """
-    if not out.name.endswith(IMAGE_SUFFIXES) or out.name in IMAGE_SUFFIXES:
-        raise WriteError(f"{out}: images are written as .nii or .nii.gz; name such a file")
-    if out.is_dir():
-        raise WriteError(f"{out}: is a folder; name a file")
-    expect_output(out, inputs)
+    expect_output(out, inputs, IMAGE_SUFFIXES)
 
 
 def pack_volume(array: Array, affine: Array, low: float, high: float) -> bytes:

@@ -44,7 +44,6 @@ class Forms:
       gap: mm, maximum distance between qform and sform in the field of view; 0 unless both are
         defined, NaN if the qform cannot be read.
       stretch: largest ratio (at least 1) of the voxel edges by `pixdim` and by the affine used.
-      mirrored: whether qform and sform are mirror images, so that left and right are unknown.
       dtype: type of the stored voxels (`int16`).
     """
 
@@ -52,7 +51,6 @@ class Forms:
     sform: int
     gap: float
     stretch: float
-    mirrored: bool
     dtype: str
 
 
@@ -212,10 +210,14 @@ def _orientation(path: Path, fields: Any, shape: tuple[int, int, int]) -> tuple[
     affine = scale @ np.asarray(fields.get_sform(), np.float64) if sform else other
     assert affine is not None
     _check_affine(path, affine)
-    gap, mirrored = 0.0, False
+    gap = 0.0
     if sform and other is not None:
-        if np.isfinite(other).all():
-            mirrored = bool(np.linalg.det(other[:3, :3]) * np.linalg.det(affine[:3, :3]) < 0)
+        turns = [matrix[:3, :3] for matrix in (other, affine)]
+        if np.isfinite(other).all() and np.prod([np.linalg.det(turn) for turn in turns]) < 0:
+            raise GeometryError(
+                f"{path}: its qform and sform are mirror images of each other, so left and right "
+                "are unknown; write its header anew, from DICOM"
+            )
         far = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], float)
         far[:, :3] *= shape
         gap = float(np.abs(far @ (other - affine).T).max())
@@ -223,7 +225,7 @@ def _orientation(path: Path, fields: Any, shape: tuple[int, int, int]) -> tuple[
     pixdim = unit * np.abs(np.asarray(fields["pixdim"][1:4], np.float64))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         stretch = float(np.max([pixdim / edges, edges / pixdim]))
-    return affine, Forms(qform, sform, gap, stretch, mirrored, fields.get_data_dtype().name)
+    return affine, Forms(qform, sform, gap, stretch, fields.get_data_dtype().name)
 
 
 def _qform(fields: Any) -> Array:

@@ -67,14 +67,11 @@ def export_model(
       about: additional facts on a universal model; see `UniversalModel.about`.
 
     Raises:
-      InputError: `path` has another extension, or `about` is given for another kind of model or is
-        invalid.
-      WriteError: the folder is missing, read-only or full.
+      InputError: `about` is given for another kind of model or is invalid.
+      WriteError: `path` has another extension, or its folder is missing, read-only or full.
     """
     path = Path(path)
-    if path.suffix != SUFFIX:
-        raise InputError(f"{path}: a model is exported as {SUFFIX}; change the extension")
-    expect_output(path, ())
+    expect_output(path, (), (SUFFIX,))
     if about:
         if not isinstance(model, UniversalModel):
             raise InputError("only a universal model has facts; omit --about")

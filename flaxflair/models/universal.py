@@ -59,9 +59,9 @@ class UniversalModel:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings added to every FLAIR of the model."""
-        text = self.about.get(WARNING)
-        return (str(text),) if text else ()
+        """Warnings added to every FLAIR of the model, without control characters of a terminal."""
+        text = str(self.about.get(WARNING) or "")
+        return ("".join(c if c.isprintable() else "�" for c in text),) if text else ()
 
     @property
     def sequences(self) -> tuple[str, ...]:

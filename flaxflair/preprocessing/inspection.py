@@ -95,12 +95,6 @@ def inspect_files(
             findings.append(Finding("stop", name, str(error).removeprefix(f"{path}: ")))
             continue
         files[name] = InspectedFile(path, volume, forms)
-        if forms.mirrored:
-            what = (
-                "its qform and sform are mirror images of each other, so left and right are "
-                "unknown; write its header anew, from DICOM"
-            )
-            findings.append(Finding("stop", name, what))
         findings += [Finding("warn", name, what) for what in _compare_forms(forms)]
         findings += [Finding("warn", name, what) for what in _read_sidecar(path)]
     readable = {name: file.volume for name, file in files.items() if file.volume is not None}

@@ -9,7 +9,7 @@ import pytest
 
 from flaxflair.core.records import GeometryError, InputError
 from flaxflair.core.sequences import INPUTS, SEQUENCES
-from flaxflair.io.bids import find_images, name_file, name_sequence, write_json
+from flaxflair.io.bids import find_images, name_file, name_sequence, read_groups, write_json
 from flaxflair.io.datasets import by_grid, load_cohort, load_session
 from flaxflair.io.session_files import find_sessions
 from tests.samples import AFFINE, SHAPE, brain_of, image_of
@@ -83,6 +83,31 @@ def test_without_a_participants_table_the_group_is_empty(write_dataset):
     (subject,) = load_cohort(write_dataset(PAIR), ("T1",))
     assert subject.group == ""
     assert subject.space is None
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ('participant_id\tnote\tgroup\nsub-01\t"5 mm\tMS\nsub-02\tok\tHC\n', ["MS", "HC"]),
+        ("participant_id\tgroup\tnote\nsub-01\tMS\ta\x0cb\nsub-02\tHC\tc\u2028d\n", ["MS", "HC"]),
+        ("participant_id\tgroup\r\n01\tMS\r\n02\tHC\r\n", ["MS", "HC"]),
+        ("participant_id\tgroup\tnote\nsub-01\tMS\nsub-02\tHC\t" + 200_000 * "x", ["MS", "HC"]),
+    ],
+)
+def test_a_table_of_participants_has_no_quotation_and_no_other_line_ends(
+    tmp_path: Path, text: str, groups: list[str]
+):
+    (tmp_path / "participants.tsv").write_bytes(text.encode())
+    assert read_groups(tmp_path) == dict(zip(("sub-01", "sub-02"), groups, strict=True))
+
+
+def test_two_rows_of_a_participant_that_differ_are_refused(tmp_path: Path):
+    table = tmp_path / "participants.tsv"
+    table.write_text("participant_id\tgroup\nsub-01\tMS\n01\tMS\n")
+    assert read_groups(tmp_path) == {"sub-01": "MS"}
+    table.write_text("participant_id\tgroup\nsub-01\tMS\n01\tHC\n")
+    with pytest.raises(InputError, match=r"participants\.tsv: has two different rows of sub-01"):
+        read_groups(tmp_path)
 
 
 def test_a_participants_table_without_ids_is_refused_by_name(write_dataset):

@@ -352,7 +352,7 @@ def test_a_broken_link_is_refused_with_its_remedy(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["a.mgz", "a.NII", "a", "a.nii.zip", "a.hdr", ".nii.gz", "a.gz"])
 def test_an_output_name_of_another_format_is_refused(tmp_path: Path, name: str):
-    with pytest.raises(WriteError, match=r": images are written as \.nii or \.nii\.gz; name such"):
+    with pytest.raises(WriteError, match=r": is written as \.nii or \.nii\.gz; name such"):
         expect_image_output(tmp_path / name, [])
 
 

@@ -365,7 +365,7 @@ def test_a_run_is_exported_to_one_self_describing_file(run: Path, tmp_path: Path
     assert digest_model(load_model(out)) == digest_model(load_model(run))
     assert str(out) in capsys.readouterr().out
     for arguments, found in (
-        ([str(run), str(tmp_path / "mine.pt")], "a model is exported as .safetensors"),
+        ([str(run), str(tmp_path / "mine.pt")], "is written as .safetensors"),
         ([str(run), str(tmp_path / "none/mine.safetensors")], "no such folder"),
         ([str(run), str(out), "--fold", "4"], "train the fold first"),
     ):

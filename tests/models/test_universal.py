@@ -254,3 +254,8 @@ def test_the_shipped_model_makes_fluid_dark_and_grey_matter_brighter_than_white(
     assert fluid < 0.6 * white
     assert white == pytest.approx(1000, rel=0.15)
     assert 1.02 * white < grey < 1.6 * white
+
+
+def test_a_warning_of_a_foreign_model_cannot_control_the_terminal(tiny: UniversalModel):
+    warned = replace(tiny, about={"Warning": "red\x1b[31m bell\x07"})
+    assert warned.warnings == ("red�[31m bell�",)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flaxflair.core.records import InputError, Volume
-from flaxflair.io.nifti import read_forms, write_volume
+from flaxflair.io.nifti import read_forms, read_volume, write_volume
 from flaxflair.preprocessing.inspection import COLUMNS, inspect_files, tabulate
 
 
@@ -87,8 +87,11 @@ def test_forms_of_opposite_handedness_stop_the_session(
     mirror = np.eye(4)
     mirror[axis, axis] = -1
     write_forms(files["T2"], scan.array, scan.geometry.affine @ mirror, scan.geometry.affine)
-    with pytest.raises(InputError, match=r"T2.nii.gz: .* so left and right are unknown; write"):
+    message = r"T2.nii.gz: .* so left and right are unknown; write"
+    with pytest.raises(InputError, match=message):
         inspect_files(files).volumes()
+    with pytest.raises(InputError, match=message):
+        read_volume(files["T2"])  # as every other command reads it
 
 
 def test_an_unreadable_file_stops_the_session_and_the_others_are_still_checked(

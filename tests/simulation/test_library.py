@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,16 @@ def pack(**arrays: object) -> Callable[[Path], None]:
     return lambda root: np.savez(root / SHAPES, **arrays)  # pyright: ignore[reportArgumentType]
 
 
+def deflate_badly(root: Path) -> None:
+    """Writes an archive whose compressed content begins with a reserved kind of block."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, voxels=VOXELS, offsets=np.array([0, 3]))
+    content = bytearray(buffer.getvalue())
+    name, extra = (int.from_bytes(content[at : at + 2], "little") for at in (26, 28))
+    content[30 + name + extra] |= 0b110
+    (root / SHAPES).write_bytes(content)
+
+
 VOXELS = np.zeros((3, 3), np.uint8)
 
 
@@ -69,6 +80,7 @@ VOXELS = np.zeros((3, 3), np.uint8)
     ("name", "change", "message"),
     [
         (SHAPES, damage(SHAPES), "is damaged, or holds no lesions"),
+        (SHAPES, deflate_badly, "is damaged, or holds no lesions"),
         (SHAPES, lambda root: (root / SHAPES).write_bytes(b""), "is damaged, or holds no"),
         (SHAPES, lambda root: (root / SHAPES).write_text("nothing"), "is damaged, or holds no"),
         (SHAPES, lambda root: np.save(root / "shapes/x.npy", VOXELS), None),

@@ -6,6 +6,7 @@ Independent of contrasts.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -149,7 +150,15 @@ def _read_shapes(path: Path) -> tuple[Array, Array]:
 
 
 # Exceptions of numpy for files that are not arrays or archives of arrays.
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+)
 
 
 def _read_mni(path: Path) -> Array:
