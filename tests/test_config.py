@@ -150,6 +150,23 @@ def test_every_sequence_is_identified_by_its_own_spelling_and_by_no_other():
     assert identify("mask", {}) is None
 
 
+POST_CONTRAST = (
+    *("T1Gd", "mprageGd", "Gd3D", "SEgd", "segd", "SEGd", "mprageCE", "MPRAGEpost", "postMPRAGE"),
+    *("mpragepost", "MPRAGEPost", "KM", "T1km", "enhanced", "T1c", "t1wCE", "CE", "contrast"),
+    *("gadovist", "1mmGd", "axT1Gd", "postOpGd", "T1mapGd", "MPRAGEGD", "post-gd", "noFSGd"),
+)
+NOT_PLAIN = (
+    *("sub", "subtraction", "INV1", "inv2", "T1map", "tof", "TOF3D", "MIP", "MinIP", "scout"),
+    *("localizer", "localiser", "postSub", "swi", "mra"),
+)
+PLAIN = (
+    *("mprage", "tse", "3D", "iso", "highres", "sag", "ABCD", "precontrast", "nocontrast", "pre"),
+    *("preGd", "noGd", "T1preGd", "noCEmprage", "SEnoGd", "unenhanced", "nativ", "postop"),
+    *("postOp", "PostTreatment", "posterior", "SPACE", "space3D", "SENSE", "1mm", "submm"),
+    *("MP2RAGE", "UNI", "mpr", "FSPGR", "facE", "baseline", "PACE", "ADNI2", "p2"),
+)
+
+
 @pytest.mark.parametrize(
     ("name", "sequence"),
     [
@@ -177,8 +194,20 @@ def test_every_sequence_is_identified_by_its_own_spelling_and_by_no_other():
         ("part-imag_FLAIR", None),
         ("acq-SE_ce-gd_T1w", None),
         ("run-1_rec-norm_T1w", "T1"),
+        *((f"acq-{label}_T1w", None) for label in POST_CONTRAST),
+        *((f"acq-{label}_FLAIR", None) for label in POST_CONTRAST),
+        ("rec-post_T1w", None),
+        *((f"{entity}-{label}_T1w", None) for label in NOT_PLAIN for entity in ("acq", "rec")),
+        *((f"acq-{label}_T2w", None) for label in ("t2star", "T2starw", "swi", "STIR", "tirm")),
+        *((f"acq-{label}_T1w", "T1") for label in PLAIN),
+        *((f"acq-{label}_T2w", "T2") for label in PLAIN),
+        *((f"ce-{label}_T1w", "T1") for label in ("none", "no", "pre", "None")),
+        *((f"rec-{label}_T1w", "T1") for label in ("norm", "dis2d", "DIS3D", "moco")),
+        *((f"acq-{label}_T2w", "FLAIR") for label in ("darkfluid", "dark-fluid", "tirmDarkFluid")),
+        *((f"acq-{label}_T2w", "DIR") for label in ("spaceDir", "SPACEDIR", "dir3d", "FOODIR")),
+        *((f"acq-{label}_T2w", "T2") for label in ("DIRECT", "REDIRECTED", "INDIRECT", "redir")),
     ],
 )
 def test_what_a_name_says_is_what_one_table_says(name: str, sequence: str | None):
     *parts, suffix = name.split("_")
-    assert identify(suffix, dict(part.split("-") for part in parts)) == sequence
+    assert identify(suffix, dict(part.split("-", 1) for part in parts)) == sequence

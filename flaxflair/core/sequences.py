@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ class NameRule:
 
     Attributes:
       entity: BIDS entity (`acq`).
-      label: pattern of the whole label.
+      label: pattern of the whole label, or of one of its words.
       suffixes: suffixes that the rule applies to; empty for all.
       sequence: identified sequence; None if it is not in `SEQUENCES`.
       meaning: why it is not in `SEQUENCES`, for a message.
+      by_word: whether `label` is the pattern of a word; see `split_label`.
     """
 
     entity: str
@@ -90,24 +92,86 @@ class NameRule:
     suffixes: tuple[str, ...]
     sequence: str | None
     meaning: str = ""
+    by_word: bool = False
+
+    def matches(self, label: str) -> bool:
+        """Whether the rule applies to a label."""
+        parts = split_label(label) if self.by_word else {label}
+        return any(self.label.fullmatch(part) for part in parts)
+
+
+_AGENT = "contrast|gadolinium|gado|gad|gd|ce|km|enhanced"
+# These parts of a label say that there is no contrast agent, or that `post` is not of one. They
+# begin at a change of case: `mpragePreGd`, not `suprece`.
+_NEUTRAL = re.compile(
+    "(?:(?<![a-z])(?=[a-z])|(?<![A-Z])(?=[A-Z]))"
+    f"(?i:(?:pre|non?|not|without|wo|ohne|un)(?:{_AGENT})|"
+    "post(?:op|surg|treat|therap|tx|mortem|natal|proc))"
+)
+# Two ways to find words where the case changes: SE, gd in `SEgd`, and MPRAGE, Post in `MPRAGEPost`.
+_SPLITS = tuple(
+    re.compile(rf"[23][dD]|[tT][12][wW]?|[0-9]+(?:mm)?|{letters}")
+    for letters in ("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", "[A-Z]{2,}|[A-Z]?[a-z]+|[A-Z]")
+)
+
+
+def split_label(label: str) -> frozenset[str]:
+    """Returns the words of a label: split at changes of case and digits, single and in pairs.
+
+    `T1mapGd` gives `T1`, `map`, `Gd`, `T1map` and `mapGd`. Parts that deny a contrast agent
+    (`preGd`, `nocontrast`) are left out.
+    """
+    words: set[str] = set()
+    for split in _SPLITS:
+        single = split.findall(_NEUTRAL.sub("-", label))
+        words.update(single, (first + second for first, second in pairwise(single)))
+    return frozenset(words)
+
+
+# Names of techniques and orientations, which labels run together with other words: `segd`.
+_TECHNIQUE = (
+    "t[12]w?|[23]d|mprage|mpr|f?spgr|bravo|vibe|space|cube|vista|tfe|ffe|flash|gre|tse|fse|se|ir|"
+    "iso|sag|cor|tra|ax"
+)
+
+
+def _word(pattern: str) -> re.Pattern[str]:
+    """Returns the pattern of a word, alone or run together with names of techniques."""
+    return re.compile(f"(?:{_TECHNIQUE})*(?:{pattern})(?:{_TECHNIQUE})*", re.I)
 
 
 _ANY = re.compile(".+")
-_CONTRAST = re.compile(
-    r"(?i).*(gado|gadolinium|contrast|postg|post-?gd).*|.*t1c|t1ce|gd|gad|ce|post"
-)
-# The first rule that applies decides; otherwise the suffix does. Labels are case-insensitive, but a
-# longer label is a DIR only in capitals: `3DDIR`, not `direct`.
+_NONE = "none|no|non|pre|precontrast|nocontrast|noncontrast|without|off|false|0|na"
+_CONTRAST = _word(f"{_AGENT}|post|.*(?:gado|contrast|postg).*|t1w?c")
+# What is computed from scans, or is no scan of the brain's tissues, in labels of `acq` or `rec`.
+_NOT_PLAIN = {
+    "a subtraction": "sub|subtr|subtracted|subtraction",
+    "one of several inversions": "inv[0-9]*",
+    "a quantitative map": "maps?|mapping",
+    "an angiogram": "tof|mra|mrv|angio|angiography|venography",
+    "a projection": "minips?|mips?",
+    "a localizer": "locali[sz]er|loc|scout|aahscout|aahead|survey",
+    "weighted by T2* or susceptibility": "t2starw?|swi|swan|qsm",
+}
+# The first rule that applies decides; otherwise the suffix does. Labels are case-insensitive, but
+# `DIR` within a word is a DIR only in capitals.
 NAME_RULES: tuple[NameRule, ...] = (
-    NameRule("ce", _ANY, (), None, "post-contrast"),
+    NameRule("ce", re.compile(f"(?i)(?!(?:{_NONE})$).+"), (), None, "post-contrast"),
     NameRule("part", re.compile("(?i)phase|real|imag"), (), None, "not a magnitude image"),
     NameRule("mt", re.compile("(?i)on"), (), None, "with magnetisation transfer"),
     NameRule("inv", _ANY, ("T1w",), None, "one of several inversions"),
     NameRule("acq", re.compile("(?i).*mton"), ("T1w", "PDw"), None, "with magnetisation transfer"),
-    NameRule("acq", _CONTRAST, ("T1w", "T2w", "PDw", "FLAIR"), None, "post-contrast"),
+    *(NameRule(e, _CONTRAST, (), None, "post-contrast", by_word=True) for e in ("acq", "rec")),
     NameRule("acq", re.compile("(?i)phase|real|imag"), (), None, "not a magnitude image"),
-    NameRule("acq", re.compile("(?i:dir)|.*DIR.*"), ("T2w", "FLAIR"), "DIR"),
-    NameRule("acq", re.compile("(?i).*flair.*"), ("T2w", "FLAIR"), "FLAIR"),
+    *(
+        NameRule(entity, _word(pattern), (), None, meaning, by_word=True)
+        for meaning, pattern in _NOT_PLAIN.items()
+        for entity in ("acq", "rec")
+    ),
+    NameRule("acq", _word("dir"), ("T2w", "FLAIR"), "DIR", by_word=True),
+    NameRule("acq", re.compile(".*DIR(?!ECT).*"), ("T2w", "FLAIR"), "DIR"),
+    NameRule("acq", re.compile("(?i).*(?:flair|dark-?fluid).*"), ("T2w", "FLAIR"), "FLAIR"),
+    NameRule("acq", _word("stir|tirm"), ("T1w", "T2w", "PDw"), None, "a STIR", by_word=True),
     NameRule("acq", re.compile("(?i)pdw?"), ("T2w",), "PD"),
     NameRule("acq", re.compile("(?i)se"), ("T1w",), "T1SE"),
 )
@@ -133,7 +197,7 @@ def find_rule(suffix: str, entities: Mapping[str, str]) -> NameRule | None:
         return None
     for rule in NAME_RULES:
         applies = not rule.suffixes or suffix in rule.suffixes
-        if applies and rule.entity in entities and rule.label.fullmatch(entities[rule.entity]):
+        if applies and rule.entity in entities and rule.matches(entities[rule.entity]):
             return rule
     return None
 
