@@ -33,6 +33,7 @@ from flaxflair.imaging.orientation import to_ras
 from flaxflair.imaging.session_checks import check_volumes
 from flaxflair.imaging.tissue import white_matter
 from flaxflair.io import bids
+from flaxflair.io.masks import BRAIN
 from flaxflair.io.nifti import read_volume
 from flaxflair.io.session_files import FlairUse, SessionFiles, choose_images, find_sessions
 
@@ -220,15 +221,15 @@ def _load_masks(
       InputError: no brain is known, or an image is constant or empty within it.
     """
 
-    def find(**entities: str) -> Array | None:
-        for image in files.find("mask", **entities):
-            mask = binarize(read_onto(image.path, reference, geometry))
-            if entities == _BRAIN:
-                expect_mask(mask, str(image.path))
-            return mask
-        return None
+    def find(kind: str) -> Array | None:
+        if (image := files.mask_of(kind)) is None:
+            return None
+        mask = binarize(read_onto(image.path, reference, geometry))
+        if kind == BRAIN:
+            expect_mask(mask, str(image.path))
+        return mask
 
-    brain = find(**_BRAIN)
+    brain = find(BRAIN)
     doubts = () if brain is None else check_brain_mask(Volume(brain, geometry), volumes[reference])
     if brain is None:
         brain = brain_of_stripped({name: volume.array for name, volume in volumes.items()})
@@ -247,16 +248,13 @@ def _load_masks(
     doubts += check_brain_volume(brain, geometry.voxel_size)
     if files.flair == "ignored":
         return Masks(brain), doubts
-    lesion = find(label="lesion")
-    white, nawm = None, find(label="NAWM")
+    lesion = find("lesion")
+    white, nawm = None, find("NAWM")
     if nawm is not None:
         white = nawm if lesion is None else nawm | lesion
     elif "T1" in volumes:
         white = white_matter(volumes["T1"].array, brain, lesion)
-    return Masks(brain, lesion, white, find(label="ventricles")), doubts
-
-
-_BRAIN = {"desc": "brain"}
+    return Masks(brain, lesion, white, find("ventricles")), doubts
 
 
 def brain_of_stripped(images: Mapping[str, Array]) -> Array | None:

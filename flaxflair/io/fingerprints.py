@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from flaxflair.io import bids
+from flaxflair.io.masks import BRAIN
 from flaxflair.io.session_files import SessionFiles
 
 Fingerprint = Mapping[str, str]
@@ -47,11 +48,10 @@ def _list_files(files: SessionFiles, sequences: Collection[str], sidecars: bool)
             yield image.path
             if sidecars and (sidecar := bids.sidecar(image.path)).is_file():
                 yield sidecar
-    for image in files.find("mask", desc="brain"):
-        yield image.path
-        break
+    if (brain := files.mask_of(BRAIN)) is not None:
+        yield brain.path
     if files.flair != "ignored":
-        yield from (i.path for i in files.find("mask") if "label" in i.entities)
+        yield from (mask.path for mask in files.labelled_masks().values())
         yield from (i.path for i in files.find("FLAIR", desc="noisefree"))
 
 

@@ -11,7 +11,7 @@ from flaxflair.core.records import InputError, name_session
 from flaxflair.core.sequences import SEQUENCES, TARGET, find_rule
 from flaxflair.io import bids
 from flaxflair.io.bids_tree import Key
-from flaxflair.io.masks import choose_masks
+from flaxflair.io.masks import BRAIN, MASK, choose_masks, kind_of
 
 # `ignored` is for prediction: neither the FLAIR nor regions used for its scores are read.
 FlairUse = Literal["needed", "welcome", "ignored"]
@@ -75,6 +75,15 @@ class SessionFiles:
             )
         return images[0] if images else None
 
+    def mask_of(self, kind: str) -> bids.Image | None:
+        """Returns the mask of the `brain`, or of the region with a label (`lesion`); or None."""
+        return next((mask for mask in self.find(MASK) if kind_of(mask) == kind), None)
+
+    def labelled_masks(self) -> dict[str, bids.Image]:
+        """Returns label -> mask, of all regions but the brain."""
+        labels = {kind_of(mask): mask for mask in self.find(MASK)}
+        return {kind: mask for kind, mask in labels.items() if kind not in (None, BRAIN)}
+
     def find(self, suffix: str, **entities: str) -> Iterator[bids.Image]:
         """Yields the images with a suffix and entities; those of derivatives last."""
         for image in self.images + self.derived:
@@ -121,7 +130,7 @@ def find_sessions(
     for participant, session in found:
         key = participant, session
         images, derived_images, notes = _drop_masks(
-            raw.get(key, []), derived.get(key, []), generated
+            raw.get(key, []), derived.get(key, []), {*(inputs or SEQUENCES), TARGET}, generated
         )
         files.append(
             SessionFiles(
@@ -175,17 +184,17 @@ def _describe_unused(images: Collection[bids.Image], foreign: Sequence[str]) -> 
             yield f"{relative}: is not used: its format is neither .nii nor .nii.gz; convert it"
 
 
-_MASK = "mask"
-
-
 def _drop_masks(
-    raw: list[bids.Image], derived: list[bids.Image], generated: frozenset[str]
+    raw: list[bids.Image],
+    derived: list[bids.Image],
+    wanted: Collection[str],
+    generated: frozenset[str],
 ) -> tuple[tuple[bids.Image, ...], tuple[bids.Image, ...], tuple[str, ...]]:
     """Returns the images without masks of other spaces or scans, and a note on each of these."""
-    every = [image for image in (*raw, *derived) if image.suffix == _MASK]
-    masks, notes = choose_masks(every, raw, generated)
+    every = [image for image in (*raw, *derived) if image.suffix == MASK]
+    masks, notes = choose_masks(every, raw, wanted, generated)
     of_session, of_derivatives = (
-        tuple(image for image in images if image.suffix != _MASK or image in masks)
+        tuple(image for image in images if image.suffix != MASK or image in masks)
         for images in (raw, derived)
     )
     return of_session, of_derivatives, tuple(notes)
@@ -241,8 +250,8 @@ def name_files(
         for name, path in paths.items()
     ]
     masks = [
-        bids.Image(path, str(path), "mask", entities, None)
-        for path, entities in ((brain, {"desc": "brain"}), (lesions, {"label": "lesion"}))
+        bids.Image(path, str(path), MASK, entities, None)
+        for path, entities in ((brain, {"desc": BRAIN}), (lesions, {"label": "lesion"}))
         if path is not None
     ]
     first = paths[inputs[0]] if inputs else next(iter(paths.values()))

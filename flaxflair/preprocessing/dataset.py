@@ -25,6 +25,7 @@ from flaxflair.imaging.tissue import white_matter
 from flaxflair.io import bids
 from flaxflair.io.datasets import VOXEL_SIZE, load_session
 from flaxflair.io.fingerprints import fingerprint
+from flaxflair.io.masks import BRAIN
 from flaxflair.io.nifti import read_volume, write_volume
 from flaxflair.io.receipts import Receipts, run_unfinished
 from flaxflair.io.session_files import SessionFiles, choose_images, find_sessions
@@ -86,8 +87,8 @@ def load_subject(
         _write(files, derivative, prepared, images, options)
     lesion = white = None
     if files.flair != "ignored":
-        lesions = files.find("mask", label="lesion")
-        lesion = next((_resample_mask(image, prepared) for image in lesions), None)
+        if (mask := files.mask_of("lesion")) is not None:
+            lesion = _resample_mask(mask, prepared)
         if "T1" in prepared.images:
             white = white_matter(prepared.images["T1"], prepared.brain, lesion)
     return Subject(
@@ -125,7 +126,7 @@ def _prepare_files(
     paths = {name: image.path for name, image in images.items()}
     inspection = inspect_files(paths, voxel_size)
     volumes = inspection.volumes()
-    mask = next(files.find("mask", desc="brain"), None)
+    mask = files.mask_of(BRAIN)
     brain = None if mask is None else _read_brain(mask.path)
     try:
         prepared = prepare_session(volumes, options, brain=brain)
@@ -225,7 +226,7 @@ def _write(
     options: Preparation,
 ) -> Path:
     """Writes one prepared session and returns its folder."""
-    mask = next(files.find("mask", desc="brain"), None)
+    mask = files.mask_of(BRAIN)
     by_hdbet = mask is None and options.finder == "hdbet"
     software = (*_SOFTWARE, hdbet.PACKAGE) if by_hdbet else _SOFTWARE
     folder = bids.subject_folder(out, files.participant, files.session)
@@ -268,12 +269,11 @@ def _write(
     sources = [] if mask is None else [f"bids:source:{mask.relative}"]
     name = bids.name_file("mask", **entities, space=space, desc="brain")
     save(name, prepared.brain, {"Type": "Brain", "Description": description, "Sources": sources})
-    for image in files.find("mask"):
-        if (label := image.entities.get("label")) is not None:
-            name = bids.name_file("mask", **entities, space=space, label=label)
-            kind = "Lesion" if label == "lesion" else "ROI"
-            sources = [f"bids:source:{image.relative}"]
-            save(name, _resample_mask(image, prepared), {"Type": kind, "Sources": sources})
+    for label, image in files.labelled_masks().items():
+        name = bids.name_file("mask", **entities, space=space, label=label)
+        kind = "Lesion" if label == "lesion" else "ROI"
+        sources = [f"bids:source:{image.relative}"]
+        save(name, _resample_mask(image, prepared), {"Type": kind, "Sources": sources})
     return folder
 
 

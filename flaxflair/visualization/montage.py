@@ -58,14 +58,10 @@ def _read_subject(root: Path, participant: str) -> tuple[dict[str, Volume], dict
     if not images:
         raise InputError(f"{root}: {files.name} has no scan to draw; name another participant")
     volumes = {name: read_volume(image.path) for name, image in images.items()}
-    found = {
-        "brain": files.find("mask", desc="brain"),
-        "lesion": files.find("mask", label="lesion"),
-    }
     masks = {
-        name: read_volume(image.path)
-        for name, masks in found.items()
-        if (image := next(masks, None)) is not None
+        kind: read_volume(image.path)
+        for kind in ("brain", "lesion")
+        if (image := files.mask_of(kind)) is not None
     }
     return volumes, masks
 

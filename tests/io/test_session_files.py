@@ -38,7 +38,8 @@ def put(root: Path, name: str, folder: str = "sub-01/anat") -> str:
         ("fmriprep", "sub-01_desc-brain_mask"),
         ("fmriprep", "sub-01_space-T1w_desc-brain_mask"),
         ("fmriprep", "sub-01_space-orig_desc-brain_mask"),
-        ("manual", "sub-01_acq-highres_desc-brain_mask"),
+        (None, "sub-01_label-brain_mask"),
+        ("manual", "sub-01_desc-manual_label-brain_mask"),
     ],
 )
 def test_a_mask_in_the_space_of_the_session_is_found(
@@ -47,10 +48,88 @@ def test_a_mask_in_the_space_of_the_session_is_found(
     root = write_dataset([T1])
     write_dataset({name: MASK}, derivative=derivative)
     files = only(root)
-    (mask,) = files.find("mask", desc="brain")
+    mask = files.mask_of("brain")
+    assert mask is not None
     assert root / mask.relative == mask.path
     assert mask.path.is_file()
     assert files.notes == ()
+
+
+@pytest.mark.parametrize("derivative", [None, "manual"])
+@pytest.mark.parametrize("brain", [None, "sub-01_desc-brain_mask", "sub-01_label-brain_mask"])
+@pytest.mark.parametrize("tissue", ["GM", "WM", "CSF", "lesion"])
+def test_a_mask_of_a_tissue_is_never_the_brain_mask(
+    write_dataset: Write, tissue: str, brain: str | None, derivative: str | None
+) -> None:
+    root = write_dataset([T1])
+    write_dataset({f"sub-01_desc-brain_label-{tissue}_mask": MASK}, derivative=derivative)
+    if brain is not None:
+        write_dataset({brain: MASK}, derivative=derivative)
+    files = only(root)
+    found = files.mask_of("brain")
+    assert (None if found is None else Path(found.relative).name.split(".")[0]) == brain
+    assert list(files.labelled_masks()) == [tissue]
+    assert files.notes == ()
+
+
+@pytest.mark.parametrize("derivative", [None, "manual"])
+@pytest.mark.parametrize(
+    ("scan", "mask", "used"),
+    [
+        ("sub-01_T1w", "acq-DIR_desc-brain", False),
+        ("sub-01_T1w", "run-2_desc-brain", False),
+        ("sub-01_T1w", "rec-norm_label-lesion", False),
+        ("sub-01_run-1_T1w", "run-2_desc-brain", False),
+        ("sub-01_acq-a_run-1_T1w", "acq-b_run-1_desc-brain", False),
+        ("sub-01_acq-highres_T1w", "acq-highres_desc-brain", True),
+        ("sub-01_acq-a_run-1_T1w", "run-1_label-lesion", True),
+    ],
+)
+def test_a_mask_of_one_scan_is_used_only_if_that_scan_is_read(
+    write_dataset: Write, scan: str, mask: str, used: bool, derivative: str | None
+) -> None:
+    root = write_dataset([scan, "sub-01_acq-DIR_T2w"])  # the DIR is not an input
+    write_dataset({f"sub-01_{mask}_mask": MASK}, derivative=derivative)
+    files = only(root)
+    assert len(list(files.find("mask"))) == used
+    assert len(files.notes) == (not used)
+    if not used:
+        marks = mask.rsplit("_", 1)[0]
+        assert f"is not used: {marks} marks it as the mask of another image" in files.notes[0]
+
+
+def test_a_mask_of_all_scans_is_preferred_to_that_of_one_and_the_latter_noted(
+    write_dataset: Write,
+) -> None:
+    root = write_dataset(["sub-01_acq-a_T1w"])
+    write_dataset({"sub-01_acq-a_desc-brain_mask": MASK, "sub-01_desc-brain_mask": MASK})
+    files = only(root)
+    (mask,) = files.find("mask")
+    assert mask.relative == "sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+    (note,) = files.notes
+    assert note.endswith(f"acq-a_desc-brain_mask.nii.gz: is not used: {mask.relative} is")
+
+
+@pytest.mark.parametrize("brain", [False, True])
+@pytest.mark.parametrize(
+    ("name", "always"),
+    [
+        ("sub-01_mask", True),
+        ("sub-01_desc-Brain_mask", True),
+        ("sub-01_desc-brainmask_mask", True),
+        ("sub-01_label-Brain_mask", True),
+        ("sub-01_desc-ribbon_mask", False),
+    ],
+)
+def test_a_mask_whose_name_does_not_say_of_what_it_is_is_noted(
+    write_dataset: Write, name: str, always: bool, brain: bool
+) -> None:
+    root = write_dataset([T1])
+    write_dataset({name: MASK} | ({"sub-01_desc-brain_mask": MASK} if brain else {}))
+    files = only(root)
+    assert (files.mask_of("brain") is not None) == brain
+    assert len(files.notes) == (always or not brain)
+    assert all(f"{name}.nii.gz: is not used: its name" in note for note in files.notes)
 
 
 @pytest.mark.parametrize("kind", ["desc-brain", "label-lesion"])
