@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,9 @@ _COLOURS = {"good": "green", "warning": "yellow", "stop": "red"}
 
 
 def show_plan(found: Sequence[SessionFiles], out: Path, reference: str, *, flair: bool) -> None:
-    """Prints the sessions and images that would be used, without any computation.
+    """Prints the sessions and images that would be used, and notes on the others.
+
+    Nothing is computed.
 
     Raises:
       InputError: a session cannot be used.
@@ -87,10 +89,17 @@ def show_plan(found: Sequence[SessionFiles], out: Path, reference: str, *, flair
             failed.append(files.name)
             table.add_row(files.name, Text(str(error), style="red"), "")
     console.print(table)
+    for files in found:
+        _warn(files.name, files.notes)
     if failed:
         raise InputError(
             f"{len(failed)} of {len(found)} sessions cannot be used as they are; see above"
         )
+
+
+def _warn(session: str, sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        print(f"flaxflair: warning: {session}: {sentence}", file=sys.stderr)
 
 
 def files_of(files: SessionFiles) -> dict[str, Path]:
@@ -116,8 +125,7 @@ def conclude(outcome: Report, what: str) -> None:
             "--overwrite recomputes them"
         )
     for name, sentences in outcome.warnings.items():
-        for sentence in sentences:
-            print(f"flaxflair: warning: {name}: {sentence}", file=sys.stderr)
+        _warn(name, sentences)
     if outcome.failures:
         lines = [f"  {name}: {sentence}" for name, sentence in outcome.failures.items()]
         total = len(outcome.written) + len(lines)

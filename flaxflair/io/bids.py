@@ -120,7 +120,7 @@ def survey(root: Path, patterns: Mapping[str, str] | None = None) -> Survey:
             entry.fault,
         )
         images.append(image)
-        if sequence is not None or _is_scan(entry):
+        if sequence is not None or is_scan(entry):
             key = image.participant, image.session
             sessions.add(key)
             if entry.fault is not None:
@@ -133,9 +133,10 @@ _SUFFIXES = {sequence.suffix for sequence in SEQUENCES.values()}
 _NOT_SCANNED = ("synth", "noisefree")
 
 
-def _is_scan(entry: Entry) -> bool:
-    is_scan = entry.datatype == "anat" and entry.entities.get("desc") not in _NOT_SCANNED
-    return is_scan and entry.suffix in _SUFFIXES
+def is_scan(image: Image | Entry) -> bool:
+    """Whether an image is a scan by its name, used or not: not synthetic, with a known suffix."""
+    is_scan = image.datatype == "anat" and image.entities.get("desc") not in _NOT_SCANNED
+    return is_scan and image.suffix in _SUFFIXES
 
 
 def _identify(entry: Entry, patterns: Mapping[str, str]) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from flaxflair.core.records import InputError, name_session
-from flaxflair.core.sequences import SEQUENCES, TARGET, find_rule
+from flaxflair.core.sequences import SEQUENCES, TARGET, find_rule, identify
 from flaxflair.io import bids
 from flaxflair.io.bids_tree import Key
 from flaxflair.io.masks import BRAIN, MASK, choose_masks, kind_of
@@ -119,6 +119,7 @@ def find_sessions(
     Raises:
       InputError: `root` is not a data set, holds no scan, or lacks a label.
     """
+    patterns = patterns or {}
     survey = bids.survey(root, patterns)
     if not survey.sessions:
         wanted = ", ".join([*inputs, TARGET] if flair == "needed" else inputs or SEQUENCES)
@@ -142,9 +143,9 @@ def find_sessions(
                 flair=flair,
                 images=images,
                 derived=derived_images,
-                patterns=patterns or {},
+                patterns=patterns,
                 fault=survey.faults.get(key),
-                notes=(*notes, *_describe_unused(images, survey.foreign.get(key, ()))),
+                notes=(*notes, *_describe_unused(images, survey.foreign.get(key, ()), patterns)),
             )
         )
     return sorted(files, key=lambda session: session.name)
@@ -165,8 +166,25 @@ def _select_sessions(
     return {(p, s) for p, s in found if s in labels}
 
 
-def _describe_unused(images: Collection[bids.Image], foreign: Sequence[str]) -> Iterator[str]:
+def _describe_excluded(
+    images: Collection[bids.Image], patterns: Mapping[str, str]
+) -> Iterator[str]:
+    """Yields one sentence for each scan that a pattern excludes in a session without a match."""
+    missing = patterns.keys() - {image.sequence for image in images}
+    for image in images:
+        name = identify(image.suffix, image.entities)
+        if name in missing and image.sequence is None and bids.is_scan(image):
+            yield (
+                f"{image.relative}: is not used: by its name it is the {name}, but it does not "
+                f"match the pattern {name}={patterns[name]}; if it is meant, widen the pattern"
+            )
+
+
+def _describe_unused(
+    images: Collection[bids.Image], foreign: Sequence[str], patterns: Mapping[str, str]
+) -> Iterator[str]:
     """Yields one sentence for each unused scan whose sequence is otherwise missing."""
+    yield from _describe_excluded(images, patterns)
     present = {image.sequence for image in images}
     bare = {spec.suffix: spec.name for spec in SEQUENCES.values() if spec.acquisition is None}
     for image in images:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flaxflair.cli import main
 from flaxflair.core.atomic_files import write_json
 from flaxflair.core.records import InputError
 from flaxflair.io.bids import start_derivative
@@ -260,6 +261,36 @@ def test_a_sequence_with_a_pattern_is_identified_by_it_alone(write_dataset: Writ
         choose_images(two)
     with pytest.raises(InputError, match=r"no image matches the pattern T1=\*_run-7_T1w"):
         only(root, patterns={"T1": "*_run-7_T1w.nii.gz"})
+
+
+@pytest.mark.parametrize("inputs", [(), ("T1",)])
+@pytest.mark.parametrize(
+    ("sequence", "suffix"), [("T1", "T1w"), ("T1SE", "acq-SE_T1w"), ("DIR", "acq-DIR_T2w")]
+)
+def test_a_scan_that_a_pattern_excludes_is_noted_where_no_other_matches(
+    write_dataset: Write, sequence: str, suffix: str, inputs: tuple[str, ...]
+) -> None:
+    root = write_dataset(["sub-01_run-1_T1w", f"sub-02_{suffix}", f"sub-01_{suffix}", "sub-02_PDw"])
+    pattern = "*_run-1_T1w.nii.gz"
+    one, two = find_sessions(root, inputs, patterns={sequence: pattern}, flair="ignored")
+    assert one.notes == ()
+    assert sequence not in two.sequences
+    assert two.notes == (
+        f"sub-02/anat/sub-02_{suffix}.nii.gz: is not used: by its name it is the {sequence}, but "
+        f"it does not match the pattern {sequence}={pattern}; if it is meant, widen the pattern",
+    )
+
+
+@pytest.mark.parametrize("command", ["check", "prepare --dry-run"])
+def test_notes_on_unused_files_are_shown_before_anything_is_computed(
+    write_dataset: Write, command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = write_dataset(["sub-01_acq-a_T1w", "sub-01_T2w", "sub-02_T1w", "sub-02_T2w"])
+    name, *options = command.split()
+    places = [str(root / "out"), "participant"] if options else []
+    main([name, str(root), *places, *options, "--pattern", "T1=*acq-a_T1w.nii.gz"])
+    output = capfd.readouterr()
+    assert "sub-02_T1w.nii.gz: is not used: by its name it is the T1" in output.out + output.err
 
 
 @pytest.mark.parametrize(
