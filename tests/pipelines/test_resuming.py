@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,19 @@ import pytest
 
 from flaxflair.baselines.least_squares import LeastSquares
 from flaxflair.cli import main
-from flaxflair.core.atomic_files import WriteError
+from flaxflair.core.atomic_files import WriteError, write_bytes
 from flaxflair.imaging.normalization import Normalization, Stats
-from flaxflair.io import receipts
+from flaxflair.io import bids, receipts
 from flaxflair.io.bids import RECEIPTS
 from flaxflair.io.nifti import read_volume, write_volume
+from flaxflair.io.receipts import Receipts, run_unfinished
+from flaxflair.io.session_files import SessionFiles
 from flaxflair.models.estimators import FittedBaseline
 from flaxflair.models.model import Model
 from flaxflair.models.saving import save_model
 from flaxflair.pipelines.predict import predict_cohort
+from flaxflair.runtime.sessions import Finished, Report
+from flaxflair.runtime.stages import Stage
 from tests.samples import image_of
 
 SESSIONS = ("sub-01", "sub-02")
@@ -152,6 +156,60 @@ def test_a_session_that_was_cut_off_is_recomputed_and_its_partial_files_are_remo
     assert not receipt(place).exists()
     assert again(place) == ("sub-02",)
     assert not left.exists()
+
+
+OUTPUTS = ("sub-01_a.nii.gz", "sub-01_b.nii.gz", "sub-01_b.json")
+
+
+def write_outputs(out: Path, names: Sequence[str], text: str, *, die: bool = False) -> Report:
+    """Runs a session that writes files of these names, and dies before its end if wanted."""
+    files = SessionFiles(out, "sub-01", None, "", (), "ignored", (), ())
+
+    def work(_: SessionFiles) -> Finished:
+        for name in names:
+            write_bytes(bids.subject_folder(out, "sub-01", None) / name, text.encode())
+        if die:
+            raise KeyboardInterrupt
+        return Finished(out, ())
+
+    found = Receipts(out, lambda _: {"names": [*names], "text": text})
+    return run_unfinished([files], [Stage("work", work)], found)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("text", ["the same", "another"])
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_what_an_earlier_run_wrote_and_this_one_does_not_is_removed(
+    tmp_path: Path, number: int, text: str, killed: bool
+):
+    write_outputs(tmp_path, OUTPUTS, "the same")
+    own = tmp_path / "sub-01/anat/sub-01_own.txt"
+    own.write_text("of the user")
+    wanted = [*OUTPUTS[:number], "sub-01_new.nii.gz"]
+    if killed:
+        with pytest.raises(KeyboardInterrupt):
+            write_outputs(tmp_path, wanted, text, die=True)
+    report = write_outputs(tmp_path, wanted, text)
+    assert {path.name for path in own.parent.iterdir()} == {*wanted, own.name}
+    (note,) = report.warnings["sub-01"]
+    assert note.startswith(f"{own}: is not of this run, and is left")
+    assert write_outputs(tmp_path, wanted, text).kept == ("sub-01",)
+
+
+def test_a_file_of_an_earlier_run_that_was_changed_is_left_and_said(tmp_path: Path):
+    write_outputs(tmp_path, OUTPUTS, "the same")
+    changed = tmp_path / "sub-01/anat" / OUTPUTS[-1]
+    changed.write_text("changed")
+    report = write_outputs(tmp_path, OUTPUTS[:1], "the same")
+    assert {path.name for path in changed.parent.iterdir()} == {OUTPUTS[0], changed.name}
+    assert report.warnings["sub-01"][0].startswith(f"{changed}: is not of this run")
+
+
+def test_a_page_of_an_earlier_run_is_removed_with_its_flair(place: Path):
+    again(place, pages=True)
+    assert (place / "out/sub-01.html").is_file()
+    assert again(place, model=make_model(1.1)) == ()
+    assert not list((place / "out").glob("*.html"))
 
 
 def test_a_receipt_that_cannot_be_written_is_the_sessions_failure(

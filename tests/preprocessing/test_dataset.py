@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,27 @@ def test_a_prepared_session_is_skipped_until_its_files_or_options_change(
         assert prepare_dataset(raw, copied, change, participants=["01"]).kept == ()
         assert prepare_dataset(raw, copied, RIGID, participants=["01"]).kept == ()  # withdrawn
         shutil.rmtree(copied)
+
+
+@pytest.mark.parametrize("change", ["reference", "sequence"])
+def test_a_prepared_session_keeps_no_files_of_an_earlier_preparation(
+    raw: Path, tmp_path: Path, change: str
+):
+    root, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(raw, root)
+    prepare_dataset(root, out, RIGID, participants=["01"])
+    options = RIGID
+    if change == "reference":
+        options = replace(RIGID, reference="T1")
+    else:
+        (root / "sub-01/anat/sub-01_T2w.nii.gz").unlink()
+    report = prepare_dataset(root, out, options, participants=["01"])
+    assert (report.kept, set(report.written)) == ((), {"sub-01"})
+    prepare_dataset(root, tmp_path / "new", options, participants=["01"])
+    old, new = (
+        sorted(p.name for p in (o / "sub-01/anat").iterdir()) for o in (out, tmp_path / "new")
+    )
+    assert old == new
 
 
 def test_a_sidecar_describes_the_preparation(prepared: Path):
