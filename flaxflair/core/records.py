@@ -128,7 +128,8 @@ class Subject:
       native: grid of the same voxels in the axis order of the files, in which results are written;
         None if it is the same.
       space: BIDS `space` label of the files, or None.
-      sources: the files read, relative to the data set's root.
+      sources: the files read, relative to the data set's root: those of `sequences` in their
+        order, then the FLAIR.
       scanned: sequence -> mm, edges of its scanned voxels along x, y, z; those of `geometry` for a
         missing sequence.
       noisefree: float32[x, y, z], noise-free FLAIR; of phantoms only.

@@ -284,6 +284,21 @@ def write_tsv(path: Path, columns: tuple[str, ...], rows: Iterator[tuple[str, ..
     write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
+def _expect_outside(root: Path, source: Path) -> None:
+    """Refuses a derivative where the images of its source are looked for."""
+    inner, outer = root.resolve(), source.resolve()
+    if inner == outer:
+        raise InputError(f"{root}: is the data set itself; name another folder to write to")
+    if inner.is_relative_to(outer):
+        first = inner.relative_to(outer).parts[0]
+        if first.startswith("sub-"):
+            raise InputError(
+                f"{root}: is in the folder {first} of the data set {source}, which holds the scans "
+                "of a participant; name another folder to write to, such as "
+                f"{source / 'derivatives' / inner.name}"
+            )
+
+
 def start_derivative(root: Path, name: str, source: Path, unnamed: Sequence[str]) -> None:
     """Creates the data set `root`, derived by this package from the data set `source`.
 
@@ -296,10 +311,9 @@ def start_derivative(root: Path, name: str, source: Path, unnamed: Sequence[str]
       unnamed: patterns of files without a BIDS name, for `.bidsignore`.
 
     Raises:
-      InputError: `root` is `source`, or holds another data set.
+      InputError: `root` is `source`, is in a subject's folder of it, or holds another data set.
     """
-    if root.resolve() == source.resolve():
-        raise InputError(f"{root}: is the data set itself; name another folder to write to")
+    _expect_outside(root, source)
     links = {"source": source.resolve().as_uri()}
     description = root / _DESCRIPTION
     if description.is_file():

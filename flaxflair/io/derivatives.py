@@ -197,4 +197,5 @@ def _locate(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:
 
 
 def _inputs_of(subject: Subject) -> list[str]:
-    return [path for path in subject.sources if "FLAIR.nii" not in path]
+    # They come first; a FLAIR, of which only the grid is used, comes last.
+    return list(subject.sources[: len(subject.sequences)])

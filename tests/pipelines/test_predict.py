@@ -7,8 +7,10 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +18,15 @@ import pytest
 
 import flaxflair
 from flaxflair.config import NetworkConfig
-from flaxflair.core.records import InputError
+from flaxflair.core.records import InputError, Subject, Volume
 from flaxflair.imaging.normalization import Normalization, Stats
-from flaxflair.io import derivatives
+from flaxflair.io import bids, derivatives
 from flaxflair.models.estimators import FittedNetwork
 from flaxflair.models.model import Model
 from flaxflair.models.saving import digest_model
 from flaxflair.networks.network import Network, Params
 from flaxflair.pipelines.predict import predict_cohort
+from flaxflair.preprocessing.dataset import prepare_dataset
 from flaxflair.runtime.stages import Stage, run_stages
 from tests.samples import AFFINE, SHAPE, brain_of, image_of
 
@@ -221,6 +224,21 @@ def test_a_data_set_is_predicted_as_its_subjects_are_one_by_one(
         assert sidecar["SkullStripped"] is True
 
 
+@pytest.mark.parametrize("second", ["acq-DIR_FLAIR", "acq-FLAIR.nii_T2w", "T2w"])
+@pytest.mark.parametrize("flair", [True, False])
+def test_the_sources_of_a_flair_are_its_inputs_whatever_their_names(
+    make_subject: Callable[..., Subject], tmp_path: Path, second: str, flair: bool
+):
+    inputs = ("sub-01/anat/sub-01_T1w.nii.gz", f"sub-01/anat/sub-01_{second}.nii.gz")
+    read = (*inputs, "sub-01/anat/sub-01_FLAIR.nii.gz") if flair else inputs
+    subject = replace(make_subject(), sources=read)
+    destination = derivatives.in_derivative(tmp_path, subject)
+    volume = Volume(subject.images[..., 0], subject.geometry)
+    derivatives.write_flair(destination, subject, volume, extracted=False, model={})
+    sidecar = json.loads(bids.sidecar(destination.image).read_text())
+    assert sidecar["Sources"] == [f"bids:source:{path}" for path in inputs]
+
+
 def test_a_session_that_cannot_be_used_is_reported_and_the_others_are_predicted(
     model: Model, dataset: Path, tmp_path: Path
 ):
@@ -279,6 +297,20 @@ def test_an_unusable_place_or_label_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match="--workers is 0; it must be at least 1"):
         predict_cohort(model, dataset, out, workers=0)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("place", ["sub-01", "sub-01/prep", "sub-01/ses-1/anat/x", "sub-x", "link"])
+def test_an_output_in_the_folder_of_a_participant_is_refused(
+    model: Model, dataset: Path, place: str
+):
+    (dataset / "link").symlink_to("sub-01")
+    before = sorted(dataset.rglob("*"))
+    for run in (partial(predict_cohort, model), prepare_dataset):
+        with pytest.raises(
+            InputError, match=r"is in the folder sub-\w+ of the data set .*; name an"
+        ):
+            run(dataset, dataset / place)
+    assert sorted(dataset.rglob("*")) == before
 
 
 def test_a_folder_of_another_data_set_is_not_written_to(
