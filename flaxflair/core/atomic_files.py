@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+_NAME_BYTES = 255  # of a file's name, on usual file systems
 _MAX_BYTES = 200  # of a file's name in the name of its temporary file
 
 
@@ -59,6 +60,31 @@ def expect_output(out: Path, inputs: Iterable[Path | None], suffixes: tuple[str,
     if out.resolve() in [path.resolve() for path in inputs if path is not None]:
         raise WriteError(f"{out}: is one of the inputs; name another file to write")
     expect_writable(out.parent)
+
+
+def expect_name(path: Path, what: str) -> None:
+    """Checks that a file of this name can be created in its folder.
+
+    Args:
+      path: file to write.
+      what: what it is, for the message: `the sidecar of q.nii`.
+
+    Raises:
+      WriteError: the name is longer than the file system allows, or is that of a folder.
+    """
+    try:
+        limit = os.pathconf(path.parent, "PC_NAME_MAX")
+    except OSError:  # `expect_writable` reports the folder
+        limit = _NAME_BYTES
+    if (size := len(os.fsencode(path.name))) > limit:
+        raise WriteError(
+            f"{path}: as the name of {what}, it has {size} bytes, and the file system allows "
+            f"{limit}; give a shorter name"
+        )
+    if path.is_dir():
+        raise WriteError(
+            f"{path}: is a folder, where {what} is to be written; remove it, or name another file"
+        )
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxflair.core.atomic_files import WriteError, write_json
+from flaxflair.core.atomic_files import WriteError, expect_name, expect_output, write_json
 from flaxflair.core.records import Array, GeometryError, Subject, Volume
 from flaxflair.core.sequences import SEQUENCES
 from flaxflair.imaging.orientation import from_native, to_native
 from flaxflair.io import bids
-from flaxflair.io.nifti import expect_image_output, read_volume, write_volume
+from flaxflair.io.nifti import IMAGE_SUFFIXES, expect_image_output, read_volume, write_volume
 
 NAME = "Synthetic FLAIR and saliency"
 
@@ -77,14 +77,26 @@ def at_file(path: Path, page: Path | None = None) -> Destination:
     return Destination(path, page or default_page, path.name, "")
 
 
-def expect_file(out: Path, inputs: Iterable[Path]) -> None:
-    """Checks a single output file before any computation.
+def expect_file(out: Path, inputs: Iterable[Path], page: Path | None = None) -> None:
+    """Checks a single output file, its sidecar and its page before any computation.
+
+    Args:
+      out: image to write.
+      inputs: files that are read.
+      page: HTML page to write; None for none.
 
     Raises:
-      WriteError: see `expect_image_output`; or its sidecar is the sidecar of an input.
+      WriteError: see `expect_image_output` and `expect_name`; or its sidecar is the sidecar of an
+        input.
     """
     inputs = list(inputs)
+    if out.name.endswith(IMAGE_SUFFIXES):
+        expect_name(out, "the image")
     expect_image_output(out, inputs)
+    expect_name(bids.sidecar(out), f"the sidecar of {out.name}")
+    if page is not None:
+        expect_name(page, f"the page of {out.name}")
+        expect_output(page, inputs, (".html",))
     sidecar = bids.sidecar(out).resolve()
     for path in inputs:
         if bids.sidecar(path).resolve() == sidecar:

@@ -250,9 +250,10 @@ def predict_session(
     """
     out = Path(out)
     paths = {name: Path(path) for name, path in inputs.items()}
-    derivatives.expect_file(out, [*paths.values(), *([Path(brain)] if brain else [])])
+    page = None if page is None else Path(page)
+    derivatives.expect_file(out, [*paths.values(), *([Path(brain)] if brain else [])], page)
     files = name_files(paths, wanted_inputs(model), brain=None if brain is None else Path(brain))
-    destination = derivatives.at_file(out, None if page is None else Path(page))
+    destination = derivatives.at_file(out, page)
     steps = make_steps(
         model,
         options,

@@ -18,6 +18,7 @@ import pytest
 
 import flaxflair
 from flaxflair.config import NetworkConfig
+from flaxflair.core.atomic_files import WriteError
 from flaxflair.core.records import InputError, Subject, Volume
 from flaxflair.imaging.normalization import Normalization, Stats
 from flaxflair.io import bids, derivatives
@@ -25,7 +26,7 @@ from flaxflair.models.estimators import FittedNetwork
 from flaxflair.models.model import Model
 from flaxflair.models.saving import digest_model
 from flaxflair.networks.network import Network, Params
-from flaxflair.pipelines.predict import predict_cohort
+from flaxflair.pipelines.predict import predict_cohort, predict_session
 from flaxflair.preprocessing.dataset import prepare_dataset
 from flaxflair.runtime.stages import Stage, run_stages
 from tests.samples import AFFINE, SHAPE, brain_of, image_of
@@ -222,6 +223,30 @@ def test_a_data_set_is_predicted_as_its_subjects_are_one_by_one(
         }
         assert sidecar["Sources"] == [f"bids:source:{source}" for source in subject.sources]
         assert sidecar["SkullStripped"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "why"),
+    [
+        ("Q.nii.gz", "Q.nii.gz", r"Q\.nii\.gz: is a folder, where the image"),
+        ("Q.nii.gz", "Q.json", r"Q\.json: is a folder, where the sidecar of Q\.nii\.gz"),
+        ("Q.nii.gz", "Q.html", r"Q\.html: is a folder, where the page of Q\.nii\.gz"),
+        (f"{'q' * 250}.nii.gz", None, "as the name of the image, it has 257 bytes, and"),
+        (f"{'q' * 251}.nii", None, "as the name of the sidecar of q+.nii, it has 256 bytes, and"),
+        (f"{'é' * 125}q.nii", None, "as the name of the sidecar of é+q.nii, it has 256 bytes, and"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(
+    model: Model, tmp_path: Path, name: str, folder: str | None, why: str
+):
+    if folder is not None:
+        (tmp_path / folder).mkdir()
+    out = tmp_path / name
+    inputs = {name: tmp_path / f"{name}.nii" for name in model.sequences}
+    page = derivatives.at_file(out).page
+    with pytest.raises(WriteError, match=why):
+        predict_session(model, inputs, out, page=page)
+    assert [path.name for path in tmp_path.iterdir()] == ([folder] if folder else [])
 
 
 @pytest.mark.parametrize("second", ["acq-DIR_FLAIR", "acq-FLAIR.nii_T2w", "T2w"])
