@@ -112,10 +112,19 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically, as UTF-8.
+
+    A byte of a file name that is not UTF-8 (0xe9) is written as its escape, a backslash and
+    `udce9`; in JSON, that is read as the same name again.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file atomically. NaN and infinity, which JSON lacks, become null."""
     text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    write_text(path, text + "\n")
 
 
 def without_nan(value: Any) -> Any:

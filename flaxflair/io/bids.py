@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 
-from flaxflair.core.atomic_files import write_bytes, write_json
+from flaxflair.core.atomic_files import write_bytes, write_json, write_text
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import SEQUENCES, identify
@@ -281,7 +281,7 @@ def subject_folder(root: Path, participant: str, session: str | None) -> Path:
 def write_tsv(path: Path, columns: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> None:
     """Writes a tab-separated table atomically."""
     lines = ["\t".join(columns), *("\t".join(row) for row in rows)]
-    write_bytes(path, ("\n".join(lines) + "\n").encode())
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _expect_outside(root: Path, source: Path) -> None:
@@ -340,4 +340,4 @@ def start_derivative(root: Path, name: str, source: Path, unnamed: Sequence[str]
         },
     )
     ignored = (*unnamed, f"{RECEIPTS}/")
-    write_bytes(root / ".bidsignore", "".join(f"{pattern}\n" for pattern in ignored).encode())
+    write_text(root / ".bidsignore", "".join(f"{pattern}\n" for pattern in ignored))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxflair.core.atomic_files import write_bytes, write_json
+from flaxflair.core.atomic_files import write_json, write_text
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import Array, InputError, Masks, Subject, Volume
 from flaxflair.core.sequences import SEQUENCES, TARGET
@@ -264,7 +264,7 @@ def _write(
         save(name, array, sidecar)
         if not is_reference:
             text = transform_text(prepared.transforms[sequence])
-            write_bytes(folder / _name_transform(files, sequence, space), text.encode())
+            write_text(folder / _name_transform(files, sequence, space), text)
     description = _BRAIN_SOURCES[options.finder] if mask is None else mask.relative
     sources = [] if mask is None else [f"bids:source:{mask.relative}"]
     name = bids.name_file("mask", **entities, space=space, desc="brain")

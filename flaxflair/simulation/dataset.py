@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from flaxflair.core.atomic_files import write_bytes, write_json
+from flaxflair.core.atomic_files import write_bytes, write_json, write_text
 from flaxflair.core.locks import hold
 from flaxflair.core.records import Array, InputError
 from flaxflair.core.sequences import SEQUENCES, TARGET
@@ -200,7 +200,7 @@ def _write_root(
         name=layout,
         scale=scale,
     )
-    write_bytes(root / "README", readme.encode())
+    write_text(root / "README", readme)
     groups = [
         (f"sub-{index + 1:02d}", "MS" if index < subjects - healthy else "HC")
         for index in range(subjects)

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from flaxflair.core.atomic_files import write_bytes
+from flaxflair.core.atomic_files import write_text
 from flaxflair.core.records import InputError
 
 
@@ -221,7 +221,7 @@ def write_html(report: Report, path: Path) -> None:
         "wide": lambda table: len(table.columns) > _WIDE,
     }
     page = environment.get_template("report.html.j2").render(report=report, about=ABOUT)
-    write_bytes(path, page.encode())
+    write_text(path, page)
 
 
 def write_markdown(report: Report, path: Path) -> None:
@@ -239,7 +239,7 @@ def write_markdown(report: Report, path: Path) -> None:
     if report.about:
         lines = [f"- **{_escaped(label)}**: {_text(value)}" for label, value in report.about]
         parts += [f'<a id="{ABOUT}"></a>\n\n## About this report', "\n".join(lines)]
-    write_bytes(path, ("\n\n".join(parts) + "\n").encode())
+    write_text(path, "\n\n".join(parts) + "\n")
 
 
 def _markdown(block: Block, folder: Path) -> str:

@@ -5,18 +5,19 @@ Reads subjects, runs and derivatives; the layout of a page is in `niivue`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from scipy import ndimage
 from skimage.feature import canny
 
-from flaxflair.core.atomic_files import write_bytes
+from flaxflair.core.atomic_files import write_text
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import Array, InputError, Subject
 from flaxflair.core.sequences import SEQUENCES, TARGET, parse_patterns
@@ -48,7 +49,7 @@ def write_page(
     """
     scene = make_scene(subject, flair, facts=facts)
     page = make_page(title or f"Synthetic FLAIR of {subject.name}", _LEAD, [scene])
-    write_bytes(path, page.encode())
+    write_text(path, page)
 
 
 _LEAD = "Synthesised, not scanned: for research only, not for diagnosis."
@@ -199,7 +200,7 @@ def write_run_page(folder: Path, path: Path, participants: Collection[str] | Non
         maps = derivatives.read_saliency(root, subject)
         scenes.append(make_scene(subject, flair, maps=maps, facts=facts))
     title = f"{folder.resolve().name}: {method} from {', '.join(inputs)}"
-    write_bytes(path, make_page(title, _LEAD, scenes).encode())
+    write_text(path, make_page(title, _LEAD, scenes))
 
 
 def _scores(run: Run) -> dict[str, float]:
@@ -293,7 +294,7 @@ def _source(root: Path) -> Path:
     """Returns the source data set of a derivative written by this package."""
     links = read_object(root / _DESCRIPTION, _WAY_OUT).get("DatasetLinks")
     link = links.get("source", "") if isinstance(links, dict) else ""
-    source = Path(unquote(str(link).removeprefix("file://")))
+    source = Path(os.fsdecode(unquote_to_bytes(str(link).removeprefix("file://"))))
     if not str(link).startswith("file://") or not source.is_dir():
         raise InputError(
             f"{root}: its source data set ({link or 'none'}) is missing; restore it at that path"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from flaxflair.baselines.least_squares import LeastSquares
 from flaxflair.cli import main
 from flaxflair.core.atomic_files import WriteError, write_bytes
 from flaxflair.imaging.normalization import Normalization, Stats
-from flaxflair.io import bids, receipts
+from flaxflair.io import bids, derivatives, receipts
 from flaxflair.io.bids import RECEIPTS
 from flaxflair.io.nifti import read_volume, write_volume
 from flaxflair.io.receipts import Receipts, run_unfinished
@@ -23,7 +24,7 @@ from flaxflair.io.session_files import SessionFiles
 from flaxflair.models.estimators import FittedBaseline
 from flaxflair.models.model import Model
 from flaxflair.models.saving import save_model
-from flaxflair.pipelines.predict import predict_cohort
+from flaxflair.pipelines.predict import predict_cohort, predict_session
 from flaxflair.runtime.sessions import Finished, Report
 from flaxflair.runtime.stages import Stage
 from tests.samples import image_of
@@ -222,6 +223,39 @@ def test_a_receipt_that_cannot_be_written_is_the_sessions_failure(
     report = predict_cohort(make_model(), place / "dataset", place / "out", overwrite=True)
     assert list(report.failures) == list(SESSIONS)
     assert "cannot be written" in report.failures["sub-01"]
+
+
+ODD = os.fsdecode(b"caf\xe9")  # of Latin-1: not UTF-8
+
+
+@pytest.mark.parametrize("odd", ["an input", "the data set", "the output"])
+def test_names_that_are_not_utf8_are_written_and_found_again(place: Path, odd: str):
+    root, out = place / "dataset", place / "new"
+    if odd == "an input":
+        for scan in root.glob("sub-*/anat/*_T1w.nii.gz"):
+            scan.rename(scan.with_name(scan.name.replace("_T1w", f"_acq-{ODD}_T1w")))
+    elif odd == "the data set":
+        root = root.rename(place / ODD)
+    else:
+        out = place / ODD
+    for kept in ((), SESSIONS):
+        report = predict_cohort(make_model(), root, out, pages=True)
+        assert (tuple(report.written), report.kept, report.failures) == (SESSIONS, kept, {})
+    page = (out / "sub-01.html").read_text(encoding="utf-8")
+    assert ("acq-caf\\udce9_T1w" in page) == (odd == "an input")
+    (name, *_) = json.loads((out / f"{FLAIR}.json").read_text(encoding="utf-8"))["Sources"]
+    assert (root / name.removeprefix("bids:source:")).is_file()
+
+
+def test_a_single_file_may_have_names_that_are_not_utf8(place: Path):
+    anat = place / "dataset/sub-01/anat"
+    scans = {name: anat / f"sub-01_{name}w.nii.gz" for name in ("T1", "T2")}
+    scans["T1"] = scans["T1"].rename(anat / f"{ODD}.nii.gz")
+    out = place / f"{ODD}.nii.gz"
+    page = derivatives.at_file(out).page
+    predict_session(make_model(), scans, out, None, page=page)
+    assert json.loads(bids.sidecar(out).read_text())["Sources"] == [*map(str, scans.values())]
+    assert "caf\\udce9.nii.gz</title>" in page.read_text(encoding="utf-8")
 
 
 def test_the_command_reports_finished_sessions(place: Path, capsys: pytest.CaptureFixture[str]):
