@@ -32,7 +32,8 @@ class RealConfig:
 
     Attributes:
       roots: prepared data sets; of each, every session that has a FLAIR.
-      without: participants that are left out, `sub-01`, or `NAME/sub-01` of one data set alone.
+      without: participants that are left out, `sub-01` or `01`, or `NAME/sub-01` of one data set
+        alone.
     """
 
     roots: tuple[str, ...] = ()

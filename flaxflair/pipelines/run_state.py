@@ -17,14 +17,14 @@ from flaxflair.core.json_objects import read_object
 from flaxflair.core.locks import hold
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import TARGET
-from flaxflair.io.fingerprints import describe_changes, fingerprint
+from flaxflair.io.fingerprints import Fingerprint, describe_changes, fingerprint
 from flaxflair.io.session_files import SessionFiles
 from flaxflair.models.saving import load_model
 from flaxflair.training.folds import make_folds
 
 _LOCK = ".lock"
 _MAX_CHANGES = 3  # listed in a message
-_REMEDY = "restore it, or name another --workdir"
+REMEDY = "restore it, or name another --workdir"
 
 
 @contextlib.contextmanager
@@ -68,12 +68,12 @@ def expect_config(workdir: Path, config: Config, source: Path) -> None:
     path = workdir / "config.json"
     if not path.is_file():
         return
-    stored = read_object(path, _REMEDY)
+    stored = read_object(path, REMEDY)
     try:
         stored_config = fields.from_json(json.dumps(stored["config"]))
         differences = fields.differences(config, stored_config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: is not a configuration ({error}); {_REMEDY}") from None
+        raise InputError(f"{path}: is not a configuration ({error}); {REMEDY}") from None
     if (root := str(source.resolve())) != stored.get("source"):
         differences.append(f"source: {root} instead of {stored.get('source')}")
     if differences:
@@ -105,25 +105,44 @@ def take_folds(
     if not path.is_file():
         if any(workdir.glob("fold-*/*")):
             raise InputError(
-                f"{path}: is missing, so the held-out participants are unknown; {_REMEDY}"
+                f"{path}: is missing, so the held-out participants are unknown; {REMEDY}"
             )
         heldout = make_folds(groups, config.folds.count, config.folds.seed)
         return heldout, {"groups": groups, "heldout": heldout, "read": read}
-    stored = read_object(path, _REMEDY)
+    stored = read_object(path, REMEDY)
     _expect_folds(path, stored)
-    changes = describe_changes(stored["read"], read)
-    changes += [
+    regrouped = [
         f"{name} is of group {group!r} instead of {stored['groups'][name]!r}"
         for name, group in groups.items()
         if stored["groups"].get(name, group) != group
     ]
-    if changes:
+    expect_unchanged(workdir, stored["read"], read, "the data set", regrouped)
+    return stored["heldout"], stored
+
+
+def expect_unchanged(
+    workdir: Path,
+    before: Mapping[str, Fingerprint],
+    now: Mapping[str, Fingerprint],
+    what: str,
+    others: Sequence[str] = (),
+) -> None:
+    """Checks that what a run reads is what it read at its start.
+
+    Args:
+      workdir: folder of the run.
+      before: name -> fingerprint at the start.
+      now: name -> fingerprint.
+      what: what is read, for the message.
+      others: changes that are not of files.
+
+    Raises:
+      InputError: it has changed; the message names the first changes.
+    """
+    if changes := [*describe_changes(before, now), *others]:
         more = len(changes) - _MAX_CHANGES
         shown = "; ".join(changes[:_MAX_CHANGES]) + (f"; and {more} more" if more > 0 else "")
-        raise InputError(
-            f"{workdir}: the data set has changed since this run began ({shown}); {_REMEDY}"
-        )
-    return stored["heldout"], stored
+        raise InputError(f"{workdir}: {what} has changed since this run began ({shown}); {REMEDY}")
 
 
 def _expect_folds(path: Path, stored: Mapping[str, Any]) -> None:
@@ -138,4 +157,4 @@ def _expect_folds(path: Path, stored: Mapping[str, Any]) -> None:
     except (KeyError, TypeError, AttributeError):
         valid = False
     if not valid:
-        raise InputError(f"{path}: lacks held-out participants or fingerprints; {_REMEDY}")
+        raise InputError(f"{path}: lacks held-out participants or fingerprints; {REMEDY}")

@@ -22,20 +22,15 @@ from flaxflair.config.universal import UniversalConfig
 from flaxflair.core.atomic_files import write_json
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import InputError
-from flaxflair.core.sequences import INPUTS
-from flaxflair.io.datasets import load_session
-from flaxflair.io.session_files import find_sessions
 from flaxflair.models import checkpoints
 from flaxflair.models.saving import UNIVERSAL_FILE, export_model, load_model
 from flaxflair.models.universal import UniversalModel, make_network
 from flaxflair.networks.network import ConditionalNetwork, Params, count_parameters
 from flaxflair.pipelines.run_state import occupied
+from flaxflair.pipelines.universal_sources import open_or_make_sources
 from flaxflair.runtime.environment import describe_machine
 from flaxflair.runtime.progress import Bar, EventLog, show_bar
 from flaxflair.runtime.signals import Interrupted, deferred
-from flaxflair.simulation.generator.anatomies import load_library
-from flaxflair.simulation.generator.storage import save_library
-from flaxflair.training.real_windows import make_session, save_session
 from flaxflair.training.universal_batches import Source, simulate_ahead
 from flaxflair.training.universal_step import (
     SynthesisBatch,
@@ -54,8 +49,9 @@ def train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesis
 
     Args:
       config: validated.
-      workdir: output folder: `config.json`, `library/` (anatomies and lesions to simulate from,
-        written once), `last/` (the checkpoint) and `log.jsonl`.
+      workdir: output folder: `config.json`, `library/` (anatomies and lesions to simulate from)
+        and `real/` (sessions), both made once, `sources.json` (digests of the files that they were
+        made from), `last/` (the checkpoint) and `log.jsonl`.
       console: output of progress.
 
     Returns:
@@ -63,7 +59,7 @@ def train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesis
 
     Raises:
       InputError: a folder holds no label maps or lesions, or `workdir` holds a training of another
-        configuration, or is in use by another process.
+        configuration or of files that have changed, or is in use by another process.
       Interrupted: a signal was received; the state is saved.
     """
     with occupied(workdir):
@@ -71,8 +67,12 @@ def train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesis
 
 
 def _train(config: UniversalConfig, workdir: Path, console: Console) -> SynthesisState:
-    _write_or_check_config(config, workdir / "config.json")
-    library = _open_or_make_library(config, workdir, console)
+    begun = any((workdir / "last").glob("[0-9]*"))
+    if begun:
+        _expect_config(config, workdir / "config.json")
+    library, sessions = open_or_make_sources(config, workdir, console, begun=begun)
+    # Not before: a command whose folders cannot be read binds no later one.
+    write_json(workdir / "config.json", dataclasses.asdict(config))
     network = make_network(config.network)
     options = config.train
     cooldown = (options.steps - options.cooldown, options.cooldown) if options.cooldown else None
@@ -98,7 +98,7 @@ def _train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesi
         options.window,
         options.anatomies,
         options.contrasts,
-        _open_or_make_sessions(config, workdir, console),
+        sessions,
         options.real,
     )
     first = int(state.step)
@@ -162,21 +162,19 @@ def _save(
     event_log.write("saved", step=int(state.step))
 
 
-def _write_or_check_config(config: UniversalConfig, path: Path) -> None:
-    """Writes the configuration, or checks that it equals that of the training to be resumed."""
+def _expect_config(config: UniversalConfig, path: Path) -> None:
+    """Checks that the configuration equals that of the training to be resumed."""
     # A training may be extended; these fields do not affect the weights of earlier steps.
     free = {"steps", "cooldown", "workers", "save_every_seconds"}
-    requested = json.loads(json.dumps(dataclasses.asdict(config)))
-    if path.is_file():
-        new, stored = flatten(requested), flatten(read_object(path, "name another --workdir"))
-        for name in sorted(new.keys() | stored.keys()):
-            value, found = new.get(name), stored.get(name)
-            if value != found and name.rpartition(".")[2] not in free:
-                raise InputError(
-                    f"{path}: the training began with {name} {found} and {value} is requested; "
-                    "name another --workdir"
-                )
-    write_json(path, requested)
+    new = flatten(json.loads(json.dumps(dataclasses.asdict(config))))
+    stored = flatten(read_object(path, "name another --workdir"))
+    for name in sorted(new.keys() | stored.keys()):
+        value, found = new.get(name), stored.get(name)
+        if value != found and name.rpartition(".")[2] not in free:
+            raise InputError(
+                f"{path}: the training began with {name} {found} and {value} is requested; "
+                "name another --workdir"
+            )
 
 
 def _first_params(config: UniversalConfig, network: ConditionalNetwork) -> Params:
@@ -199,36 +197,3 @@ def _first_params(config: UniversalConfig, network: ConditionalNetwork) -> Param
         for name, leaf in names.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(first), leaves)
-
-
-def _open_or_make_sessions(
-    config: UniversalConfig, workdir: Path, console: Console
-) -> tuple[Path, ...]:
-    """Returns the folders of the real sessions in standard form, made once."""
-    folders = []
-    for root in map(Path, config.real.roots):
-        for files in find_sessions(root, (), flair="welcome"):
-            left_out = {files.participant, f"{root.name}/{files.participant}"}
-            if "FLAIR" not in files.sequences or left_out & set(config.real.without):
-                continue
-            folder = workdir / "real" / f"{root.name}_{files.name}"
-            if not folder.is_dir():
-                console.print(f"reading {files.name} of {root} into {folder}")
-                inputs = tuple(name for name in INPUTS if name in files.sequences)
-                chosen = replace(files, inputs=inputs, flair="needed")
-                save_session(folder, make_session(load_session(chosen)))
-            folders.append(folder)
-    if config.train.real and not folders:
-        raise InputError("no session of config.real.roots has a FLAIR and is not left out")
-    return tuple(folders)
-
-
-def _open_or_make_library(config: UniversalConfig, workdir: Path, console: Console) -> Path:
-    folder = workdir / "library"
-    if not folder.is_dir():
-        console.print(f"reading label maps and lesions into {folder}")
-        names = config.library
-        save_library(
-            folder, load_library(Path(names.labels), Path(names.shapes), Path(names.masks))
-        )
-    return folder

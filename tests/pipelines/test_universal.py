@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -14,34 +16,84 @@ from rich.console import Console
 from flaxflair.config.universal import UniversalConfig, validate
 from flaxflair.configs.universal import get_config
 from flaxflair.core.records import InputError
-from flaxflair.pipelines import universal
+from flaxflair.io.bids import write_json
+from flaxflair.pipelines import universal, universal_sources
+from flaxflair.pipelines.universal_sources import open_or_make_sources
+from flaxflair.simulation.generator.anatomies import Library
 from flaxflair.simulation.generator.storage import open_library, save_library
+from flaxflair.training.real_windows import RealSession, make_session
 from flaxflair.training.universal_batches import Source, make_batch, simulate_ahead
+from tests.samples import ball
 from tests.simulation.test_generator import library  # noqa: F401  (a fixture)
+from tests.simulation.test_library import MASK, PRIOR, SHAPES, whole  # noqa: F401  (a fixture)
 
 CONSOLE = Console(quiet=True)
 
 
-def tiny(steps: int) -> UniversalConfig:
+@pytest.fixture
+def files(
+    whole: Path,  # noqa: F811
+    library: Library,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A folder with label maps and lesions, for one test, read in no time as a small library."""
+    shutil.copytree(whole, tmp_path / "files")
+    monkeypatch.setattr(universal_sources, "load_library", lambda *_: library)
+    return tmp_path / "files"
+
+
+@pytest.fixture(scope="module")
+def session() -> RealSession:
+    return make_session(ball((2.0, 2.0, 2.0)))
+
+
+@pytest.fixture
+def unread(session: RealSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real sessions of any content: a session of a ball is stored in place of each."""
+    monkeypatch.setattr(universal_sources, "load_session", lambda _: None)
+    monkeypatch.setattr(universal_sources, "make_session", lambda _: session)
+
+
+def tiny(steps: int, files: Path) -> UniversalConfig:
     config = get_config("tiny")
     config.train.steps = steps
-    config.library.labels = config.library.shapes = config.library.masks = "unread"
+    for name in ("labels", "shapes", "masks"):
+        setattr(config.library, name, str(files / name))
     return validate(config)
 
 
-def prepared(workdir: Path, library) -> Path:  # noqa: F811
-    workdir.mkdir()
-    save_library(workdir / "library", library)
-    return workdir
+def write_real(root: Path, participants: Sequence[str] = ("sub-01", "sub-02")) -> Path:
+    for name in participants:
+        (root / name / "anat").mkdir(parents=True)
+        for suffix in ("T1w", "T2w", "FLAIR"):
+            (root / name / "anat" / f"{name}_{suffix}.nii.gz").write_text(name + suffix)
+    description = {"Name": "unread", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
+    write_json(root / "dataset_description.json", description)
+    return root
 
 
-def test_a_training_cut_off_and_resumed_ends_with_the_same_weights(tmp_path, library):  # noqa: F811
-    whole = universal.train(tiny(4), prepared(tmp_path / "whole", library), CONSOLE)
-    parts = prepared(tmp_path / "parts", library)
-    universal.train(tiny(2), parts, CONSOLE)
-    resumed = universal.train(tiny(4), parts, CONSOLE)
+def with_real(files: Path, *roots: Path, without: tuple[str, ...] = ()) -> UniversalConfig:
+    config = tiny(1, files)
+    config.real.roots, config.real.without = tuple(map(str, roots)), without
+    config.train.real = 1
+    return validate(config)
+
+
+def sources_of(config: UniversalConfig, workdir: Path, *, begun: bool = False) -> list[str]:
+    """Returns the names of the real sessions that a training reads."""
+    workdir.mkdir(exist_ok=True)
+    _, sessions = open_or_make_sources(config, workdir, CONSOLE, begun=begun)
+    return [folder.name for folder in sessions]
+
+
+def test_a_training_cut_off_and_resumed_ends_with_the_same_weights(tmp_path, files):
+    undisturbed = universal.train(tiny(4, files), tmp_path / "whole", CONSOLE)
+    parts = tmp_path / "parts"
+    universal.train(tiny(2, files), parts, CONSOLE)
+    resumed = universal.train(tiny(4, files), parts, CONSOLE)
     assert int(resumed.step) == 4
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+    for a, b in zip(jax.tree.leaves(undisturbed), jax.tree.leaves(resumed), strict=True):
         assert_array_equal(a, b)
 
 
@@ -56,13 +108,98 @@ def test_batches_do_not_depend_on_the_number_of_processes(tmp_path, library):  #
             assert_allclose(np.asarray(a), np.asarray(b))
 
 
-def test_another_configuration_of_the_same_folder_is_refused(tmp_path, library):  # noqa: F811
-    workdir = prepared(tmp_path / "run", library)
-    universal.train(tiny(1), workdir, CONSOLE)
-    other = tiny(1)
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize(
+    ("without", "left"),
+    [
+        (("sub-01",), ["a_sub-02", "b_sub-02", "b_sub-03"]),
+        (("01",), ["a_sub-02", "b_sub-02", "b_sub-03"]),
+        (("b/sub-02", "a/01"), ["a_sub-02", "b_sub-01", "b_sub-03"]),
+        (("03",), ["a_sub-01", "a_sub-02", "b_sub-01", "b_sub-02"]),
+    ],
+)
+def test_a_participant_is_left_out_by_any_form_of_its_name(without, left, tmp_path, files):
+    a = write_real(tmp_path / "a")
+    b = write_real(tmp_path / "b", ("sub-01", "sub-02", "sub-03"))
+    config = with_real(files, a, b, without=without)
+    assert sources_of(config, tmp_path / "run") == left
+
+
+@pytest.mark.parametrize("label", ["04", "sub-04", "c/sub-01", "a/03", "", "sub-1", "01,02"])
+def test_a_label_of_no_participant_is_refused(label, tmp_path, files):
+    config = with_real(files, write_real(tmp_path / "a"), without=("01", label))
+    with pytest.raises(InputError, match=rf"names '{label}', .* there are a/sub-01, a/sub-02"):
+        sources_of(config, tmp_path / "run")
+
+
+def test_data_sets_of_one_name_are_refused(tmp_path, files):
+    roots = [write_real(tmp_path / place / "data") for place in ("one", "two")]
+    with pytest.raises(InputError, match=r"two/data: is named as .*one/data"):
+        sources_of(with_real(files, *roots), tmp_path / "run")
+
+
+def _touch(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda at: _touch(at / "files/labels/seg.nii.gz"), r"seg\.nii\.gz has changed"),
+        (lambda at: _touch(at / "files" / SHAPES), "lesion_shapes.npz has changed"),
+        (lambda at: _touch(at / "files" / PRIOR), "prior_space-MNI152.nii.gz has changed"),
+        (
+            lambda at: shutil.copy(at / "files" / MASK, at / "files/masks/new_lesion_mask.nii.gz"),
+            "new_lesion_mask.nii.gz was added",
+        ),
+        (
+            lambda at: _touch(at / "data/sub-01/anat/sub-01_FLAIR.nii.gz"),
+            "FLAIR.nii.gz has changed",
+        ),
+        (lambda at: (at / "data/sub-01/anat/sub-01_T1w.json").write_text("{}"), "json was added"),
+        (lambda at: write_real(at / "data", ("sub-03",)), "real/data_sub-03 was added"),
+        (lambda at: shutil.rmtree(at / "data/sub-02"), "real/data_sub-02 was removed"),
+    ],
+)
+def test_a_training_whose_sources_have_changed_is_refused(change, message, tmp_path, files):
+    config = with_real(files, write_real(tmp_path / "data"))
+    assert sources_of(config, tmp_path / "run") == ["data_sub-01", "data_sub-02"]
+    before = (tmp_path / "run/library/lesions/masks.npy").stat().st_mtime_ns
+    assert len(sources_of(config, tmp_path / "run", begun=True)) == 2
+    assert (tmp_path / "run/library/lesions/masks.npy").stat().st_mtime_ns == before
+    change(tmp_path)
+    with pytest.raises(InputError, match=f"run: what the training reads has changed .*{message}"):
+        sources_of(config, tmp_path / "run", begun=True)
+    # Nothing was learned yet: what has changed is read again.
+    sources_of(config, tmp_path / "run")
+    sources_of(config, tmp_path / "run", begun=True)
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_training_without_digests_is_resumed_with_a_warning(tmp_path, files, capsys):
+    config = with_real(files, write_real(tmp_path / "data"))
+    sources_of(config, tmp_path / "run")
+    (tmp_path / "run/sources.json").unlink()
+    open_or_make_sources(config, tmp_path / "run", Console(width=500), begun=True)
+    assert "sources.json: is missing, so changes" in capsys.readouterr().out
+
+
+def test_another_configuration_of_the_same_folder_is_refused(tmp_path, files):
+    workdir = tmp_path / "run"
+    universal.train(tiny(1, files), workdir, CONSOLE)
+    other = tiny(1, files)
     other.train.learning_rate = 0.5
     with pytest.raises(InputError, match=r"train\.learning_rate 0\.0015 and 0\.5"):
         universal.train(other, workdir, CONSOLE)
+
+
+def test_a_command_that_could_not_read_its_folders_binds_no_later_one(tmp_path, files):
+    mistyped = tiny(1, files)
+    mistyped.library.masks = str(files / "labels")
+    with pytest.raises(InputError, match="holds no lesion mask"):
+        universal.train(mistyped, tmp_path / "run", CONSOLE)
+    assert int(universal.train(tiny(1, files), tmp_path / "run", CONSOLE).step) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -86,6 +87,41 @@ class Library:
     lesions: LesionLibrary
 
 
+class LibraryFiles(NamedTuple):
+    """The files that a library is read from.
+
+    Attributes:
+      labels: label maps.
+      shapes: lesion shapes.
+      prior: prior map of lesions.
+      masks: lesion masks of whole patients.
+    """
+
+    labels: list[Path]
+    shapes: Path
+    prior: Path
+    masks: list[Path]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (*self.labels, self.shapes, self.prior, *self.masks)
+
+
+def find_library(labels: Path, shapes: Path, masks: Path) -> LibraryFiles:
+    """Finds the files of a library by their names; see `load_library`.
+
+    Raises:
+      InputError: a folder has no such file.
+    """
+    return LibraryFiles(
+        _list(labels, "*.nii.gz", "label map"),
+        _list(shapes, "lesion_shapes.npz", "lesion shapes")[0],
+        _list(shapes, "*prior*_space-MNI152.nii.gz", "prior map of lesions")[0],
+        _list(masks, "*lesion_mask.nii.gz", "lesion mask"),
+    )
+
+
 def load_library(labels: Path, shapes: Path, masks: Path) -> Library:
     """Reads label maps and lesions.
 
@@ -98,23 +134,21 @@ def load_library(labels: Path, shapes: Path, masks: Path) -> Library:
     Raises:
       InputError: a folder has no such file, or a file is damaged, in another space, or empty.
     """
-    paths = _list(labels, "*.nii.gz", "label map")
-    prior = _list(shapes, "*prior*_space-MNI152.nii.gz", "prior map of lesions")[0]
-    voxels, offsets = _read_shapes(_list(shapes, "lesion_shapes.npz", "lesion shapes")[0])
-    patients = _list(masks, "*lesion_mask.nii.gz", "lesion mask")
+    files = find_library(labels, shapes, masks)
+    voxels, offsets = _read_shapes(files.shapes)
     for start, stop in pairwise(offsets):
         voxels[start:stop] -= np.round(voxels[start:stop].mean(axis=0)).astype(np.int16)
     soft = [
         (255 * ndimage.gaussian_filter((_read_mni(path) > 0.5).astype(np.float32), 0.6))
-        for path in patients
+        for path in files.masks
     ]
     return Library(
-        tuple(_read_anatomy(path) for path in paths),
+        tuple(_read_anatomy(path) for path in files.labels),
         LesionLibrary(
             voxels,
             offsets,
             np.stack([mask.astype(np.uint8) for mask in soft]),
-            ndimage.gaussian_filter(_read_mni(prior), 2.0),
+            ndimage.gaussian_filter(_read_mni(files.prior), 2.0),
         ),
     )
 
