@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,7 +16,7 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 
-from flaxflair.runtime.signals import Interrupted, deferred
+from flaxflair.runtime.signals import Interrupted, deferred, shielded
 
 _POLL_SECONDS = 0.5  # interval between checks for a signal
 
@@ -50,9 +51,10 @@ def run_in_parallel(
         deferred() as signalled,
         ProcessPoolExecutor(jobs, context, initializer=_pin_cores, initargs=(cores,)) as pool,
     ):
-        names: dict[Future[float], str] = {
-            pool.submit(_measure_seconds, call): name for name, call in calls.items()
-        }
+        with shielded({signal.SIGINT}):  # a process is ended by SIGTERM, on which it saves
+            names: dict[Future[float], str] = {
+                pool.submit(_measure_seconds, call): name for name, call in calls.items()
+            }
         try:
             while names:
                 done, _ = wait(names, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)

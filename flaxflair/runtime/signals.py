@@ -1,11 +1,16 @@
-"""Deferred signals: SIGTERM and SIGINT are recorded, and handled once the state is saved."""
+"""Deferred signals: SIGTERM and SIGINT are recorded, and handled once the state is saved.
+
+A terminal sends SIGINT, and some schedulers SIGTERM, to every process of a command; only the first
+process handles them, and ends the others.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -48,3 +53,21 @@ def deferred() -> Iterator[Callable[[], int | None]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def shielded(numbers: Collection[signal.Signals]) -> Iterator[None]:
+    """Blocks signals for good in processes that are started within a block.
+
+    They inherit it, so that no signal reaches them before their first line. This process receives
+    after the block what was sent to it within.
+
+    Args:
+      numbers: signals to block.
+    """
+    resource_tracker.ensure_running()  # its start would unblock them
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

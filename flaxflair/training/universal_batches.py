@@ -6,6 +6,7 @@ training is identical to an uninterrupted one.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -20,6 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from flaxflair.core.records import InputError
+from flaxflair.runtime.signals import ENDING, shielded
 from flaxflair.simulation.generator.anatomies import Library
 from flaxflair.simulation.generator.generator import Example, sample
 from flaxflair.simulation.generator.ranges import Ranges
@@ -113,13 +115,14 @@ def simulate_ahead(source: Source, first: int, workers: int) -> Iterator[Iterato
         )
         for k, each in enumerate(queues)
     ]
-    for process in processes:
-        process.start()
+    with shielded(ENDING):
+        for process in processes:
+            process.start()
     try:
         yield _round_robin(queues, processes)
     finally:
         for process in processes:
-            process.terminate()
+            process.kill()  # nothing of it is to be saved, and it ignores other signals
         for process in processes:
             process.join()
 
@@ -149,5 +152,11 @@ def _produce(source: Source, first: int, stride: int, batches: Queue, parent: in
     # The idle threads of BLAS would spin on the cores on which the network trains.
     with threadpool_limits(1):
         while os.getppid() == parent:
-            batches.put(tuple(make_batch(library, sessions, source, step)))
+            batch = tuple(make_batch(library, sessions, source, step))
+            # Not forever: nobody empties the queue of a parent that was killed.
+            while os.getppid() == parent:
+                with contextlib.suppress(queue.Full):
+                    batches.put(batch, timeout=_POLL_SECONDS)
+                    break
             step += stride
+    batches.cancel_join_thread()
