@@ -6,6 +6,7 @@ differs. Knows nothing of flags, files or JAX.
 Annotations here stay types (no `from __future__ import annotations`): the flags parse by them.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -275,6 +276,7 @@ _AT_LEAST_ONE = (
     "mesh.space",
 )
 _NOT_NEGATIVE = ("stop.patience", "folds.count", "predict.tile_voxels", "forest.patches")
+_SEEDS = ("data.phantom.seed", "folds.seed")
 _SHARES = ("data.phantom.scale", "forest.max_features", "forest.max_samples")
 
 
@@ -323,8 +325,11 @@ def _check_ranges(config: Config) -> None:
         raise InputError(
             f"config.propagation.search_radius is {radius}; give three numbers, 0 or more"
         )
-    if not (rate := config.train.learning_rate) > 0:
-        raise InputError(f"config.train.learning_rate is {rate}; it must be above 0")
+    if not 0 < (rate := config.train.learning_rate) < math.inf:
+        raise InputError(f"config.train.learning_rate is {rate}; it must be above 0, and finite")
+    for path in _SEEDS:
+        if not 0 <= (value := _get(config, path)) < 2**32:
+            raise InputError(f"config.{path} is {value}; it must be from 0 to {2**32 - 1}")
     window = config.train.window
     if len(window) != 3 or (any(window) and min(window) < 1):
         raise InputError(f"config.train.window is {window}; give three edges, or three zeros")

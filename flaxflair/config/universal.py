@@ -6,6 +6,7 @@ on simulated windows, not on a cohort. Knows nothing of flags, files or JAX.
 Annotations here stay types (no `from __future__ import annotations`): the flags parse by them.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from flaxflair.core.records import InputError
@@ -133,8 +134,10 @@ def validate(config: UniversalConfig) -> UniversalConfig:
             f"config.train.real is {train.real} and config.real.roots names "
             f"{len(config.real.roots)} data sets; windows of real sessions need both"
         )
-    if not train.learning_rate > 0:
-        raise InputError(f"config.train.learning_rate is {train.learning_rate}; it must be above 0")
+    if not 0 < (rate := train.learning_rate) < math.inf:
+        raise InputError(f"config.train.learning_rate is {rate}; it must be above 0, and finite")
+    if not 0 <= train.seed < 2**32:
+        raise InputError(f"config.train.seed is {train.seed}; it must be from 0 to {2**32 - 1}")
     if train.optimizer not in (optimizers := ("adamw", "muon")):
         raise InputError(
             f"config.train.optimizer is {train.optimizer!r}; choose from {', '.join(optimizers)}"

@@ -177,7 +177,8 @@ def pack_params(params: Params) -> dict[str, Array]:
     digest of a model is the same before saving and after loading.
     """
     arrays = {name: np.asarray(leaf) for name, leaf in name_leaves(params).items()}
-    half = {name: array.astype(np.float16) for name, array in arrays.items()}
+    with np.errstate(over="ignore"):  # beyond float16, a weight is infinite and so not exact
+        half = {name: array.astype(np.float16) for name, array in arrays.items()}
     exact = all(np.array_equal(half[name], array) for name, array in arrays.items())
     return half if exact else arrays
 

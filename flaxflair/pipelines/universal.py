@@ -31,6 +31,7 @@ from flaxflair.pipelines.universal_sources import open_or_make_sources
 from flaxflair.runtime.environment import describe_machine
 from flaxflair.runtime.progress import Bar, EventLog, show_bar
 from flaxflair.runtime.signals import Interrupted, deferred
+from flaxflair.training.divergence import expect_finite
 from flaxflair.training.universal_batches import Source, simulate_ahead
 from flaxflair.training.universal_step import (
     SynthesisBatch,
@@ -59,7 +60,8 @@ def train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesis
 
     Raises:
       InputError: a folder holds no label maps or lesions, or `workdir` holds a training of another
-        configuration or of files that have changed, or is in use by another process.
+        configuration or of files that have changed, or is in use by another process; or the
+        training has diverged, and the checkpoint before is kept.
       Interrupted: a signal was received; the state is saved.
     """
     with occupied(workdir):
@@ -136,7 +138,10 @@ def _fit(
         losses.append(parts)
         bar.advance(done)
         if done % _LOG_EVERY_STEPS == 0 or done == config.train.steps:
-            means = {name: float(np.mean([float(each[name]) for each in losses])) for name in parts}
+            read = [{name: float(value) for name, value in each.items()} for each in losses]
+            for step_number, each in enumerate(read, start=done - len(read) + 1):
+                _expect_finite(config, workdir, step_number, each)
+            means = {name: float(np.mean([each[name] for each in read])) for name in parts}
             event_log.write("steps", step=done, **means)
             losses = []
         if time.monotonic() - saved > config.save_every_seconds or done == config.train.steps:
@@ -149,6 +154,7 @@ def _save(
     workdir: Path, state: SynthesisState, config: UniversalConfig, event_log: EventLog
 ) -> None:
     """Saves the training state as a checkpoint, and the averaged weights as a model."""
+    _expect_finite(config, workdir, int(state.step), state)
     checkpoints.save(workdir / "last", int(state.step), state)
     about = {
         "Steps": int(state.step),
@@ -160,6 +166,10 @@ def _save(
     model = UniversalModel(config.network, make_network(config.network), state.average, about)
     export_model(model, workdir / UNIVERSAL_FILE)
     event_log.write("saved", step=int(state.step))
+
+
+def _expect_finite(config: UniversalConfig, workdir: Path, step: int, values: object) -> None:
+    expect_finite(values, f"{workdir}: step {step}", config.train.learning_rate)
 
 
 def _expect_config(config: UniversalConfig, path: Path) -> None:

@@ -31,6 +31,7 @@ from flaxflair.training.batches import (
     make_draws,
     stack_examples,
 )
+from flaxflair.training.divergence import expect_finite
 from flaxflair.training.sharding import make_mesh, make_parallel_step
 from flaxflair.training.step import (
     Advance,
@@ -144,30 +145,26 @@ def fit_fold(
       signalled: returns the number of a received signal, or None.
 
     Raises:
+      InputError: the training has diverged; the checkpoint before is kept.
       Interrupted: a signal was received; the state is saved.
     """
-    draws, steps_per_epoch = make_draws(
-        fold.examples,
-        window=config.train.window,
-        windows_per_subject=config.train.windows_per_subject,
-        batch=config.train.batch,
-        address=(config.folds.seed, fold.number),
-    )
+    draws, steps_per_epoch = _make_draws(config, fold)
     plan = _plan(config, steps_per_epoch, engine)
     state = init_fit(fold.params, engine.optimizer, plan)
     state = checkpoints.load(fold.folder / "last", state) or state
     if first := int(state.train.step):
         event_log.write("resumed", fold=fold.number, step=first)
     if is_finished(state, plan):
-        return _choose(config, state)
+        return _choose(config, fold, state)
     advance = engine.drive(fold.examples, draws)
     saved, timer = time.monotonic(), _StepTimer()
     total = plan.epochs * steps_per_epoch
     with show_bar(console, f"fold {fold.number}", total, first) as bar:
         for progress in fit(advance, state, fold.monitor, plan):
             state = progress.state
-            if progress.epoch_loss is not None:
-                epoch, loss, error = progress.epoch, progress.epoch_loss, progress.error
+            if (loss := progress.epoch_loss) is not None:
+                epoch, error = progress.epoch, progress.error
+                _expect_finite(config, fold, f"epoch {epoch}", (loss, error))
                 bar.note(epoch, loss, error)
                 event_log.write("epoch", fold=fold.number, epoch=epoch, loss=loss, error=error)
             bar.advance(progress.step)
@@ -176,12 +173,22 @@ def fit_fold(
                 on_timed(seconds, total - progress.step)
             number, due = signalled(), time.monotonic() - saved > config.save_every_seconds
             if number or progress.finished or due:
-                _save(fold, state, event_log)
+                _save(config, fold, state, event_log)
                 saved = time.monotonic()
             if number:
                 raise Interrupted(f"saved after step {progress.step} of fold {fold.number}", number)
     event_log.write("fitted", fold=fold.number, **_reached(state))
-    return _choose(config, state)
+    return _choose(config, fold, state)
+
+
+def _make_draws(config: Config, fold: Fold) -> tuple[Callable[[int], Draw], int]:
+    return make_draws(
+        fold.examples,
+        window=config.train.window,
+        windows_per_subject=config.train.windows_per_subject,
+        batch=config.train.batch,
+        address=(config.folds.seed, fold.number),
+    )
 
 
 class _StepTimer:
@@ -231,13 +238,20 @@ def format_estimate(seconds: float, left: int, folds: int, steps_a_fold: int) ->
     )
 
 
-def _choose(config: Config, state: FitState) -> Params:
+def _expect_finite(config: Config, fold: Fold, when: str, values: object) -> None:
+    expect_finite(values, f"{fold.folder}: {when}", config.train.learning_rate)
+
+
+def _choose(config: Config, fold: Fold, state: FitState) -> Params:
     params = state.best if config.stop.keep == "best" else state.train.params
+    # An earlier version may have saved what had diverged.
+    _expect_finite(config, fold, f"step {int(state.train.step)}", params)
     # On one device, independent of the training mesh.
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params)
 
 
-def _save(fold: Fold, state: FitState, event_log: EventLog) -> None:
+def _save(config: Config, fold: Fold, state: FitState, event_log: EventLog) -> None:
+    _expect_finite(config, fold, f"step {int(state.train.step)}", state.train)
     if int(state.best_epoch):
         checkpoints.save(fold.folder / "best", int(state.best_epoch), state.best)
     checkpoints.save(fold.folder / "last", int(state.train.step), state)

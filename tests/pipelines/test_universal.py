@@ -17,6 +17,7 @@ from flaxflair.config.universal import UniversalConfig, validate
 from flaxflair.configs.universal import get_config
 from flaxflair.core.records import InputError
 from flaxflair.io.bids import write_json
+from flaxflair.models.saving import UNIVERSAL_FILE, load_model
 from flaxflair.pipelines import universal, universal_sources
 from flaxflair.pipelines.universal_sources import open_or_make_sources
 from flaxflair.simulation.generator.anatomies import Library
@@ -28,6 +29,7 @@ from tests.simulation.test_generator import library  # noqa: F401  (a fixture)
 from tests.simulation.test_library import MASK, PRIOR, SHAPES, whole  # noqa: F401  (a fixture)
 
 CONSOLE = Console(quiet=True)
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture
@@ -194,6 +196,19 @@ def test_another_configuration_of_the_same_folder_is_refused(tmp_path, files):
         universal.train(other, workdir, CONSOLE)
 
 
+@pytest.mark.parametrize("saving", [0.0, 1e9])  # after each step, and only at the end
+def test_weights_that_diverge_are_not_saved(saving, tmp_path, files):
+    config = tiny(6, files)
+    config.train.learning_rate, config.train.optimizer = 1e30, "adamw"
+    config.save_every_seconds = saving
+    with pytest.raises(InputError, match=r"run: step \d: loss or weights are not finite"):
+        universal.train(config, tmp_path / "run", CONSOLE)
+    if (path := tmp_path / "run" / UNIVERSAL_FILE).exists():
+        load_model(path)  # refuses weights that are not finite
+    assert path.exists() == (saving == 0)
+    assert "NaN" not in (tmp_path / "run/log.jsonl").read_text()
+
+
 def test_a_command_that_could_not_read_its_folders_binds_no_later_one(tmp_path, files):
     mistyped = tiny(1, files)
     mistyped.library.masks = str(files / "labels")
@@ -209,6 +224,9 @@ def test_a_command_that_could_not_read_its_folders_binds_no_later_one(tmp_path, 
         ("train.steps", 0, "at least 1"),
         ("train.window", 20, "a multiple of 8"),
         ("train.learning_rate", 0.0, "above 0"),
+        ("train.learning_rate", float("inf"), "finite"),
+        ("train.seed", -1, "from 0 to"),
+        ("train.seed", 2**32, "from 0 to"),
         ("train.cooldown", 10**9, "from 0 to"),
         ("network.widths", (), "filters of each level"),
         ("network.reduction", 3, "choose 1 or 2"),
