@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,6 +33,7 @@ _FOLDS = flags.DEFINE_list("folds", None, "Folds to run, such as 0,3; by default
 _INPUTS = flags.DEFINE_string("inputs", None, "Inputs, such as T1,T2,DIR; by default the config's.")
 
 _FIELD = re.compile(r"--?config\.([^=]+)")
+_NUMBER = re.compile("[0-9]{1,9}")
 _NO_FIELD = re.compile(r"'(\w+Config)' object has no attribute '(\w+)'")
 
 
@@ -57,7 +59,7 @@ def _cross_validate(config: Config, workdir: Path, console: Console) -> None:
         validate(config),
         workdir,
         _source(config, console),
-        folds=None if _FOLDS.value is None else [_fold(text) for text in _FOLDS.value],
+        folds=None if _FOLDS.value is None else _parse_folds(_FOLDS.value),
         console=console,
     )
 
@@ -98,10 +100,16 @@ def _parse(names: str) -> tuple[str, ...]:
         raise InputError(f"--inputs: {error}") from None
 
 
-def _fold(text: str) -> int:
-    if not text.strip().isdigit():
-        raise InputError(f"--folds: {text!r} is not the number of a fold; give numbers such as 0,3")
-    return int(text)
+def _parse_folds(texts: Sequence[str]) -> list[int]:
+    """Returns the numbers of folds, each once."""
+    if not texts:
+        raise InputError("--folds is empty; give numbers such as 0,3, or omit it for all folds")
+    for text in texts:
+        if not _NUMBER.fullmatch(text.strip()):
+            raise InputError(
+                f"--folds: {text!r} is not the number of a fold; give numbers such as 0,3"
+            )
+    return list(dict.fromkeys(map(int, texts)))
 
 
 def parse_flags(argv: list[str]) -> list[str]:

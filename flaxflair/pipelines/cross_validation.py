@@ -31,7 +31,14 @@ from flaxflair.networks.network import count_parameters
 from flaxflair.pipelines.fold_scoring import score_fold
 from flaxflair.pipelines.fold_training import train_folds
 from flaxflair.pipelines.job import Job, steps_per_epoch
-from flaxflair.pipelines.run_state import expect_config, is_done, occupied, take_folds
+from flaxflair.pipelines.run_state import (
+    expect_config,
+    expect_outside,
+    find_twins,
+    is_done,
+    occupied,
+    take_folds,
+)
 from flaxflair.pipelines.summary import summarize, tabulate, tabulate_saliency
 from flaxflair.runtime.environment import describe_machine
 from flaxflair.runtime.progress import EventLog
@@ -78,6 +85,7 @@ def run(
     found = find_sessions(source, config.data.inputs, patterns=patterns)
     for files in found:
         choose_images(files)  # fails on missing images before anything is written
+    expect_outside(workdir, [source])
     with occupied(workdir):
         job = _start(config, workdir, source, found, folds, console)
         for fold, trained in train_folds(job, [n for n in job.wanted if not is_done(workdir, n)]):
@@ -102,6 +110,8 @@ def _start(
             split(heldout, fold)
             is_done(workdir, fold)  # fails on a damaged model before minutes of reading
         subjects = _load_subjects(config, found)
+    for sentence in find_twins(found, config.data.inputs, folds_record["read"]):
+        console.print(f"{source}: {sentence}")
     stored = {"source": str(source.resolve()), "config": json.loads(fields.to_json(config))}
     write_json(workdir / "config.json", stored)
     write_json(workdir / "folds.json", folds_record)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,25 @@ def is_done(workdir: Path, fold: int) -> bool:
     return True
 
 
+def expect_outside(workdir: Path, sources: Iterable[Path]) -> None:
+    """Checks that a run does not write among the files that it reads.
+
+    A folder below `derivatives/` of a data set is accepted.
+
+    Raises:
+      InputError: `workdir` is a data set or lies in one, or a data set is what the run writes.
+    """
+    folder = workdir.resolve()
+    for source in sources:
+        root = source.resolve()
+        within = folder.is_relative_to(root) and root / "derivatives" not in folder.parents
+        if within or root == folder / "derivative":
+            raise InputError(
+                f"{workdir}: is the data set {source} or lies in it; name another --workdir, "
+                f"such as {source / 'derivatives' / 'flaxflair'}"
+            )
+
+
 def expect_config(workdir: Path, config: Config, source: Path) -> None:
     """Checks that a run to be resumed has the same configuration.
 
@@ -69,6 +88,11 @@ def expect_config(workdir: Path, config: Config, source: Path) -> None:
     if not path.is_file():
         return
     stored = read_object(path, REMEDY)
+    if "library" in stored:
+        raise InputError(
+            f"{workdir}: holds the training of a universal model, and a cross-validation is asked "
+            "for; name another --workdir"
+        )
     try:
         stored_config = fields.from_json(json.dumps(stored["config"]))
         differences = fields.differences(config, stored_config)
@@ -143,6 +167,33 @@ def expect_unchanged(
         more = len(changes) - _MAX_CHANGES
         shown = "; ".join(changes[:_MAX_CHANGES]) + (f"; and {more} more" if more > 0 else "")
         raise InputError(f"{workdir}: {what} has changed since this run began ({shown}); {REMEDY}")
+
+
+def find_twins(
+    found: Sequence[SessionFiles], inputs: Sequence[str], read: Mapping[str, Fingerprint]
+) -> list[str]:
+    """Returns one sentence for each pair of participants that have an image in common.
+
+    Args:
+      found: sessions of the data set.
+      inputs: names of the input sequences.
+      read: session -> fingerprint.
+    """
+    first: dict[str, str] = {}  # digest -> participant
+    shared: dict[tuple[str, str], str] = {}  # two participants -> an image of the second
+    for files in found:
+        for image in files.images:
+            digest = read[files.name].get(image.relative)
+            if digest is None or image.sequence not in (*inputs, TARGET):
+                continue
+            other = first.setdefault(digest, files.participant)
+            if other != files.participant:
+                shared.setdefault((other, files.participant), image.relative)
+    return [
+        f"{path} is also an image of {one}, so one head may be trained on and held out; remove "
+        f"{one} or {other}"
+        for (one, other), path in shared.items()
+    ]
 
 
 def _expect_folds(path: Path, stored: Mapping[str, Any]) -> None:

@@ -26,8 +26,8 @@ from flaxflair.models import checkpoints
 from flaxflair.models.saving import UNIVERSAL_FILE, export_model, load_model
 from flaxflair.models.universal import UniversalModel, make_network
 from flaxflair.networks.network import ConditionalNetwork, Params, count_parameters
-from flaxflair.pipelines.run_state import occupied
-from flaxflair.pipelines.universal_sources import open_or_make_sources
+from flaxflair.pipelines.run_state import expect_outside, occupied
+from flaxflair.pipelines.universal_sources import expect_window, open_or_make_sources
 from flaxflair.runtime.environment import describe_machine
 from flaxflair.runtime.progress import Bar, EventLog, show_bar
 from flaxflair.runtime.signals import Interrupted, deferred
@@ -64,19 +64,19 @@ def train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesis
         training has diverged, and the checkpoint before is kept.
       Interrupted: a signal was received; the state is saved.
     """
+    expect_outside(workdir, map(Path, config.real.roots))
     with occupied(workdir):
         return _train(config, workdir, console)
 
 
 def _train(config: UniversalConfig, workdir: Path, console: Console) -> SynthesisState:
-    begun = any((workdir / "last").glob("[0-9]*"))
-    if begun:
-        _expect_config(config, workdir / "config.json")
+    options = config.train
+    begun = _expect_own_training(config, workdir)
     library, sessions = open_or_make_sources(config, workdir, console, begun=begun)
+    expect_window(options.window, library, sessions)
     # Not before: a command whose folders cannot be read binds no later one.
     write_json(workdir / "config.json", dataclasses.asdict(config))
     network = make_network(config.network)
-    options = config.train
     cooldown = (options.steps - options.cooldown, options.cooldown) if options.cooldown else None
     optimizer = make_synthesis_optimizer(
         options.learning_rate,
@@ -105,6 +105,7 @@ def _train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesi
     )
     first = int(state.step)
     if first >= options.steps:
+        _report_finished(state, config, workdir, event_log, console)
         return state
     last = state
     with (
@@ -150,6 +151,22 @@ def _fit(
         yield state
 
 
+def _report_finished(
+    state: SynthesisState,
+    config: UniversalConfig,
+    workdir: Path,
+    event_log: EventLog,
+    console: Console,
+) -> None:
+    path = workdir / UNIVERSAL_FILE
+    if not path.is_file():  # the process was killed after the last checkpoint
+        _save(workdir, state, config, event_log)
+    console.print(
+        f"{path}: is finished, with {int(state.step)} steps done of {config.train.steps}; "
+        "a larger --config.train.steps continues"
+    )
+
+
 def _save(
     workdir: Path, state: SynthesisState, config: UniversalConfig, event_log: EventLog
 ) -> None:
@@ -170,6 +187,19 @@ def _save(
 
 def _expect_finite(config: UniversalConfig, workdir: Path, step: int, values: object) -> None:
     expect_finite(values, f"{workdir}: step {step}", config.train.learning_rate)
+
+
+def _expect_own_training(config: UniversalConfig, workdir: Path) -> bool:
+    """Returns whether `workdir` holds weights, which have to be of this configuration."""
+    if (workdir / "folds.json").exists():
+        raise InputError(
+            f"{workdir}: holds a cross-validation, and the training of a universal model is asked "
+            "for; name another --workdir"
+        )
+    begun = any((workdir / "last").glob("[0-9]*"))
+    if begun:
+        _expect_config(config, workdir / "config.json")
+    return begun
 
 
 def _expect_config(config: UniversalConfig, path: Path) -> None:

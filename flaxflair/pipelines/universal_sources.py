@@ -27,8 +27,8 @@ from flaxflair.io.fingerprints import digest_file, fingerprint
 from flaxflair.io.session_files import SessionFiles, find_sessions
 from flaxflair.pipelines.run_state import REMEDY, expect_unchanged
 from flaxflair.simulation.generator.anatomies import find_library, load_library
-from flaxflair.simulation.generator.storage import save_library
-from flaxflair.training.real_windows import make_session, save_session
+from flaxflair.simulation.generator.storage import open_library, save_library
+from flaxflair.training.real_windows import make_session, open_session, save_session
 
 _LIBRARY, _REAL, _RECORD = "library", "real", "sources.json"
 _MOST_LISTED = 20  # participants in a message
@@ -91,6 +91,23 @@ def open_or_make_sources(
         if not begun:
             write_json(record, stored)
     return workdir / _LIBRARY, tuple(workdir / name for name in parts if name != _LIBRARY)
+
+
+def expect_window(edge: int, library: Path, sessions: Sequence[Path]) -> None:
+    """Checks that a window fits into every head and every real session.
+
+    Raises:
+      InputError: one is smaller along an axis; the message names the smallest.
+    """
+    heads = open_library(library).anatomies
+    sizes = [(min(head.classes.shape), f"a head of {library}") for head in heads]
+    sizes += [(min(open_session(folder).brain.shape), str(folder)) for folder in sessions]
+    size, where = min(sizes)
+    if edge > size:
+        raise InputError(
+            f"config.train.window is {edge}, and {where} has {size} voxels along an axis; choose "
+            f"at most {size}"
+        )
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from flaxflair.core.atomic_files import WriteError
 
 
 class EventLog:
@@ -19,10 +23,24 @@ class EventLog:
         self._path = path
 
     def write(self, event: str, **values: object) -> None:
-        """Appends one event with its time in UTC."""
+        """Appends one event with its time in UTC.
+
+        Raises:
+          WriteError: the disk is full or the file read-only; the line is not begun.
+        """
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"time": stamp, "event": event, **values}) + "\n")
+        line = (json.dumps({"time": stamp, "event": event, **values}) + "\n").encode()
+        try:
+            with open(self._path, "ab", buffering=0) as stream:
+                size = stream.tell()
+                if stream.write(line) != len(line):
+                    stream.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise WriteError(
+                f"{self._path}: cannot be written ({error.strerror}); free space there or name "
+                "another folder"
+            ) from None
 
 
 class Bar:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from flaxflair.config import Config
 from flaxflair.core.atomic_files import WriteError
@@ -220,6 +221,54 @@ def test_a_second_process_in_a_workdir_is_refused_with_the_first(place: Path):
     first.join()
     assert run(config(), place / "run", place / "data")["folds"] == [0, 1]
     assert not (place / "run/.lock").exists()
+
+
+@pytest.mark.parametrize("name", ["data", "data/run", "data/sub-01/x", "data/derivatives"])
+def test_a_run_in_its_data_set_is_refused(name: str, place: Path):
+    before = sorted((place / "data").rglob("*"))
+    with pytest.raises(InputError, match=r"is the data set .*data or lies in it; name another"):
+        run(config(), place / name, place / "data")
+    assert sorted((place / "data").rglob("*")) == before
+
+
+def test_a_data_set_that_a_run_would_write_is_refused(place: Path):
+    (place / "data").rename(place / "derivative")
+    with pytest.raises(InputError, match="is the data set"):
+        run(config(), place, place / "derivative")
+
+
+def test_a_run_may_be_a_derivative_of_its_data_set(place: Path):
+    assert run(config(), place / "data/derivatives/run", place / "data", folds=[0])["folds"] == [0]
+    run(config(), place / "data/derivatives/run", place / "data")
+
+
+def test_the_folder_of_a_universal_model_is_refused(place: Path):
+    (place / "run/config.json").write_text('{"library": {"labels": ""}}')
+    with pytest.raises(InputError, match="run: holds the training of a universal model, and"):
+        run(config(), place / "run", place / "data")
+
+
+READ = ("space-FLAIR_desc-preproc_T1w", "space-FLAIR_desc-preproc_T2w", "desc-preproc_FLAIR")
+
+
+@pytest.mark.parametrize("same", [*READ, "PDw", "every", "none"])
+def test_one_image_of_two_participants_is_told_once(
+    same: str, place: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = place / "data"
+    for path in [p for p in data.rglob("*sub-01*") if p.is_file()]:
+        copy = Path(str(path).replace("sub-01", "sub-99"))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    with open(data / "participants.tsv", "a", encoding="utf-8") as table:
+        table.write("sub-99\tMS\n")
+    for name in READ:
+        if same not in (name, "every"):
+            change_voxel(f"sub-99_{name}.nii.gz")(data)
+    run(config(), place / "new", data, folds=[0], console=Console(width=500))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "is also an image of" in line]
+    assert len(lines) == (same not in ("PDw", "none"))  # the PD is not read
+    assert all("sub-99" in line and "of sub-01, so one head" in line for line in lines)
 
 
 def test_a_run_that_never_began_leaves_no_folder(place: Path):

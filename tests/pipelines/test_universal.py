@@ -19,7 +19,7 @@ from flaxflair.core.records import InputError
 from flaxflair.io.bids import write_json
 from flaxflair.models.saving import UNIVERSAL_FILE, load_model
 from flaxflair.pipelines import universal, universal_sources
-from flaxflair.pipelines.universal_sources import open_or_make_sources
+from flaxflair.pipelines.universal_sources import expect_window, open_or_make_sources
 from flaxflair.simulation.generator.anatomies import Library
 from flaxflair.simulation.generator.storage import open_library, save_library
 from flaxflair.training.real_windows import RealSession, make_session
@@ -89,12 +89,19 @@ def sources_of(config: UniversalConfig, workdir: Path, *, begun: bool = False) -
     return [folder.name for folder in sessions]
 
 
-def test_a_training_cut_off_and_resumed_ends_with_the_same_weights(tmp_path, files):
+def test_a_training_cut_off_and_resumed_ends_with_the_same_weights(tmp_path, files, capsys):
     undisturbed = universal.train(tiny(4, files), tmp_path / "whole", CONSOLE)
     parts = tmp_path / "parts"
     universal.train(tiny(2, files), parts, CONSOLE)
     resumed = universal.train(tiny(4, files), parts, CONSOLE)
     assert int(resumed.step) == 4
+    (parts / UNIVERSAL_FILE).unlink()  # as if killed before it was written
+    for steps in (4, 3):
+        again = universal.train(tiny(steps, files), parts, Console(width=500))
+        message = f"{parts / UNIVERSAL_FILE}: is finished, with 4 steps done of {steps}"
+        assert message in capsys.readouterr().out
+        assert int(again.step) == 4
+        load_model(parts)
     for a, b in zip(jax.tree.leaves(undisturbed), jax.tree.leaves(resumed), strict=True):
         assert_array_equal(a, b)
 
@@ -194,6 +201,37 @@ def test_another_configuration_of_the_same_folder_is_refused(tmp_path, files):
     other.train.learning_rate = 0.5
     with pytest.raises(InputError, match=r"train\.learning_rate 0\.0015 and 0\.5"):
         universal.train(other, workdir, CONSOLE)
+
+
+def test_the_folder_of_a_cross_validation_is_refused(tmp_path, files):
+    write_json(tmp_path / "folds.json", {})
+    with pytest.raises(InputError, match="holds a cross-validation, and the training of a univ"):
+        universal.train(tiny(1, files), tmp_path, CONSOLE)
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_window_larger_than_a_session_or_head_is_refused(session, tmp_path, files):
+    config = with_real(files, write_real(tmp_path / "data"))
+    size = min(session.brain.shape)
+    folder, sessions = open_or_make_sources(config, tmp_path, CONSOLE, begun=False)
+    expect_window(min(size, 96), folder, sessions)
+    with pytest.raises(InputError, match=rf"window is 400, and .* has {min(size, 96)} voxels"):
+        expect_window(400, folder, sessions)
+    with pytest.raises(InputError, match=r"window is 97, and a head of .*library has 96 voxels"):
+        expect_window(97, folder, [])
+    config.train.window = 400
+    with pytest.raises(InputError, match=r"config\.train\.window is 400"):
+        universal.train(config, tmp_path / "run", CONSOLE)
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("name", ["data", "data/run", "data/sub-01"])
+def test_a_folder_in_a_data_set_that_is_read_is_refused(name, tmp_path, files):
+    config = with_real(files, write_real(tmp_path / "data"))
+    before = sorted((tmp_path / "data").rglob("*"))
+    with pytest.raises(InputError, match=r"is the data set .* or lies in it; name another"):
+        universal.train(config, tmp_path / name, CONSOLE)
+    assert sorted((tmp_path / "data").rglob("*")) == before
 
 
 @pytest.mark.parametrize("saving", [0.0, 1e9])  # after each step, and only at the end

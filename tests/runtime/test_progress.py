@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flaxflair.core.atomic_files import WriteError
 from flaxflair.runtime.progress import EventLog, format_seconds, show_bar
 from flaxflair.runtime.signals import Interrupted, deferred
+from tests.disks import no_room_beyond
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,18 @@ def test_event_log_appends_one_json_line_per_event(tmp_path: Path):
     assert [json.loads(line)["run"] for line in lines] == [0, 1]
     assert json.loads(lines[0])["event"] == "epoch"
     assert json.loads(lines[0])["time"].endswith("Z")
+
+
+@pytest.mark.parametrize("size", [0, 30, 200])  # of the disk: no line, half a line, some lines
+def test_a_full_disk_is_told_with_the_file_and_leaves_whole_lines(size: int, tmp_path: Path):
+    log = EventLog(tmp_path / "log.jsonl")
+    full = pytest.raises(WriteError, match=r"log\.jsonl: cannot be written \(.*\); free space")
+    with no_room_beyond(size), full:
+        for step in range(9):
+            log.write("saved", step=step)
+    log.write("saved", step=9)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(len(lines) - 1), 9]
 
 
 def test_bar_on_a_pipe_shows_its_last_state():
