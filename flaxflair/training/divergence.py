@@ -24,6 +24,6 @@ def expect_finite(values: object, where: str, learning_rate: float) -> None:
     """
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(values)):
         raise InputError(
-            f"{where}: loss or weights are not finite, for the training has diverged; lower "
+            f"{where}: loss or weights are not finite, because the training diverged; lower "
             f"config.train.learning_rate ({learning_rate:g}) and name another --workdir"
         )
