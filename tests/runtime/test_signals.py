@@ -22,6 +22,7 @@ from flaxflair.runtime.process_pool import run_in_parallel
 from flaxflair.runtime.signals import Interrupted
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a background shell
     print("ready", flush=True)
     try:
         run_in_parallel({name: partial(time.sleep, 600) for name in "abc"}, 2)
@@ -30,12 +31,13 @@ if __name__ == "__main__":
         sys.exit(128 + reason.number)
 """
 SIMULATION = """
-import sys
+import signal, sys
 from pathlib import Path
 from flaxflair.runtime.signals import deferred
 from flaxflair.training.universal_batches import Source, simulate_ahead
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     source = Source(Path(sys.argv[1]), 0, 16, 1, 1)
     with deferred() as signalled, simulate_ahead(source, 0, 2) as batches:
         print("ready", flush=True)
@@ -67,10 +69,6 @@ def _all_end(group: int) -> bool:
     return not _members(group)
 
 
-def _default_signals() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background process ignores it
-
-
 def _start(code: str, tmp_path: Path) -> subprocess.Popen[str]:
     (tmp_path / "script.py").write_text(code)
     return subprocess.Popen(
@@ -79,7 +77,6 @@ def _start(code: str, tmp_path: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=_default_signals,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
 

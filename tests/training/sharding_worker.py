@@ -88,7 +88,7 @@ def forward_and_gradients(forward: Callable, params: Params, images: Array) -> t
 
     The sum goes over rows that weigh ever more, so that a row in the wrong place shows.
     """
-    rows = jnp.arange(1.0, images.shape[1] + 1)[:, None, None]
+    rows = jnp.arange(1.0, images.shape[1] + 1)[None, :, None, None]
 
     def energy(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         flair = forward(params, images)
