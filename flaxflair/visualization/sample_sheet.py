@@ -20,6 +20,7 @@ SHOWN = ("T1", "T2")  # input sequences of the sheet, above the FLAIR
 _SHAPE = (168, 208, 16)  # mm around the middle of a brain; thin, for only one slice is shown
 _COLUMNS = 8
 _INCHES = 1.5  # width of a slice
+_TITLE_INCHES = 0.15  # height of the titles of the first row
 
 
 def draw_sample_sheet(
@@ -94,7 +95,8 @@ def _draw(
                 axis = axes[3 * row + offset, column]
                 axis.imshow(image.T, cmap="gray", vmin=0, vmax=_white_point(name), origin="lower")
         axes[3 * row, column].set_title(title, color="white", fontsize=6)
-    figure.subplots_adjust(0, 0, 1, 0.98, 0.02, 0.06)
+    inches = _INCHES * 1.25 * height
+    figure.subplots_adjust(0, 0, 1, 1 - _TITLE_INCHES / inches, 0.02, 0.06)
     return figure
 
 
