@@ -9,6 +9,7 @@ the content of outputs.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,8 +70,14 @@ class Receipts:
         """
         with contextlib.suppress(FileNotFoundError):
             os.replace(self._path(files), self._path(files, earlier=True))
-        for part in self._folder(files).glob(".*.part"):
-            part.unlink(missing_ok=True)
+        page, receipt = self._page(files), self._path(files)
+        for folder, start in (
+            (self._folder(files), ""),
+            (page.parent, page.name),
+            (receipt.parent, receipt.name),
+        ):
+            for part in folder.glob(f".{glob.escape(start)}*.part"):
+                part.unlink(missing_ok=True)
         return self._stamp(files)
 
     def finish(

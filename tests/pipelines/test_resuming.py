@@ -143,8 +143,13 @@ def test_overwriting_recomputes_all_sessions(place: Path):
 def test_a_session_that_was_cut_off_is_recomputed_and_its_partial_files_are_removed(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    left = place / "out/sub-01/anat/.sub-01_desc-synth_FLAIR.nii.gz.0123.part"
-    left.write_bytes(b"half")
+    partial = [
+        place / "out/sub-01/anat/.sub-01_desc-synth_FLAIR.nii.gz.0123.part",
+        place / "out/.sub-01.html.0123.part",
+        receipt(place).with_name(f".{receipt(place).name}.0123.part"),
+    ]
+    for left in partial:
+        left.write_bytes(b"half")
     change_voxel(place)
 
     def die(*_: object, **__: object) -> None:
@@ -156,7 +161,7 @@ def test_a_session_that_was_cut_off_is_recomputed_and_its_partial_files_are_remo
             again(place)
     assert not receipt(place).exists()
     assert again(place) == ("sub-02",)
-    assert not left.exists()
+    assert not any(left.exists() for left in partial)
 
 
 OUTPUTS = ("sub-01_a.nii.gz", "sub-01_b.nii.gz", "sub-01_b.json")
