@@ -266,7 +266,8 @@ def saliency(args: argparse.Namespace) -> None:
     paths = _sequence_files(args)
     if TARGET not in paths:
         raise InputError("saliency requires the true FLAIR; give --flair")
-    files = name_files(paths, wanted_inputs(model), flair="needed", brain=args.brain)
+    named = name_files(paths, wanted_inputs(model), flair="needed", brain=args.brain)
+    files = choose_inputs(model, named)
     expect_writable(next(p for p in (args.out, *args.out.absolute().parents) if p.exists()))
     maps_of = {name: args.out / f"{name}_p3s.nii.gz" for name in files.inputs}
     if args.out.is_dir():

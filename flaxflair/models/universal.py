@@ -187,7 +187,7 @@ def saliency_maps(
       model: from `load_model`.
       subject: with one or more of `INPUTS`.
       flair: [x, y, z], the true FLAIR on the subject's grid.
-      tile_voxels: voxels computed at once, about 1 kB each; 0 for the whole grid. Tiles overlap by
+      tile_voxels: voxels computed at once, about 1.3 kB each; 0 for the whole grid. Tiles overlap by
         twice the network's radius.
 
     Returns:

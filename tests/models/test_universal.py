@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from flaxflair.cli import main
 from flaxflair.config.universal import ConditionalConfig
 from flaxflair.core.records import InputError, Subject, Volume
 from flaxflair.core.sequences import INPUTS
@@ -259,3 +260,20 @@ def test_the_shipped_model_makes_fluid_dark_and_grey_matter_brighter_than_white(
 def test_a_warning_of_a_foreign_model_cannot_control_the_terminal(tiny: UniversalModel):
     warned = replace(tiny, about={"Warning": "red\x1b[31m bell\x07"})
     assert warned.warnings == ("red�[31m bell�",)
+
+
+def test_the_command_writes_a_map_of_each_given_sequence(
+    tiny: UniversalModel, phantom: Path, tmp_path: Path
+):
+    export_model(tiny, tmp_path / "tiny.safetensors")
+    start = phantom / "sub-01/anat/sub-01"
+    command = ["saliency", "--prepared", "--model", str(tmp_path / "tiny.safetensors")]
+    command += ["--t2w", f"{start}_space-FLAIR_desc-preproc_T2w.nii.gz"]
+    command += ["--t1w", f"{start}_space-FLAIR_desc-preproc_T1w.nii.gz"]
+    command += ["--flair", f"{start}_desc-preproc_FLAIR.nii.gz"]
+    command += ["--brain", f"{start}_space-FLAIR_desc-brain_mask.nii.gz"]
+    assert main([*command, "--out", str(tmp_path / "maps")]) == 0
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {
+        "T1_p3s.nii.gz",
+        "T2_p3s.nii.gz",
+    }
