@@ -187,8 +187,8 @@ def saliency_maps(
       model: from `load_model`.
       subject: with one or more of `INPUTS`.
       flair: [x, y, z], the true FLAIR on the subject's grid.
-      tile_voxels: voxels computed at once, about 1.3 kB each; 0 for the whole grid. Tiles overlap by
-        twice the network's radius.
+      tile_voxels: voxels computed at once, about 1.3 kB each; 0 for the whole grid. Tiles overlap
+        by twice the network's radius.
 
     Returns:
       float32[x, y, z, m], one map per sequence of the subject, in squared standard levels (white
