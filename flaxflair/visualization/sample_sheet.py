@@ -20,7 +20,7 @@ SHOWN = ("T1", "T2")  # input sequences of the sheet, above the FLAIR
 _SHAPE = (168, 208, 16)  # mm around the middle of a brain; thin, for only one slice is shown
 _COLUMNS = 8
 _INCHES = 1.5  # width of a slice
-_TITLE_INCHES = 0.15  # height of the titles of the first row
+_TITLE_INCHES = 0.22  # height of the titles of the first row
 
 
 def draw_sample_sheet(
