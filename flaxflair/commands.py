@@ -225,8 +225,8 @@ def _predict_files(args: argparse.Namespace, model: AnyModel) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Scores a synthetic FLAIR against the true one."""
     if args.json is not None:
-        inputs = (args.synthetic, args.true, args.t1w, args.brain, args.lesions)
-        expect_output(args.json, inputs, (".json",))
+        read = (args.synthetic, args.true, args.t1w, args.brain, args.lesions)
+        expect_output(args.json, read, (".json",))
     paths = {TARGET: args.true} | ({} if args.t1w is None else {"T1": args.t1w})
     inputs = tuple(name for name in paths if name != TARGET)
     files = name_files(paths, inputs, flair="needed", brain=args.brain, lesions=args.lesions)

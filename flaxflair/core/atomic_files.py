@@ -41,22 +41,27 @@ def expect_writable(folder: Path) -> None:
         raise WriteError(f"{folder}: is read-only; name a folder that you may write to")
 
 
-def expect_output(out: Path, inputs: Iterable[Path | None], suffixes: tuple[str, ...]) -> None:
+def expect_output(
+    out: Path,
+    inputs: Iterable[Path | None],
+    suffixes: tuple[str, ...],
+    what: str = "the output",
+) -> None:
     """Checks that an output file does not replace an input and can be written.
 
     Args:
       out: file to write.
       inputs: files that are read; None for one that is not given. The extension protects others.
       suffixes: extensions of the format that is written.
+      what: see `expect_name`.
 
     Raises:
-      WriteError: it has another extension, is a folder or an input, or its folder is missing or
-        read-only.
+      WriteError: it has another extension or is an input, or its folder is missing or read-only; or
+        see `expect_name`.
     """
     if not out.name.endswith(suffixes) or out.name in suffixes:
         raise WriteError(f"{out}: is written as {' or '.join(suffixes)}; name such a file")
-    if out.is_dir():
-        raise WriteError(f"{out}: is a folder; name a file")
+    expect_name(out, what)
     if out.resolve() in [path.resolve() for path in inputs if path is not None]:
         raise WriteError(f"{out}: is one of the inputs; name another file to write")
     expect_writable(out.parent)

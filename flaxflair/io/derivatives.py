@@ -17,7 +17,7 @@ from flaxflair.core.records import Array, GeometryError, Subject, Volume
 from flaxflair.core.sequences import SEQUENCES
 from flaxflair.imaging.orientation import from_native, to_native
 from flaxflair.io import bids
-from flaxflair.io.nifti import IMAGE_SUFFIXES, expect_image_output, read_volume, write_volume
+from flaxflair.io.nifti import expect_image_output, read_volume, write_volume
 
 NAME = "Synthetic FLAIR and saliency"
 
@@ -86,17 +86,13 @@ def expect_file(out: Path, inputs: Iterable[Path], page: Path | None = None) -> 
       page: HTML page to write; None for none.
 
     Raises:
-      WriteError: see `expect_image_output` and `expect_name`; or its sidecar is the sidecar of an
-        input.
+      WriteError: see `expect_output`; or its sidecar is the sidecar of an input.
     """
     inputs = list(inputs)
-    if out.name.endswith(IMAGE_SUFFIXES):
-        expect_name(out, "the image")
     expect_image_output(out, inputs)
     expect_name(bids.sidecar(out), f"the sidecar of {out.name}")
     if page is not None:
-        expect_name(page, f"the page of {out.name}")
-        expect_output(page, inputs, (".html",))
+        expect_output(page, inputs, (".html",), f"the page of {out.name}")
     sidecar = bids.sidecar(out).resolve()
     for path in inputs:
         if bids.sidecar(path).resolve() == sidecar:

@@ -145,7 +145,7 @@ def expect_image_output(out: Path, inputs: Iterable[Path | None]) -> None:
     Raises:
       WriteError: see `expect_output`.
     """
-    expect_output(out, inputs, IMAGE_SUFFIXES)
+    expect_output(out, inputs, IMAGE_SUFFIXES, "the image")
 
 
 def pack_volume(array: Array, affine: Array, low: float, high: float) -> bytes:

@@ -108,7 +108,7 @@ def run_case(case: Case, folder: Path) -> Outcome:
     if not output:
         return Outcome(case.name, f"signal {os.WTERMSIG(status)}", "", seconds, 0)
     kind, what, peak = json.loads(output)
-    return Outcome(case.name, kind, what, seconds, peak)
+    return Outcome(case.name, kind, what.replace(f"{folder}/", ""), seconds, peak)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
