@@ -117,6 +117,47 @@ def test_lesions_are_bright_on_the_flair_and_fluid_is_dark(library):
     assert np.mean(flair, where=fluid) == pytest.approx(0.25, abs=0.01)
 
 
+def test_grey_matter_of_the_target_varies_as_little_as_in_scanned_flairs(library):
+    window = middle(library, 24)
+    none = draw_lesions(
+        np.random.default_rng(0), window, library.lesions, LesionRanges(healthy_share=1), 0
+    )
+    plain = replace(Ranges().tissue, texture_t1_sd=(0, 0), texture_t2_sd=(0, 0))
+    grey = (window.grey > 0.99) & (window.fluid < 0.01)
+    ratios = []
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        relaxation = draw_relaxation(rng, window.shape, plain, LesionRanges())
+        flair = make_target(window, relaxation, none)
+        white = np.median(flair[(window.white > 0.99) & (none.load + none.halo < 0.01)])
+        ratios.append(float(np.median(flair[grey]) / white))
+    assert np.mean(ratios) == pytest.approx(1.2, abs=0.1)
+    assert np.std(ratios) < 0.1
+
+
+def test_inputs_at_low_field_share_the_target_with_those_at_high_field(library):
+    window = middle(library)
+    none = draw_lesions(np.random.default_rng(0), window, library.lesions, LesionRanges(), None)
+    targets = []
+    for share in (0.0, 1.0):
+        tissue = replace(
+            Ranges().tissue,
+            low_field_share=share,
+            low_field_t1=(0.7, 0.7),
+            low_field_t2=(1.1, 1.1),
+            texture_t1_sd=(0, 0),
+            texture_t2_sd=(0, 0),
+            texture_pd_sd=(0, 0),
+            person_sd=0,
+            t1_sd=0,
+            t2_sd=0,
+            pd_sd=0,
+        )
+        relaxation = draw_relaxation(np.random.default_rng(1), window.shape, tissue, LesionRanges())
+        targets.append(make_target(window, relaxation, none))
+    assert_allclose(targets[0], targets[1], rtol=1e-5, atol=1e-6)
+
+
 def test_healthy_sample_has_no_lesions(library):
     ranges = replace(LesionRanges(), healthy_share=1, rim_share=0)
     lesions = draw_lesions(np.random.default_rng(0), middle(library), library.lesions, ranges, 0)

@@ -6,7 +6,7 @@ A new contrast is a line in `TIMINGS`. Independent of voxel size, noise and moti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,7 @@ class Relaxation:
       lesion: float64[3, 3], T1, T2 and proton density at severities 0, 1/2 and 1.
       texture: float32[3, x, y, z], deviations of the logarithms of T1, T2 and proton density.
       low_field: whether the field strength is 1.5 T; otherwise 3 T.
+      field_factors: T1 and T2 of tissue at this field strength, relative to 3 T.
     """
 
     t1: Array
@@ -45,6 +46,20 @@ class Relaxation:
     lesion: Array
     texture: Array
     low_field: bool
+    field_factors: tuple[float, float] = (1.0, 1.0)
+
+    def at_high_field(self) -> Relaxation:
+        """Returns the relaxation of the same tissues at 3 T."""
+        t1_factor, t2_factor = self.field_factors
+        water = members("fluid")
+        return replace(
+            self,
+            t1=np.where(water, self.t1, self.t1 / t1_factor),
+            t2=np.where(water, self.t2, self.t2 / t2_factor),
+            lesion=self.lesion / np.array([[t1_factor], [t2_factor], [1.0]]),
+            low_field=False,
+            field_factors=(1.0, 1.0),
+        )
 
 
 def draw_relaxation(
@@ -62,8 +77,8 @@ def draw_relaxation(
       lesions: ranges of lesion relaxation.
     """
     low_field = bool(rng.random() < ranges.low_field_share)
-    t1_factor = rng.uniform(*ranges.low_field_t1) if low_field else 1.0
-    t2_factor = rng.uniform(*ranges.low_field_t2) if low_field else 1.0
+    t1_factor = float(rng.uniform(*ranges.low_field_t1)) if low_field else 1.0
+    t2_factor = float(rng.uniform(*ranges.low_field_t2)) if low_field else 1.0
     # The relaxation of fluid does not depend on the field strength.
     water = members("fluid")
 
@@ -71,18 +86,17 @@ def draw_relaxation(
         spread = np.exp(sd * rng.standard_normal(len(values)))
         return np.array(values) * spread * np.where(water, 1.0, factor)
 
-    t1 = vary([c.t1 for c in CLASSES], ranges.t1_sd, t1_factor)
-    t2 = vary([c.t2 for c in CLASSES], ranges.t2_sd, t2_factor)
+    t1_person, t2_person = np.exp(ranges.person_sd * rng.standard_normal(2))
+    t1 = vary([c.t1 for c in CLASSES], ranges.t1_sd, t1_factor * t1_person)
+    t2 = vary([c.t2 for c in CLASSES], ranges.t2_sd, t2_factor * t2_person)
     pd = vary([c.pd for c in CLASSES], ranges.pd_sd, 1.0)
     lesion = np.array([lesions.t1, lesions.t2, lesions.pd])
-    lesion = lesion * np.exp(
-        0.5
-        * np.array([[ranges.t1_sd], [ranges.t2_sd], [ranges.pd_sd]])
-        * rng.standard_normal((3, 1))
-    )
+    sds = np.array([[ranges.t1_sd], [ranges.t2_sd], [ranges.pd_sd]])
+    lesion = lesion * np.exp(sds * rng.standard_normal((3, 1)))
     # Scaled with white matter, so that T1 and T2 of lesions remain longer than white matter's.
     lesion *= np.array([[t1[WHITE] / CLASSES[WHITE].t1], [t2[WHITE] / CLASSES[WHITE].t2], [1.0]])
-    return Relaxation(t1, t2, pd, lesion, _draw_texture(rng, shape, ranges), low_field)
+    texture = _draw_texture(rng, shape, ranges)
+    return Relaxation(t1, t2, pd, lesion, texture, low_field, (t1_factor, t2_factor))
 
 
 def _draw_texture(
@@ -189,8 +203,11 @@ def _lesion_signals(relaxation: Relaxation, protocol: Protocol) -> Array:
 def make_target(window: Window, relaxation: Relaxation, lesions: LesionFields) -> Array:
     """Returns the noise-free target FLAIR, float32[x, y, z]: white matter 1, fluid 0.25.
 
-    A perfect inversion would null fluid; flow and partial saturation leave residual signal.
+    The scan is at 3 T whatever the field strength of the inputs, of which inputs at standard tissue
+    levels show little. A perfect inversion would null fluid; flow and partial saturation leave
+    residual signal.
     """
+    relaxation = relaxation.at_high_field()
     table = _signals(relaxation, CANONICAL)
     table = np.where(members("fluid"), TARGET_FLUID * table[WHITE], table)
     lesion = _lesion_signals(relaxation, CANONICAL)
