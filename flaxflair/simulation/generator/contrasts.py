@@ -103,7 +103,7 @@ def _draw_texture(
     rng: np.random.Generator, shape: tuple[int, int, int], ranges: TissueRanges
 ) -> Array:
     """Draws correlated deviations of log T1, T2 and PD at three scales, float32[3, x, y, z]."""
-    shares = rng.dirichlet(np.ones(3))
+    shares = rng.dirichlet(ranges.texture_shares)
     water = np.sqrt(rng.uniform(*ranges.water))
     rest = np.sqrt(1 - water**2)
     coarse, middle, fine = ranges.texture_mm

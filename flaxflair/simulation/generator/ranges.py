@@ -56,7 +56,10 @@ class TissueRanges:
       texture_t2_sd: likewise of T2.
       texture_pd_sd: likewise of proton density.
       water: correlation of T1, T2 and proton density within a tissue.
-      texture_mm: scales of the variation within a tissue, with random shares of its variance.
+      texture_mm: scales of the variation within a tissue.
+      texture_shares: concentrations of the Dirichlet distribution of the scales' shares of the
+        variance. *Chosen*: variation of the finest scale looks like noise, which the target FLAIR
+        does not have.
       mixture_share: input images whose class means are multiplied by random factors.
       mixture_sd: of the logarithm of those factors.
     """
@@ -69,10 +72,11 @@ class TissueRanges:
     t2_sd: float = 0.025
     pd_sd: float = 0.015
     texture_t1_sd: Range = (0.02, 0.07)
-    texture_t2_sd: Range = (0.02, 0.08)
+    texture_t2_sd: Range = (0.02, 0.06)
     texture_pd_sd: Range = (0.0, 0.03)
     water: Range = (0.5, 0.95)
     texture_mm: tuple[float, float, float] = (16.0, 5.0, 1.2)
+    texture_shares: tuple[float, float, float] = (1.0, 1.0, 0.3)
     mixture_share: float = 0.4
     mixture_sd: Range = (0.03, 0.2)
 
