@@ -93,7 +93,16 @@ def expect_name(path: Path, what: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically; see `write_parts`."""
+    write_parts(path, [content])
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
     """Writes a temporary file and renames it, so that readers see the whole file or none.
+
+    Args:
+      path: file to write.
+      parts: its content in order, of which one part at a time is held.
 
     Raises:
       WriteError: the disk is full or the folder read-only; no partial file remains.
@@ -104,7 +113,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     part = path.with_name(f".{start}.{uuid.uuid4().hex}.part")
     try:
         with open(part, "wb") as stream:
-            stream.write(content)
+            for part_bytes in parts:
+                stream.write(part_bytes)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)

@@ -5,21 +5,23 @@ Independent of BIDS, sequences and subjects.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from isal import isal_zlib
 
-from flaxflair.core.atomic_files import expect_output, write_bytes
+from flaxflair.core.atomic_files import expect_output, write_parts
 from flaxflair.core.records import Array, Geometry, InputError, Volume
 from flaxflair.io.gzip_stream import Stream, open_stream
 from flaxflair.io.nifti_header import HEADER_BYTES, Forms, Header, parse_header
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz")
 _CHUNK = 2**20  # voxels converted at once
+_GZIP = 16 + isal_zlib.MAX_WBITS
 
 
 def read_volume(path: str | os.PathLike[str]) -> Volume:
@@ -159,14 +161,7 @@ def pack_volume(array: Array, affine: Array, low: float, high: float) -> bytes:
     """
     step = (high - low) / 255 or 1.0
     levels = np.clip(np.rint((array - low) / step), 0, 255).astype(np.uint8)
-    image = nib.Nifti1Image(np.ascontiguousarray(levels), affine)
-    image.header.set_xyzt_units("mm")
-    image.set_qform(affine, code="scanner")
-    image.set_sform(affine, code="scanner")
-    content = bytearray(image.to_bytes())
-    # nibabel drops the scaling on writing; it is at bytes 112 and 116 of the header.
-    content[112:120] = np.array([step, low], "<f4").tobytes()
-    return igzip.compress(bytes(content), compresslevel=2, mtime=0)
+    return b"".join(_zip(_parts(levels, affine, np.uint8, (step, low)), 2))
 
 
 def write_volume(path: str | os.PathLike[str], array: Array, affine: Array) -> None:
@@ -185,11 +180,42 @@ def write_volume(path: str | os.PathLike[str], array: Array, affine: Array) -> N
     """
     path = Path(path)
     kind = np.uint8 if array.dtype in (np.bool_, np.uint8) else np.float32
-    image = nib.Nifti1Image(np.ascontiguousarray(array, dtype=kind), affine)
-    image.header.set_xyzt_units("mm")
-    image.set_qform(affine, code="scanner")
-    image.set_sform(affine, code="scanner")
-    content = image.to_bytes()
-    if path.name.endswith(".gz"):
-        content = igzip.compress(content, compresslevel=1, mtime=0)
-    write_bytes(path, content)
+    parts = _parts(array, affine, kind)
+    write_parts(path, _zip(parts, 1) if path.name.endswith(".gz") else parts)
+
+
+def _parts(
+    array: Array,
+    affine: Array,
+    kind: type[np.uint8 | np.float32],
+    scaling: tuple[float, float] = (1.0, 0.0),
+) -> Iterator[bytes]:
+    """Yields the bytes of a NIfTI-1 file: the header, then the voxels, a few MiB at a time.
+
+    Args:
+      array: [x, y, z]; converted to `kind`.
+      affine: float64[4, 4], voxel indices to mm (RAS+).
+      kind: type of the voxels.
+      scaling: slope and intercept from voxels to intensities.
+    """
+    header = nib.Nifti1Header()
+    header.set_data_dtype(kind)
+    header.set_data_shape(array.shape)
+    header.set_xyzt_units("mm")
+    header.set_qform(affine, code="scanner")
+    header.set_sform(affine, code="scanner")
+    header.set_slope_inter(*scaling)
+    content = io.BytesIO()
+    header.write_to(content)
+    yield content.getvalue()
+    slices = max(1, 4 * _CHUNK // (array.shape[0] * array.shape[1]))
+    for start in range(0, array.shape[2], slices):
+        yield np.asarray(array[..., start : start + slices], kind).tobytes(order="F")
+
+
+def _zip(parts: Iterable[bytes], level: int) -> Iterator[bytes]:
+    """Yields the gzip stream of a file's parts; equal parts give equal bytes."""
+    stream = isal_zlib.compressobj(level, wbits=_GZIP)
+    for part in parts:
+        yield stream.compress(part)
+    yield stream.flush()

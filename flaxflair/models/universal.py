@@ -37,7 +37,7 @@ WARNING = "Warning"  # key of `UniversalModel.about`
 WHITE = 1000.0  # intensity of normal-appearing white matter in a synthetic FLAIR
 # Range of a plausible median of the brain, relative to it; grey matter is at about 1.2.
 _PLAUSIBLE = (0.7, 1.5)
-# Default number of voxels computed at once, about 100 bytes each.
+# Default number of voxels computed at once, about 120 bytes each: a head in one tile.
 VOXELS = 8_000_000
 
 

@@ -28,6 +28,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from flaxflair.networks.conv import conv3d
+from flaxflair.networks.conv_blocks import blocks, take_rows
 from flaxflair.networks.layers import he_uniform, make_conv, make_linear
 from flaxflair.networks.network import Apply, ConditionalNetwork, Convolution, Params
 from flaxflair.networks.unet import UpConv, max_pool
@@ -35,6 +36,8 @@ from flaxflair.networks.unet import UpConv, max_pool
 DETAIL = 8  # channels of the levels' output at full resolution
 REFINED = 16  # filters of the convolution at full resolution
 FINE_CONVOLUTIONS = 3  # of the branch at full resolution
+# Memory of a voxel at full resolution, and of a slab in which such voxels are computed.
+_FINE_BYTES, _SLAB_BYTES = 350, 2**28
 SLOPE = 0.1  # of the leaky ReLU for negative values
 OUTPUTS = 2  # the FLAIR, and the logit of the lesion probability
 
@@ -168,7 +171,39 @@ class ConditionalUNet(nnx.Module):
         images: Float[jax.Array, "b x y z m"],
         condition: Float[jax.Array, "b c"],
     ) -> Float[jax.Array, "b x y z 2"]:
-        """Returns the outputs at full resolution, b x y z 2, from the output of the levels."""
+        """Returns the outputs at full resolution, b x y z 2, from the output of the levels.
+
+        In slabs along x, since activations at full resolution need most of the memory.
+        """
+        b, total, y, z, _ = values.shape
+        k = self.reduction
+        row_bytes = b * y * z * k**3 * _FINE_BYTES
+        number, rows = blocks(total, row_bytes, _SLAB_BYTES)
+        margin = -(-max(1, FINE_CONVOLUTIONS if self.filters else 1) // k)
+        read = rows + 2 * margin
+        if read >= total:
+            return self._refine_slab(values, images, condition)
+
+        def slab(start: jax.Array) -> jax.Array:
+            low = jnp.clip(start - margin, 0, total - read)
+            part = take_rows(values, low, read), take_rows(images, k * low, k * read)
+            out = self._refine_slab(*part, condition)
+            return take_rows(out, k * (start - low), k * rows)
+
+        # The last slab overlaps the one before.
+        starts = jnp.minimum(rows * jnp.arange(number), total - rows)
+        pieces = jax.lax.map(slab, starts)  # n b x y z 2
+        first = jnp.moveaxis(pieces[:-1], 0, 1).reshape(b, -1, k * y, k * z, OUTPUTS)
+        last = pieces[-1][:, k * (number * rows - total) :]
+        return jnp.concatenate([first, last], axis=1)
+
+    def _refine_slab(
+        self,
+        values: Float[jax.Array, "b _ _ _ f"],
+        images: Float[jax.Array, "b x y z m"],
+        condition: Float[jax.Array, "b c"],
+    ) -> Float[jax.Array, "b x y z 2"]:
+        """Returns the outputs at full resolution of some rows; see `_refine`."""
         detail = depth_to_space(self.detail(values), self.reduction)
         joined = jnp.concatenate([images, detail], axis=-1)
         out = self.readout(_rectify(self.refine(joined)))

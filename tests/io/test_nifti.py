@@ -17,8 +17,9 @@ import pytest
 from nibabel.affines import from_matvec
 
 from flaxflair.core.atomic_files import WriteError
-from flaxflair.core.records import GeometryError, InputError
-from flaxflair.io.nifti import expect_image_output, read_volume, write_volume
+from flaxflair.core.records import Array, GeometryError, InputError
+from flaxflair.io import nifti
+from flaxflair.io.nifti import expect_image_output, pack_volume, read_volume, write_volume
 from tests.disks import no_room_beyond, unprivileged
 from tests.samples import AFFINE, image_of
 
@@ -417,6 +418,30 @@ def test_qform_and_sform_of_a_written_header_are_equal(tmp_path: Path):
     np.testing.assert_allclose(header.get_sform(), affine, atol=1e-5)
     assert header["qform_code"] == header["sform_code"] == 1
     assert header.get_xyzt_units()[0] == "mm"
+
+
+@pytest.mark.parametrize("array", [ARRAY, np.asfortranarray(ARRAY), ARRAY[::-1].astype(np.float64)])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_parts_of_a_file_join_to_the_file_of_nibabel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, array: Array
+):
+    monkeypatch.setattr(nifti, "_CHUNK", 10)  # a slice of 30 voxels a part
+    write_volume(tmp_path / name, array, AFFINE)
+    content = (tmp_path / name).read_bytes()
+    image = nib.Nifti1Image(array.astype(np.float32), AFFINE)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(AFFINE, code="scanner")
+    image.set_sform(AFFINE, code="scanner")
+    assert (gzip.decompress(content) if name.endswith(".gz") else content) == image.to_bytes()
+
+
+def test_image_for_display_has_8_bits_and_its_scaling():
+    packed = gzip.decompress(pack_volume(ARRAY, AFFINE, 10.0, float(ARRAY.max())))
+    image = nib.Nifti1Image.from_bytes(packed)
+    assert image.get_data_dtype() == np.uint8
+    step = (ARRAY.max() - 10.0) / 255
+    expected = np.maximum(ARRAY, 10.0)
+    np.testing.assert_allclose(np.asarray(image.dataobj), expected, atol=0.51 * step)
 
 
 def test_writing_the_same_image_twice_gives_the_same_bytes(tmp_path: Path):

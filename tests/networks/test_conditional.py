@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from flaxflair.networks import conditional
 from flaxflair.networks.conditional import build, depth_to_space, space_to_depth
 from flaxflair.networks.network import ConditionalNetwork, Params, count_parameters
 
@@ -70,6 +71,22 @@ def test_tile_with_halo_equals_whole_volume(shape):
     tile = network.forward(params, images[:, :, :, : 2 * halo + network.stride], condition)[0]
     kept = slice(halo, halo + network.stride)
     assert_allclose(tile[..., kept], whole[..., kept], atol=1e-5)
+
+
+@each_shape
+def test_slabs_give_the_outputs_and_gradients_of_the_whole(shape, monkeypatch):
+    network = build(2, 3, **shape)
+    params = with_lively_weights(network)
+    images, condition = an_input(30, 7, 6)
+
+    def total(images: jax.Array) -> jax.Array:
+        flair, logit = network.forward(params, images, condition)
+        return (flair**2 + logit).sum()
+
+    whole = network.forward(params, images, condition), jax.grad(total)(images)
+    monkeypatch.setattr(conditional, "_SLAB_BYTES", 1)  # slabs of one row
+    slabs = network.forward(params, images, condition), jax.grad(total)(images)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-4, atol=1e-4), whole, slabs)
 
 
 def test_condition_has_no_effect_at_initialisation():
