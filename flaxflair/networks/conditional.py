@@ -28,7 +28,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from flaxflair.networks.conv import conv3d
-from flaxflair.networks.conv_blocks import blocks, take_rows
+from flaxflair.networks.conv_blocks import blocks, join_blocks, take_rows
 from flaxflair.networks.layers import he_uniform, make_conv, make_linear
 from flaxflair.networks.network import Apply, ConditionalNetwork, Convolution, Params
 from flaxflair.networks.unet import UpConv, max_pool
@@ -179,23 +179,18 @@ class ConditionalUNet(nnx.Module):
         k = self.reduction
         row_bytes = b * y * z * k**3 * _FINE_BYTES
         number, rows = blocks(total, row_bytes, _SLAB_BYTES)
-        margin = -(-max(1, FINE_CONVOLUTIONS if self.filters else 1) // k)
+        margin = -(-_fine_radius(self.filters > 0) // k)
         read = rows + 2 * margin
         if read >= total:
             return self._refine_slab(values, images, condition)
 
         def slab(start: jax.Array) -> jax.Array:
-            low = jnp.clip(start - margin, 0, total - read)
+            low = jnp.clip(start // k - margin, 0, total - read)
             part = take_rows(values, low, read), take_rows(images, k * low, k * read)
             out = self._refine_slab(*part, condition)
-            return take_rows(out, k * (start - low), k * rows)
+            return take_rows(out, start - k * low, k * rows).astype(jnp.float32)
 
-        # The last slab overlaps the one before.
-        starts = jnp.minimum(rows * jnp.arange(number), total - rows)
-        pieces = jax.lax.map(slab, starts)  # n b x y z 2
-        first = jnp.moveaxis(pieces[:-1], 0, 1).reshape(b, -1, k * y, k * z, OUTPUTS)
-        last = pieces[-1][:, k * (number * rows - total) :]
-        return jnp.concatenate([first, last], axis=1)
+        return join_blocks(slab, number, k * rows, (b, k * total, k * y, k * z, OUTPUTS))
 
     def _refine_slab(
         self,
@@ -245,8 +240,12 @@ def receptive_radius(levels: int, convolutions: int, reduction: int, *, fine: bo
         radius += passes * scale + (scale - scale // 2 if level else 0)
         scale *= 2
     bottom = reduction * 2 ** (levels - 1)
-    last = FINE_CONVOLUTIONS if fine else 1
-    return radius + bottom + (last if reduction > 1 else 0)
+    return radius + bottom + (_fine_radius(fine) if reduction > 1 else 0)
+
+
+def _fine_radius(fine: bool) -> int:
+    """Returns the radius of the convolutions at full resolution, with or without the branch."""
+    return FINE_CONVOLUTIONS if fine else 1
 
 
 def build(
