@@ -23,6 +23,7 @@ from flaxflair.evaluation.scoring import METRICS
 from flaxflair.imaging.orientation import to_native, to_ras
 from flaxflair.models.estimators import FittedNetwork
 from flaxflair.pipelines.cross_validation import run
+from tests.closeness import assert_near
 from tests.samples import load_fold, tiny_config
 
 ROOT = Path(__file__).parent.parent
@@ -190,8 +191,8 @@ def test_a_finished_run_is_loaded_and_predicts_what_it_wrote(finished: Path, pha
     written = to_ras(flaxflair.read_volume(path))
     whole = flaxflair.predict_array(model, subject.images)
     streamed = flaxflair.predict_array(model, subject.images, tile_voxels=900)
-    np.testing.assert_allclose(whole, written.array, atol=1e-5 * whole.std())
-    np.testing.assert_allclose(streamed, whole, atol=1e-5 * whole.std())
+    assert_near(whole, written.array)
+    assert_near(streamed, whole)
 
 
 def test_files_are_predicted_on_their_grid(finished: Path, phantom: Path, tmp_path: Path) -> None:

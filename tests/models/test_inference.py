@@ -9,6 +9,7 @@ import pytest
 from flaxflair.models.inference import predict_streamed, predict_volumes
 from flaxflair.networks.fcn import build
 from flaxflair.networks.network import Network, Params
+from tests.closeness import assert_near
 from tests.samples import draw_params
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -29,7 +30,7 @@ def test_streamed_prediction_equals_whole_volume_prediction(shallow, shape, voxe
     streamed = predict_streamed(
         network.forward, params, images, radius=network.radius, tile_voxels=voxels
     )
-    np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5 * whole.std())
+    assert_near(streamed, whole)
 
 
 def test_any_number_of_volumes_side_by_side_predicts_the_same(shallow):
@@ -40,5 +41,5 @@ def test_any_number_of_volumes_side_by_side_predicts_the_same(shallow):
         for batch in (1, 2, 3)
     )
     assert one.shape == (3, 6, 7, 5)
-    np.testing.assert_allclose(two, one, rtol=0, atol=1e-5 * one.std())
-    np.testing.assert_allclose(three, one, rtol=0, atol=1e-5 * one.std())
+    assert_near(two, one)
+    assert_near(three, one)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from flaxflair.models.saliency import p3s, p3s_streamed, shares
 from flaxflair.networks import unet
+from tests.closeness import assert_near
 from tests.samples import draw_params, reference_fcn
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -58,7 +59,7 @@ def test_streamed_saliency_equals_whole_volume_saliency(network, params, scan, v
         radius=network.radius,
         tile_voxels=voxels,
     )
-    np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5 * whole.std())
+    assert_near(streamed, whole)
 
 
 def test_streamed_saliency_of_a_network_with_a_stride_equals_that_of_the_whole_volume():
@@ -77,7 +78,7 @@ def test_streamed_saliency_of_a_network_with_a_stride_equals_that_of_the_whole_v
         tile_voxels=110 * 30,
         stride=network.stride,
     )
-    np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-5 * whole.std())
+    assert_near(streamed, whole)
 
 
 def test_an_input_that_the_network_ignores_has_no_saliency(scan):

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from flaxflair.networks import conditional
 from flaxflair.networks.conditional import build, depth_to_space, space_to_depth
 from flaxflair.networks.network import ConditionalNetwork, Params, count_parameters
+from tests.closeness import assert_near
 
 SHAPES = (
     {"widths": (4, 6), "reduction": 2},
@@ -70,7 +71,7 @@ def test_tile_with_halo_equals_whole_volume(shape):
     whole = network.forward(params, images, condition)[0]
     tile = network.forward(params, images[:, :, :, : 2 * halo + network.stride], condition)[0]
     kept = slice(halo, halo + network.stride)
-    assert_allclose(tile[..., kept], whole[..., kept], atol=1e-5)
+    assert_near(tile[..., kept], whole[..., kept])
 
 
 @each_shape
@@ -109,8 +110,8 @@ def test_each_example_of_a_batch_has_its_condition():
     both = network.forward(
         params, jnp.concatenate([images, images]), jnp.concatenate([condition, -condition])
     )[0]
-    assert_allclose(both[:1], network.forward(params, images, condition)[0], atol=1e-5)
-    assert_allclose(both[1:], network.forward(params, images, -condition)[0], atol=1e-5)
+    assert_near(both[:1], network.forward(params, images, condition)[0])
+    assert_near(both[1:], network.forward(params, images, -condition)[0])
 
 
 def test_depth_to_space_undoes_space_to_depth():

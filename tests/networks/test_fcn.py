@@ -13,6 +13,7 @@ from flaxflair.config import NetworkConfig
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.fcn import build
 from flaxflair.networks.network import Params, count_parameters
+from tests.closeness import assert_near
 from tests.samples import draw_params, reference_fcn
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -78,7 +79,7 @@ def test_forward_pass_equals_scipy(network, params):
     prediction = jax.jit(network.forward)(params, IMAGES)
     assert prediction.shape == IMAGES.shape[:-1]
     for image, flair in zip(IMAGES, prediction, strict=True):
-        np.testing.assert_allclose(flair, reference_fcn(params, image), atol=2e-5)
+        assert_near(flair, reference_fcn(params, image))
 
 
 def test_linear_start_computes_the_linear_map_and_keeps_other_kernels():
@@ -87,7 +88,7 @@ def test_linear_start_computes_the_linear_map_and_keeps_other_kernels():
     drawn = draw_params(network)  # biases of hidden layers included, which must not leak in
     params = network.start_linear(drawn, np.array([2.0, -0.5, 0.25]))
     linear = IMAGES @ np.array([2.0, -0.5], np.float32) + 0.25
-    np.testing.assert_allclose(jax.jit(network.forward)(params, IMAGES), linear, atol=2e-5)
+    assert_near(jax.jit(network.forward)(params, IMAGES), linear)
     for kernel, before in zip(
         leaves_named(params, "kernel")[:-1], leaves_named(drawn, "kernel")[:-1], strict=True
     ):

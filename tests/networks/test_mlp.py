@@ -12,6 +12,7 @@ from flaxflair.models.inference import predict_streamed
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.mlp import build
 from flaxflair.networks.network import count_parameters
+from tests.closeness import assert_near
 from tests.samples import draw_params
 from tests.training.sharding_worker import flat
 
@@ -45,7 +46,7 @@ def test_forward_pass_equals_numpy(layers: int):
     readout = params["readout"]
     kernel, bias = (np.asarray(readout[name][...], np.float64) for name in ("kernel", "bias"))
     flair = jax.jit(network.forward)(params, IMAGES)
-    np.testing.assert_allclose(flair, (values @ kernel + bias)[..., 0], atol=1e-5)
+    assert_near(flair, (values @ kernel + bias)[..., 0])
 
 
 def test_output_depends_on_its_voxel_only():
@@ -63,7 +64,7 @@ def test_output_depends_on_its_voxel_only():
         tile_voxels=11,
         stride=network.stride,
     )
-    np.testing.assert_allclose(streamed, flair[1], atol=1e-5)
+    assert_near(streamed, flair[1])
 
 
 def test_linear_start_computes_the_linear_map_and_keeps_other_kernels():
@@ -74,7 +75,7 @@ def test_linear_start_computes_the_linear_map_and_keeps_other_kernels():
     params = network.start_linear(drawn, np.array([2.0, -0.5, 0.25]))
     np.testing.assert_array_equal(flat(drawn), given)
     linear = IMAGES @ np.array([2.0, -0.5], np.float32) + 0.25
-    np.testing.assert_allclose(jax.jit(network.forward)(params, IMAGES), linear, atol=1e-6)
+    assert_near(jax.jit(network.forward)(params, IMAGES), linear)
     for ours, before in zip(params["hidden"].values(), drawn["hidden"].values(), strict=True):
         np.testing.assert_array_equal(ours["kernel"][..., 4:], before["kernel"][..., 4:])
 

@@ -22,6 +22,7 @@ from flaxflair.networks.unet import build
 from flaxflair.training.batches import Batch
 from flaxflair.training.sharding import make_mesh, make_parallel_step, predict_parallel
 from flaxflair.training.step import make_train_step
+from tests.closeness import assert_near
 from tests.samples import draw_params
 from tests.training.sharding_worker import OPTIMIZER, flat, start_state
 
@@ -138,7 +139,7 @@ def test_forward_pass_equals_numpy_for_any_shape(network, params, shape):
     assert prediction.shape == images.shape[:-1]
     for image, flair in zip(images, prediction, strict=True):
         theirs = reference_unet(params, image)
-        np.testing.assert_allclose(flair, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+        assert_near(flair, theirs)
 
 
 def test_linear_start_computes_the_linear_map_and_keeps_other_kernels(network, params):
@@ -146,7 +147,7 @@ def test_linear_start_computes_the_linear_map_and_keeps_other_kernels(network, p
     given = flat(params)
     started = network.start_linear(params, np.array([2.0, -0.5, 0.25]))
     linear = IMAGES @ np.array([2.0, -0.5], np.float32) + 0.25
-    np.testing.assert_allclose(jax.jit(network.forward)(started, IMAGES), linear, atol=2e-5)
+    assert_near(jax.jit(network.forward)(started, IMAGES), linear)
     for name in ("half_down", "quarter", "quarter_to_half", "half_up", "half_to_full"):
         for ours, before in zip(*map(jax.tree.leaves, (started[name], params[name])), strict=True):
             np.testing.assert_array_equal(ours, before)
@@ -229,7 +230,7 @@ def test_streamed_prediction_equals_whole_volume_at_its_stride(
             network.forward, params, images, radius=network.radius, tile_voxels=2000, stride=stride
         )
 
-    np.testing.assert_allclose(streamed(network.stride), whole, rtol=0, atol=1e-5 * whole.std())
+    assert_near(streamed(network.stride), whole)
     assert np.abs(streamed(1) - whole).max() > 0.01 * whole.std()
 
 
@@ -240,7 +241,7 @@ def test_batch_mesh_equals_one_device(network, params):
     mesh = make_mesh(1, 1, jax.devices()[:1])
     ours = predict_parallel(build_network, params, IMAGES, mesh)
     theirs = np.asarray(predict_volumes(network.forward, params, jnp.asarray(IMAGES)))
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+    assert_near(ours, theirs)
     batch = Batch(IMAGES, IMAGES.sum(axis=-1), np.ones(IMAGES.shape[:4], np.float32))
     drawn = network.init(jax.random.key(0))
     plain = build_network(lax.conv_general_dilated)
@@ -249,7 +250,7 @@ def test_batch_mesh_equals_one_device(network, params):
         make_train_step(plain.forward, OPTIMIZER),
     )
     ours, theirs = (flat(step(start_state(drawn), batch)) for step in steps)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    assert_near(ours, theirs)
 
 
 def test_mesh_that_shards_volumes_is_refused(params):

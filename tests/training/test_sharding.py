@@ -21,6 +21,7 @@ from flaxflair.networks.conv import conv3d
 from flaxflair.networks.network import Network, Params
 from flaxflair.training.sharding import make_mesh, predict_parallel, process_share, shard_batch
 from flaxflair.training.step import make_train_step
+from tests.closeness import assert_near
 from tests.samples import draw_params
 from tests.training.sharding_worker import (
     EXTENT,
@@ -114,18 +115,13 @@ def stepped(network: Network, params: Params) -> Array:
     return take_steps(step, start_state(params), batch_of(SUBJECTS))
 
 
-def assert_same(actual: Array, expected: Array) -> None:
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=1e-5)
-
-
 # --- four devices --------------------------------------------------------------------------------
 
 
 def test_slabs_equal_the_whole_in_prediction_and_gradients(devices, network, params):
     whole = forward_and_gradients(network.forward, params, images_of(2))
     for name, expected in zip(("flair", "by_params", "by_images"), whole, strict=True):
-        assert_same(devices[name], flat(expected))
+        assert_near(devices[name], flat(expected))
 
 
 @pytest.mark.parametrize("extent", EXTENTS)
@@ -147,7 +143,7 @@ def test_slab_without_halo_differs(network, params):
 
 @pytest.mark.parametrize(("data", "space"), MESHES)
 def test_parallel_step_equals_one_device(devices, stepped, data: int, space: int):
-    np.testing.assert_allclose(devices[f"step {data} {space}"], stepped, atol=1e-5, rtol=1e-5)
+    assert_near(devices[f"step {data} {space}"], stepped)
 
 
 def test_training_steps_change_the_parameters(stepped, params):
@@ -158,7 +154,7 @@ def test_training_steps_change_the_parameters(stepped, params):
 
 def test_predicted_volumes_are_whole_and_in_order(devices, network, params):
     expected = np.asarray(predict_volumes(network.forward, params, images_of(3)))
-    np.testing.assert_allclose(devices["predicted"], expected, atol=1e-5)
+    assert_near(devices["predicted"], expected)
 
 
 def test_indivisible_batch_is_padded_with_zero_weight(devices):
@@ -185,20 +181,20 @@ def test_two_processes_read_half_of_the_subjects_each(processes):
 
 def test_step_of_two_processes_equals_one_device(processes, stepped):
     for found in processes:
-        np.testing.assert_allclose(found["stepped"], stepped, atol=1e-5, rtol=1e-5)
+        assert_near(found["stepped"], stepped)
 
 
 def test_two_processes_predict_one_volume(processes, network, params):
     expected = np.asarray(predict_volumes(network.forward, params, images_of(1)))
     for found in processes:
-        np.testing.assert_allclose(found["one volume"], expected, atol=1e-5)
+        assert_near(found["one volume"], expected)
 
 
 def test_two_processes_predict_different_subjects(processes, network, params):
     for found in processes:
         images = batch_of(found["own"].tolist()).images
         expected = np.asarray(predict_volumes(network.forward, params, images))
-        np.testing.assert_allclose(found["own subjects"], expected, atol=1e-5)
+        assert_near(found["own subjects"], expected)
 
 
 # --- one device ----------------------------------------------------------------------------------
@@ -208,7 +204,7 @@ def test_mesh_of_one_device_equals_no_mesh(network, params):
     mesh = make_mesh(1, 1, jax.devices()[:1])
     actual = predict_parallel(build_network, params, images_of(3), mesh)
     expected = np.asarray(predict_volumes(network.forward, params, images_of(3)))
-    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    assert_near(actual, expected)
 
 
 @pytest.mark.parametrize(("data", "space"), [(2, 1), (1, 2), (0, 1), (-1, -1)])
