@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from flaxflair.core.records import Array, strides
 from flaxflair.imaging.findings import Finding
+from flaxflair.imaging.resampling import block_mean
 
 # Minimum depth below the brain's surface for the comparison with the T2, and sampling distance; mm.
 _DEPTH, _APART = 5.0, 2.0
@@ -64,7 +65,7 @@ def check_contrasts(
     )
     inside = brain[where]
     depth = np.asarray(ndimage.distance_transform_edt(inside, sampling=spacing))
-    averaged = {name: _average(image, steps) for name, image in images.items()}
+    averaged = {name: block_mean(image, steps) for name, image in images.items()}
     found: list[Finding] = []
     if sorted(spacing)[1] <= _COARSEST:
         correlation = _correlate_with_t2(averaged, depth)
@@ -80,15 +81,6 @@ def check_contrasts(
     if "T1" in images:
         found += _check_enhancement(images["T1"][where][depth > _DEPTH])
     return sorted(found, key=lambda finding: finding.severity != "stop")
-
-
-def _average(image: Array, steps: tuple[int, ...]) -> Array:
-    """Returns the means of blocks of voxels, float32."""
-    shape = [n // step for n, step in zip(image.shape, steps, strict=True)]
-    cut = image[tuple(slice(n * step) for n, step in zip(shape, steps, strict=True))]
-    x, y, z = shape
-    blocks = cut.reshape(x, steps[0], y, steps[1], z, steps[2])
-    return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
 
 
 def _correlate_with_t2(averaged: Mapping[str, Array], depth: Array) -> float:

@@ -24,14 +24,14 @@ def ras_geometry(geometry: Geometry) -> Geometry:
 
 
 def to_ras(volume: Volume) -> Volume:
-    """Returns a volume on its `ras_geometry`."""
+    """Returns a volume on its `ras_geometry`; a view of the same voxels."""
     order = orientations.io_orientation(volume.geometry.affine)
-    array = np.ascontiguousarray(orientations.apply_orientation(volume.array, order))
+    array = orientations.apply_orientation(volume.array, order)
     return Volume(array, ras_geometry(volume.geometry))
 
 
 def from_ras(array: Array, geometry: Geometry) -> Array:
-    """Undoes `to_ras`.
+    """Undoes `to_ras`; a view of the same voxels.
 
     Args:
       array: [x, y, z] or [x, y, z, m], on `ras_geometry(geometry)`.
@@ -39,7 +39,7 @@ def from_ras(array: Array, geometry: Geometry) -> Array:
     """
     order = orientations.io_orientation(geometry.affine)
     back = orientations.ornt_transform(_RAS, order)
-    return np.ascontiguousarray(orientations.apply_orientation(array, back))
+    return orientations.apply_orientation(array, back)
 
 
 def to_native(array: Array, subject: Subject) -> Volume:

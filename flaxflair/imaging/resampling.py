@@ -5,6 +5,7 @@ Independent of files and of the content of the image.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,9 +13,14 @@ from scipy import ndimage
 
 from flaxflair.core.records import Array, Geometry, Volume, strides
 
+_SLAB = 4_000_000  # voxels
 
-def _box(array: Array, width: float, axis: int) -> Array:
-    """Returns the moving average over `width` points along an axis, end points weighted in part."""
+
+def _box(array: Array, width: float, axis: int, out: Array | None) -> Array:
+    """Returns the moving average over `width` points along an axis, end points weighted in part.
+
+    In `out`, if given, which may be `array`.
+    """
     # The variance of the linear interpolation that follows (1/6) is subtracted from the box's.
     width = np.sqrt(max(width**2 - 2.0, 0.0))
     if width <= 1:
@@ -22,7 +28,7 @@ def _box(array: Array, width: float, axis: int) -> Array:
     half = int(np.ceil((width - 1) / 2))
     kernel = np.ones(2 * half + 1)
     kernel[[0, -1]] = (width - (2 * half - 1)) / 2
-    return ndimage.correlate1d(array, kernel / width, axis=axis, mode="nearest")
+    return ndimage.correlate1d(array, kernel / width, axis=axis, mode="nearest", output=out)
 
 
 def resample(
@@ -32,6 +38,7 @@ def resample(
     transform: Array,
     *,
     beyond: Literal["border", "zero"] = "border",
+    out: Array | None = None,
 ) -> Array:
     """Resamples an image onto another grid, averaging over the target's voxels.
 
@@ -41,17 +48,66 @@ def resample(
       target: grid of the result.
       transform: float64[4, 4], mm of the target to mm of the image.
       beyond: values outside the image: those of its border, or zero.
+      out: float32[x', y', z'] to write to; None for a new array.
 
     Returns:
       float32[x', y', z'].
     """
     mapping = np.linalg.inv(affine) @ transform @ target.affine  # target index -> image index
     # Edges of a target voxel, in image voxels, each averaged along its closest image axis.
+    averaged = array
     for edge in mapping[:3, :3].T:
         axis = int(np.argmax(np.abs(edge)))
-        array = _box(array, float(np.linalg.norm(edge)), axis)
+        new = None if averaged is array else averaged
+        averaged = _box(averaged, float(np.linalg.norm(edge)), axis, new)
     mode = {"border": "nearest", "zero": "constant"}[beyond]
-    return ndimage.affine_transform(array, mapping, output_shape=target.shape, order=1, mode=mode)
+    return ndimage.affine_transform(
+        averaged, mapping, output_shape=target.shape, order=1, mode=mode, output=out
+    )
+
+
+def block_mean(array: Array, steps: Sequence[int]) -> Array:
+    """Returns the means of blocks of voxels, float32; an incomplete last block is left out.
+
+    Args:
+      array: [x, y, z].
+      steps: voxels of a block along x, y, z.
+    """
+    x, y, z = (n // step for n, step in zip(array.shape, steps, strict=True))
+    cut = array[: x * steps[0], : y * steps[1], : z * steps[2]]
+    blocks = cut.reshape(x, steps[0], y, steps[1], z, steps[2])
+    return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+
+
+def coarsen(volume: Volume, millimetres: float) -> Volume:
+    """Returns the means of blocks of voxels, or the same volume if no two voxels fit into a block.
+
+    Args:
+      volume: the image.
+      millimetres: maximum edge of a block; axes with larger voxels are not averaged.
+    """
+    whole = zip(
+        strides(volume.geometry.voxel_size, millimetres), volume.geometry.shape, strict=True
+    )
+    steps = tuple(min(step, size) for step, size in whole)
+    if steps == (1, 1, 1):
+        return volume
+    array = block_mean(volume.array, steps)
+    corner = np.diag([*steps, 1.0])
+    corner[:3, 3] = (np.array(steps) - 1) / 2  # centre of the first block
+    x, y, z = array.shape
+    return Volume(array, Geometry((x, y, z), volume.geometry.affine @ corner))
+
+
+def slabs(geometry: Geometry) -> Iterator[tuple[slice, Geometry]]:
+    """Yields slabs of a grid along x, of at most `_SLAB` voxels or one row, and their grids."""
+    x, y, z = geometry.shape
+    rows = max(1, _SLAB // (y * z))
+    for start in range(0, x, rows):
+        stop = min(start + rows, x)
+        affine = geometry.affine.copy()
+        affine[:3, 3] += start * affine[:3, 0]
+        yield slice(start, stop), Geometry((stop - start, y, z), affine)
 
 
 def subsample(volume: Volume, millimetres: float) -> Volume:
@@ -65,3 +121,25 @@ def subsample(volume: Volume, millimetres: float) -> Volume:
     array = volume.array[:: steps[0], :: steps[1], :: steps[2]]
     x, y, z = array.shape
     return Volume(array, Geometry((x, y, z), volume.geometry.affine @ np.diag([*steps, 1.0])))
+
+
+def bounding_box(
+    geometry: Geometry, region: Array, margin: float
+) -> tuple[Geometry, tuple[slice, slice, slice]]:
+    """Returns the bounding box of a region as a grid, and its slices.
+
+    Args:
+      geometry: the whole grid.
+      region: bool[x, y, z]; if it is empty, the whole grid is returned.
+      margin: mm around it, at least one voxel.
+    """
+    at = []
+    for axis, size in enumerate(geometry.voxel_size):
+        inside = np.flatnonzero(region.any(axis=tuple(k for k in range(3) if k != axis)))
+        first, last = (inside[0], inside[-1]) if inside.size else (0, region.shape[axis] - 1)
+        steps = max(1, round(margin / size))
+        at.append(slice(max(int(first) - steps, 0), min(int(last) + steps + 1, region.shape[axis])))
+    affine = geometry.affine.copy()
+    affine[:3, 3] = affine[:3, :3] @ [s.start for s in at] + affine[:3, 3]
+    x, y, z = (s.stop - s.start for s in at)
+    return Geometry((x, y, z), affine), (at[0], at[1], at[2])

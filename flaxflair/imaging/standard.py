@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxflair.core.records import Array, Geometry, InputError, Subject
 from flaxflair.core.sequences import INPUTS
-from flaxflair.imaging.resampling import resample
+from flaxflair.imaging.resampling import bounding_box, resample, slabs
 from flaxflair.imaging.tissue_levels import fit_tissue_levels, to_standard
 
 EDGE = 1.0  # edge of the grid's voxels, mm
@@ -24,6 +24,7 @@ MULTIPLE = 16
 CONDITION = 4 * len(INPUTS)
 # Ranges of voxel edges in the training data, mm: of the two shorter edges, and of the longest.
 FINE, COARSE = (0.45, 1.3), (0.45, 7.0)
+_CUT = 4.0  # mm around the brain, more than the extent of the averaging by `resample`
 _SAME = 0.02  # mm; voxels whose edges differ from 1 mm by less are not interpolated
 
 
@@ -81,15 +82,21 @@ def standardize(subject: Subject, *, brain_only: bool = True) -> Standard:
         raise InputError(f"{subject.name}: {error}") from None
     region = brain if brain_only else np.ones_like(brain)
     geometry = standard_grid(subject.geometry, region, MARGIN if brain_only else 0.0)
-    affine, same = subject.geometry.affine, np.eye(4)
+    same = np.eye(4)
+    # Images are zero outside the brain, and so are cut to it.
+    box, at = bounding_box(subject.geometry, region, _CUT)
     images = np.zeros((*geometry.shape, len(INPUTS)), np.float32)
     for channel, name in enumerate(subject.sequences):
-        image = to_standard(subject.images[..., channel], levels[name], name)
-        image = np.clip(image, 0, BRIGHTEST).astype(np.float32)
+        image = np.empty(box.shape, np.float32)
+        for part, _ in slabs(box):
+            values = to_standard(subject.images[(*at, channel)][part], levels[name], name)
+            image[part] = np.clip(values, 0, BRIGHTEST)
         if brain_only:
-            image *= brain
-        images[..., INPUTS.index(name)] = resample(image, affine, geometry, same, beyond="zero")
-    inside = resample(brain.astype(np.float32), affine, geometry, same, beyond="zero") > 0.5
+            image *= brain[at]
+        channels = images[..., INPUTS.index(name)]
+        channels[:] = resample(image, box.affine, geometry, same, beyond="zero")
+    part = brain[at].astype(np.float32)
+    inside = resample(part, box.affine, geometry, same, beyond="zero") > 0.5
     if brain_only:
         images *= inside[..., None]
     return Standard(images, subject_condition(subject), inside, geometry)

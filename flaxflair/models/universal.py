@@ -169,9 +169,12 @@ def predict_flair(
       InputError: see `standardize`.
     """
     standard = standardize(subject, brain_only=brain_only)
+    geometry = standard.geometry
     flair, _ = predict_standard(model, standard, tile_voxels=tile_voxels, device=device)
-    back = WHITE * to_subject_grid(subject, flair, standard.geometry)
-    array = zero_outside(subject.masks.brain, back) if brain_only else back
+    del standard
+    array = to_subject_grid(subject, WHITE * flair, geometry)
+    if brain_only:  # in place, since an image may take most of the memory
+        np.copyto(array, 0, where=~subject.masks.brain)
     return Volume(array, subject.geometry)
 
 

@@ -113,16 +113,19 @@ def _dilate(mask: Array, geometry: Geometry) -> Array:
     return ndimage.maximum_filter(mask.astype(np.uint8), tuple(2 * steps + 1)) > 0
 
 
-def resample_volume(volume: Volume, geometry: Geometry, transform: Array) -> Array:
+def resample_volume(
+    volume: Volume, geometry: Geometry, transform: Array, out: Array | None = None
+) -> Array:
     """Resamples a volume to a grid, float32[x, y, z]; zero outside the volume.
 
     Args:
       volume: to be resampled.
       geometry: the grid.
       transform: float64[4, 4], mm of the grid to mm of the volume.
+      out: float32[x, y, z] to write to; None for a new array.
     """
     array = volume.array.astype(np.float32, copy=False)
-    return resample(array, volume.geometry.affine, geometry, transform, beyond="zero")
+    return resample(array, volume.geometry.affine, geometry, transform, beyond="zero", out=out)
 
 
 def map_scans(call: Callable[[str], _T], names: Collection[str], workers: int) -> dict[str, _T]:

@@ -96,7 +96,7 @@ def load_subject(
         session=files.session,
         group=files.group,
         sequences=files.inputs,
-        images=np.stack([prepared.images[name] for name in files.inputs], axis=-1),
+        images=prepared.stack(files.inputs),
         flair=None if files.flair == "ignored" else prepared.images.get(TARGET),
         masks=Masks(prepared.brain, lesion, white),
         geometry=prepared.geometry,
@@ -124,12 +124,14 @@ def _prepare_files(
         wanted = replace(files, flair="needed")
     images = choose_images(wanted)
     paths = {name: image.path for name, image in images.items()}
-    inspection = inspect_files(paths, voxel_size)
-    volumes = inspection.volumes()
+    volumes, findings = _inspect(paths, voxel_size)
     mask = files.mask_of(BRAIN)
     brain = None if mask is None else _read_brain(mask.path)
     try:
-        prepared = prepare_session(volumes, options, brain=brain)
+        # Moved, not shared, so that a scan is released once it has been resampled.
+        prepared = prepare_session(
+            {name: volumes.pop(name) for name in paths}, options, brain=brain
+        )
     except InputError as error:
         raise InputError(f"{files.root}: {files.name}: {error}") from None
     doubts = check_brain_volume(prepared.brain, prepared.geometry.voxel_size)
@@ -138,8 +140,16 @@ def _prepare_files(
         doubts += check_brain_mask(Volume(prepared.brain, prepared.geometry), reference)
     if not doubts:  # a wrong mask makes every contrast look wrong
         doubts = refuse_or_warn(check_sequences(prepared), paths)
-    warnings = (*files.notes, *inspection.warnings(), *doubts, *preparation_warnings(prepared))
+    warnings = (*files.notes, *findings, *doubts, *preparation_warnings(prepared))
     return prepared, warnings, images
+
+
+def _inspect(
+    paths: Mapping[str, Path], voxel_size: VoxelSize | None
+) -> tuple[dict[str, Volume], tuple[str, ...]]:
+    """Returns sequence -> scan, and warnings; see `Inspection.volumes` for errors."""
+    inspection = inspect_files(paths, voxel_size)
+    return inspection.volumes(), inspection.warnings()
 
 
 def _read_brain(path: Path) -> Volume:

@@ -19,7 +19,7 @@ from flaxflair.core.records import Array, Geometry, Volume
 from flaxflair.imaging.contrasts import check_contrasts
 from flaxflair.imaging.findings import Finding
 from flaxflair.imaging.orientation import ras_geometry
-from flaxflair.imaging.resampling import subsample
+from flaxflair.imaging.resampling import coarsen, subsample
 from flaxflair.preprocessing import hdbet
 from flaxflair.preprocessing.alignment import (
     IDENTITY,
@@ -27,13 +27,18 @@ from flaxflair.preprocessing.alignment import (
     edges_along,
     frame_of,
     map_scans,
-    resample_volume,
     to_frame,
 )
 from flaxflair.preprocessing.anatomy_check import anatomy_warnings
 from flaxflair.preprocessing.brain_extraction import find_brain
+from flaxflair.preprocessing.final_grid import correct_scans, refine_mask
 from flaxflair.preprocessing.options import DEFAULTS, Preparation, choose_reference
-from flaxflair.preprocessing.session_bias import TEMPLATE_SEQUENCE, correct_scan, estimate_bias
+from flaxflair.preprocessing.session_bias import (
+    TEMPLATE_SEQUENCE,
+    SessionBias,
+    correct_scan,
+    estimate_bias,
+)
 from flaxflair.preprocessing.similarity import Comparison, Sampling, translation
 
 # Limits beyond which a preparation is reported: fraction of the brain, mm, degrees, relative.
@@ -45,6 +50,9 @@ _MAX_SHIFT, _MAX_ROTATION, _MAX_STRETCH = 20.0, 15.0, 0.08
 _MIN_COEFFICIENT, _MIN_RATIO, _SHIFT = 0.04, 1.4, 12.0
 _SAMPLING = Sampling(5.0, 3.0, 4.0)
 _VOXEL = 2.0  # mm, to which images are subsampled
+# Edge of the blocks, mm, over which scans with voxels of at most 0.5 mm are averaged for brain
+# extraction, registration and bias estimation.
+_WORKING_VOXEL = 1.0
 _FINDERS: Mapping[str, Callable[[Volume], Array]] = {
     "template": find_brain,
     "hdbet": hdbet.find_brain,
@@ -58,7 +66,8 @@ class Prepared:
     Attributes:
       reference: sequence that defines the grid.
       native: the grid in the axis order of the reference's file.
-      images: sequence -> float32[x, y, z] on `geometry`, bias-corrected; zero outside the scan.
+      sequences: names of the images.
+      stacked: float32[m, x, y, z] on `geometry`, bias-corrected; zero outside the scan.
       brain: bool[x, y, z].
       transforms: sequence -> float64[4, 4], world mm of the reference to world mm of the sequence.
       covered: sequence -> fraction of the brain inside the scan, 0 to 1.
@@ -70,7 +79,8 @@ class Prepared:
 
     reference: str
     native: Geometry
-    images: Mapping[str, Array]
+    sequences: tuple[str, ...]
+    stacked: Array
     brain: Array
     transforms: Mapping[str, Array]
     covered: Mapping[str, float]
@@ -81,6 +91,18 @@ class Prepared:
     def geometry(self) -> Geometry:
         """The same grid, its axes running closest to right, anterior, superior."""
         return ras_geometry(self.native)
+
+    @cached_property
+    def images(self) -> Mapping[str, Array]:
+        """Sequence -> image, float32[x, y, z]."""
+        return dict(zip(self.sequences, self.stacked, strict=True))
+
+    def stack(self, names: tuple[str, ...]) -> Array:
+        """Returns images of some sequences, float32[x, y, z, m]; a view if they are adjacent."""
+        start = self.sequences.index(names[0])
+        if self.sequences[start : start + len(names)] == names:
+            return np.moveaxis(self.stacked[start : start + len(names)], 0, -1)
+        return np.stack([self.images[name] for name in names], axis=-1)
 
     @cached_property
     def aligned(self) -> Mapping[str, Array]:
@@ -108,36 +130,59 @@ def prepare_session(
         headers; or HD-BET is requested and is not installed.
     """
     reference = choose_reference(volumes, options.reference)
-    frame = frame_of(ras_geometry(volumes[reference].geometry))
+    native = volumes[reference].geometry
+    frame = frame_of(ras_geometry(native))
     scans = {name: to_frame(frame, volume) for name, volume in volumes.items()}
+    del volumes  # `correct_scans` releases each scan
     given = None if brain is None else to_frame(frame, brain)
-    masked, mask = _find_brain(scans, reference, given, _FINDERS[options.finder])
-    corrected = map_scans(lambda name: correct_scan(scans[name], mask), volumes, options.workers)
-    transforms, brain_map = align(corrected, reference, masked, mask, options)
-    t1 = corrected.get(TEMPLATE_SEQUENCE)
-    estimate = estimate_bias(scans, transforms, brain_map, t1, options)
-    region = brain_map.array > 0.5
-    grid = brain_map.geometry
-
-    def correct(name: str) -> Array:
-        scan = scans[name]
-        image = scan.array if name == reference else resample_volume(scan, grid, transforms[name])
-        bias = estimate.bias(name)
-        # The mean of the field is not identifiable; the brain's mean is left unchanged.
-        return (image / np.exp(bias - bias[region].mean())).astype(np.float32)
-
-    images = map_scans(correct, volumes, options.workers)
+    transforms, brain_map, bias = _estimate(scans, reference, given, options)
+    grid = scans[reference].geometry
+    scanned = {name: edges_along(scan.geometry, grid) for name, scan in scans.items()}
+    biases = {name: _centre(bias.bias(name), brain_map) for name in scans}
+    images = correct_scans(scans, reference, transforms, biases, options.workers)
     back = np.linalg.inv(frame)
     return Prepared(
         reference,
-        volumes[reference].geometry,
+        native,
+        tuple(transforms),
         images,
-        region,
+        refine_mask(brain_map, grid),
         {name: frame @ transform @ back for name, transform in transforms.items()},
-        {name: float(part.mean()) for name, part in estimate.coverage.items()},
-        {name: edges_along(scan.geometry, grid) for name, scan in scans.items()},
-        estimate.weights,
+        {name: float(part.mean()) for name, part in bias.coverage.items()},
+        scanned,
+        bias.weights,
     )
+
+
+def _centre(log: Array, brain: Volume) -> Volume:
+    """Returns the logarithm of a bias with a mean of zero in the brain.
+
+    The mean of a bias is not identifiable; that of the image in the brain is left unchanged.
+    """
+    return Volume(log - log[brain.array > 0.5].mean(), brain.geometry)
+
+
+def _estimate(
+    scans: Mapping[str, Volume], reference: str, given: Volume | None, options: Preparation
+) -> tuple[dict[str, Array], Volume, SessionBias]:
+    """Returns transforms, brain and bias of a session, estimated in voxels of about 1 mm or larger.
+
+    Args:
+      scans: sequence -> scan.
+      reference: sequence that the others are registered onto.
+      given: brain mask; None for brain extraction.
+      options: options of the preparation.
+
+    Returns:
+      Sequence -> float64[4, 4], mm of the reference to mm of the scan, in the order of `scans`;
+      and on the reference's grid, or a coarser one, the brain, float32 from 0 to 1, and the bias.
+    """
+    working = {name: coarsen(scan, _WORKING_VOXEL) for name, scan in scans.items()}
+    masked, mask = _find_brain(scans, working, reference, given, _FINDERS[options.finder])
+    corrected = map_scans(lambda name: correct_scan(working[name], mask), scans, options.workers)
+    transforms, brain = align(corrected, reference, masked, mask, options)
+    t1 = corrected.get(TEMPLATE_SEQUENCE)
+    return transforms, brain, estimate_bias(working, transforms, brain, t1, options)
 
 
 def preparation_warnings(prepared: Prepared) -> tuple[str, ...]:
@@ -202,11 +247,20 @@ def _transform_size(matrix: Array, geometry: Geometry) -> tuple[float, float, fl
 
 def _find_brain(
     scans: Mapping[str, Volume],
+    working: Mapping[str, Volume],
     reference: str,
     given: Volume | None,
     find: Callable[[Volume], Array],
 ) -> tuple[str, Volume]:
-    """Returns the sequence that a brain mask is aligned with, and the mask, float32 from 0 to 1."""
+    """Returns the sequence that a brain mask is aligned with, and the mask, float32 from 0 to 1.
+
+    Args:
+      scans: sequence -> scan.
+      working: sequence -> the same, in voxels of about 1 mm or larger.
+      reference: sequence that defines the grid.
+      given: brain mask; None for brain extraction.
+      find: brain extraction.
+    """
     if given is not None:
         # The reference first: scans on one grid may differ by motion of the head.
         names = (reference, *scans)
@@ -215,6 +269,6 @@ def _find_brain(
         mask = given.array > 0.5
     else:
         masked = TEMPLATE_SEQUENCE if TEMPLATE_SEQUENCE in scans else reference
-        mask = find(scans[masked])
-    geometry = given.geometry if given is not None else scans[masked].geometry
+        mask = find(working[masked])
+    geometry = given.geometry if given is not None else working[masked].geometry
     return masked, Volume(mask.astype(np.float32), geometry)

@@ -93,26 +93,6 @@ def make_page(title: str, lead: str, scenes: Sequence[Scene]) -> str:
     )
 
 
-def crop(geometry: Geometry, region: Array, margin: float) -> tuple[Geometry, tuple[slice, ...]]:
-    """Returns the bounding box of a region as a grid, and its slices.
-
-    Args:
-      geometry: the whole grid.
-      region: bool[x, y, z].
-      margin: mm around it.
-    """
-    at = []
-    for axis, size in enumerate(geometry.voxel_size):
-        inside = np.flatnonzero(region.any(axis=tuple(k for k in range(3) if k != axis)))
-        first, last = (inside[0], inside[-1]) if inside.size else (0, region.shape[axis] - 1)
-        steps = round(margin / size)
-        at.append(slice(max(int(first) - steps, 0), min(int(last) + steps + 1, region.shape[axis])))
-    affine = geometry.affine.copy()
-    affine[:3, 3] = affine[:3, :3] @ [s.start for s in at] + affine[:3, 3]
-    x, y, z = (s.stop - s.start for s in at)
-    return Geometry((x, y, z), affine), tuple(at)
-
-
 def _pack(layer: Layer, geometry: Geometry) -> dict[str, object]:
     low, high = layer.window
     # Range of the slider beyond the window, up to the brightest voxels.

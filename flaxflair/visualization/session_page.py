@@ -19,18 +19,20 @@ from skimage.feature import canny
 
 from flaxflair.core.atomic_files import write_text
 from flaxflair.core.json_objects import read_object
-from flaxflair.core.records import Array, InputError, Subject
+from flaxflair.core.records import Array, Geometry, InputError, Subject, strides
 from flaxflair.core.sequences import SEQUENCES, TARGET, parse_patterns
 from flaxflair.evaluation.scoring import score, score_truth
+from flaxflair.imaging.resampling import bounding_box
 from flaxflair.io import bids, derivatives
 from flaxflair.io.datasets import extract_brain, load_session
 from flaxflair.io.fingerprints import fingerprint
 from flaxflair.io.session_files import find_sessions
 from flaxflair.models.model import Run, load_run
-from flaxflair.visualization.niivue import Layer, Scene, crop, make_page
+from flaxflair.visualization.niivue import Layer, Scene, make_page
 from flaxflair.visualization.panels import grey_range
 
 _MARGIN = 12.0  # displayed margin around the brain, mm
+_MOST_VOXELS = 24_000_000  # displayed
 _SYNTHETIC, _TRUE = "synthetic FLAIR", "true FLAIR"
 _SHOWN = 3  # default number of sessions of a run
 
@@ -71,7 +73,7 @@ def make_scene(
       facts: names and values.
     """
     brain = subject.masks.brain
-    geometry, at = crop(subject.geometry, brain, _MARGIN)
+    geometry, at = _displayed(subject.geometry, brain)
     scale = grey_range(flair if subject.flair is None else subject.flair, brain)
     inputs = [
         Layer(
@@ -112,9 +114,24 @@ def make_scene(
         subject.name,
         geometry,
         (*images, *inputs, *overlays),
-        tuple({**_describe(subject, flair), **(facts or {})}.items()),
+        tuple({**_describe(subject, flair), **_describe_steps(at), **(facts or {})}.items()),
         subject.warnings,
     )
+
+
+def _displayed(geometry: Geometry, brain: Array) -> tuple[Geometry, tuple[slice, slice, slice]]:
+    """Returns the displayed part of a grid, around the brain, and its slices.
+
+    Of a part with more than `_MOST_VOXELS`, which a browser shows slowly, every n-th voxel along
+    axes with voxels of at most 0.5 mm.
+    """
+    box, at = bounding_box(geometry, brain, _MARGIN)
+    if np.prod(box.shape) <= _MOST_VOXELS:
+        return box, at
+    steps = strides(box.voxel_size, 1.0)
+    x, y, z = (slice(a.start, a.stop, step) for a, step in zip(at, steps, strict=True))
+    shape = tuple(-(-size // step) for size, step in zip(box.shape, steps, strict=True))
+    return Geometry((shape[0], shape[1], shape[2]), box.affine @ np.diag([*steps, 1.0])), (x, y, z)
 
 
 def _reference_input(subject: Subject) -> str:
@@ -138,6 +155,13 @@ def _edges(image: Array, brain: Array) -> Array:
     scaled = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
     slices = [canny(scaled[..., z], sigma=1.5, mask=brain[..., z]) for z in range(image.shape[2])]
     return np.stack(slices, axis=-1).astype(np.float32)
+
+
+def _describe_steps(at: tuple[slice, slice, slice]) -> dict[str, str]:
+    steps = [part.step or 1 for part in at]
+    if max(steps) == 1:
+        return {}
+    return {"displayed": f"1 of {'×'.join(map(str, steps))} voxels; the file has all of them"}
 
 
 def _describe(subject: Subject, flair: Array) -> dict[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from flaxflair.core.records import Geometry, InputError
 from flaxflair.core.sequences import INPUTS
@@ -121,6 +121,25 @@ def test_thick_slices_are_averages():
     middle = back[30:50, 30:50, 8:12]
     assert middle.mean() == pytest.approx(1.0, rel=0.1)
     assert middle.std() < 0.3
+
+
+def test_field_of_view_beyond_the_brain_changes_nothing():
+    subject = ball((1.2, 0.8, 1.0))
+    wide = [(5, 7), (0, 9), (12, 0)]  # whole millimetres, as the standard grid starts at one
+    affine = subject.geometry.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [5, 0, 12]
+    brain = np.pad(subject.masks.brain, wide)
+    x, y, z = brain.shape
+    padded = replace(
+        subject,
+        images=np.pad(subject.images, [*wide, (0, 0)], mode="edge"),
+        masks=replace(subject.masks, brain=brain, lesion=None, white_matter=None),
+        geometry=Geometry((x, y, z), affine),
+    )
+    expected, found = standardize(subject), standardize(padded)
+    assert_allclose(found.geometry.affine, expected.geometry.affine, atol=1e-9)
+    assert_array_equal(found.brain, expected.brain)
+    assert_allclose(found.images, expected.images, atol=1e-5)
 
 
 def test_missing_and_unknown_sequences_are_refused():

@@ -187,10 +187,18 @@ def test_a_misaligned_scan_gives_a_warning_however_small_its_transform(
     moved = resample(moving.array, affine, fixed.geometry, shift, beyond="zero")
     brain = to_ras(truth["brain"]).array > 0.5
     identity = {"FLAIR": np.eye(4), "T2": np.eye(4)}
-    images = {"FLAIR": fixed.array, "T2": moved}
+    images = np.stack([fixed.array, moved])
     whole = {"FLAIR": 1.0, "T2": 1.0}
     prepared = Prepared(
-        "FLAIR", raw_scans["FLAIR"].geometry, images, brain, identity, whole, {}, {}
+        "FLAIR",
+        raw_scans["FLAIR"].geometry,
+        ("FLAIR", "T2"),
+        images,
+        brain,
+        identity,
+        whole,
+        {},
+        {},
     )
     assert (
         any("the T2 seems misaligned with the FLAIR" in s for s in preparation_warnings(prepared))

@@ -10,13 +10,12 @@ import pytest
 
 from flaxflair.cli import main
 from flaxflair.core.atomic_files import write_json
-from flaxflair.core.records import Geometry, InputError
+from flaxflair.core.records import InputError
 from flaxflair.io.datasets import load_cohort
 from flaxflair.io.nifti import pack_volume
-from flaxflair.visualization.niivue import crop
 from flaxflair.visualization.session_page import make_scene, write_page
 from tests.browser import open_page
-from tests.samples import AFFINE, SHAPE, image_of
+from tests.samples import AFFINE, image_of
 
 
 def test_packed_volume_has_eight_bits():
@@ -32,15 +31,6 @@ def gunzip(content: bytes) -> bytes:
     import gzip
 
     return gzip.decompress(content)
-
-
-def test_crop_preserves_world_coordinates():
-    region = np.zeros(SHAPE, bool)
-    region[3:5, 4:6, 2:4] = True
-    geometry, at = crop(Geometry(SHAPE, AFFINE), region, 1.0)
-    assert region[at].sum() == region.sum()
-    corner = AFFINE @ [*(s.start for s in at), 1]
-    np.testing.assert_allclose(geometry.affine @ [0, 0, 0, 1], corner)
 
 
 def test_session_page_opens_without_console_messages(phantom: Path, tmp_path: Path):
