@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 from numpy.testing import assert_allclose
 
 from flaxflair.networks import conditional
-from flaxflair.networks.conditional import build, depth_to_space, space_to_depth
+from flaxflair.networks.conditional import depth_to_space, space_to_depth
 from flaxflair.networks.network import ConditionalNetwork, Params, count_parameters
 from tests.closeness import assert_near
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SHAPES = (
     {"widths": (4, 6), "reduction": 2},
@@ -29,6 +33,12 @@ def with_lively_weights(network: ConditionalNetwork) -> Params:
     return jax.tree.unflatten(
         tree, [leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32) for leaf in leaves]
     )
+
+
+def build(*channels: int, **shape: Any) -> ConditionalNetwork:
+    """Builds a network with a compiled `forward`: its operations compile slower one by one."""
+    network = conditional.build(*channels, **shape)
+    return network._replace(forward=jax.jit(network.forward))
 
 
 def an_input(*edges: int) -> tuple[jax.Array, jax.Array]:
@@ -76,17 +86,22 @@ def test_tile_with_halo_equals_whole_volume(shape):
 
 @each_shape
 def test_slabs_give_the_outputs_and_gradients_of_the_whole(shape, monkeypatch):
-    network = build(2, 3, **shape)
-    params = with_lively_weights(network)
+    params = with_lively_weights(build(2, 3, **shape))
     images, condition = an_input(30, 7, 6)
 
-    def total(images: jax.Array) -> jax.Array:
-        flair, logit = network.forward(params, images, condition)
-        return (flair**2 + logit).sum()
+    def outputs_and_gradient() -> Any:
+        network = build(2, 3, **shape)  # compiled anew
 
-    whole = network.forward(params, images, condition), jax.grad(total)(images)
+        def total(images: jax.Array) -> tuple[jax.Array, Any]:
+            flair, logit = network.forward(params, images, condition)
+            return (flair**2 + logit).sum(), (flair, logit)
+
+        gradient, outputs = jax.jit(jax.grad(total, has_aux=True))(images)
+        return outputs, gradient
+
+    whole = outputs_and_gradient()
     monkeypatch.setattr(conditional, "_SLAB_BYTES", 1)  # slabs of one row
-    slabs = network.forward(params, images, condition), jax.grad(total)(images)
+    slabs = outputs_and_gradient()
     jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-4, atol=1e-4), whole, slabs)
 
 
@@ -154,7 +169,7 @@ def test_every_filter_has_a_gradient(shape):
         flair, logit = network.forward(params, images, condition)
         return jnp.sum(flair**2) + jnp.sum(logit**2)
 
-    gradient = jax.grad(energy)(params)
+    gradient = jax.jit(jax.grad(energy))(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         if "convolutions" in jax.tree_util.keystr(path):
             assert np.abs(leaf).reshape(-1, leaf.shape[-1]).max(0).min() > 0
