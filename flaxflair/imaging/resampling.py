@@ -14,6 +14,7 @@ from scipy import ndimage
 from flaxflair.core.records import Array, Geometry, Volume, strides
 
 _SLAB = 4_000_000  # voxels
+_SAME = 1e-6  # voxels, differences due to rounding
 
 
 def _box(array: Array, width: float, axis: int, out: Array | None) -> Array:
@@ -60,10 +61,67 @@ def resample(
         axis = int(np.argmax(np.abs(edge)))
         new = None if averaged is array else averaged
         averaged = _box(averaged, float(np.linalg.norm(edge)), axis, new)
+    positions = _separate(mapping, target.shape)
+    if positions is not None:
+        out = np.empty(target.shape, averaged.dtype) if out is None else out
+        _interpolate(averaged, positions, beyond == "zero", out)
+        return out
     mode = {"border": "nearest", "zero": "constant"}[beyond]
     return ndimage.affine_transform(
         averaged, mapping, output_shape=target.shape, order=1, mode=mode, output=out
     )
+
+
+def _separate(mapping: Array, shape: tuple[int, int, int]) -> list[Array] | None:
+    """Returns the source positions along each axis if a mapping turns no axis; otherwise, None.
+
+    Args:
+      mapping: float64[4, 4], target index to image index.
+      shape: of the target.
+    """
+    linear = mapping[:3, :3]
+    turned = linear - np.diag(np.diag(linear))
+    if (np.abs(turned) @ np.array(shape)).max() > _SAME:
+        return None
+    positions = [
+        np.arange(size) * linear[axis, axis] + mapping[axis, 3] for axis, size in enumerate(shape)
+    ]
+    # Rounding errors, which would move the border out of the image.
+    return [np.where(np.abs(p - np.round(p)) < _SAME, np.round(p), p) for p in positions]
+
+
+def _interpolate(array: Array, positions: Sequence[Array], zero: bool, out: Array) -> None:
+    """Interpolates linearly along one axis after the other, several times as fast as all at once.
+
+    Args:
+      array: float32[x, y, z].
+      positions: of the result, along x, y and z of the image, voxels.
+      zero: whether values outside the image are zero, not those of its border.
+      out: float32[x', y', z'] to write to.
+    """
+    shape = array.shape
+    weights = [_weigh(p, size) for p, size in zip(positions, shape, strict=True)]
+    for axis in (2, 1):
+        low, high, part = weights[axis]
+        part = part.reshape([-1 if k == axis else 1 for k in range(3)])
+        below = np.take(array, low, axis)
+        array = below + part * (np.take(array, high, axis) - below)
+    low, high, part = weights[0]
+    rows = max(1, _SLAB // (array.shape[1] * array.shape[2]))
+    for start in range(0, len(out), rows):
+        at = slice(start, start + rows)
+        below = array[low[at]]
+        out[at] = below + part[at, None, None] * (array[high[at]] - below)
+    if zero:
+        for axis, (p, size) in enumerate(zip(positions, shape, strict=True)):
+            out[(slice(None),) * axis + ((p < 0) | (p > size - 1),)] = 0
+
+
+def _weigh(positions: Array, size: int) -> tuple[Array, Array, Array]:
+    """Returns the voxels below and above each position, and the weight of the latter, float32."""
+    inside = np.clip(positions, 0, size - 1)
+    low = inside.astype(np.intp)
+    return low, np.minimum(low + 1, size - 1), (inside - low).astype(np.float32)
 
 
 def block_mean(array: Array, steps: Sequence[int]) -> Array:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from skimage.measure import label
 
 from flaxflair.core.records import Array, Geometry, Volume, strides
-from flaxflair.imaging.resampling import resample
+from flaxflair.imaging.resampling import coarsen, resample
 from flaxflair.io.template import read_template
 from flaxflair.preprocessing.orientation_check import expect_orientation
 from flaxflair.preprocessing.registration import register
@@ -38,25 +38,26 @@ _TISSUE = 0.15  # threshold between air and tissue, relative to the 99th percent
 _PITCHES = (-24, -16, -8, 0, 8, 16, 24)
 _UP, _FORWARD = (-30, -20, -10, 0, 10, 20, 30), (-16, -8, 0, 8, 16)
 _SIZES = (0.82, 0.88, 0.94, 1.0)
-# The best transform of each size and height is refined by a simplex with these initial steps and
-# limits: pitch, up, forward, size, right, roll and yaw. Without limits, a whole head in air can
-# match a brain in its skull.
+# Of each size, the best transforms of the best heights are refined by a simplex with these initial
+# steps and limits: pitch, up, forward, size, right, roll and yaw. Without limits, a whole head in
+# air can match a brain in its skull.
+_HEIGHTS = 4
 _STEPS = (6.0, 6.0, 6.0, 0.04, 4.0, 4.0, 4.0)
 _LIMITS = ((-40, 40), (-45, 45), (-30, 30), (0.78, 1.0), (-15, 15), (-15, 15), (-15, 15))
 _TERMINATION = {"maxfev": 120, "xatol": 0.1, "fatol": 3e-4}
 _REGISTRATION_VOXEL = 4.0  # mm
-_VOXEL = 2.0  # mm, voxels in which the brain is trimmed
+_VOXEL = 2.0  # mm, voxels of the template, and largest ones over which a scan is averaged
 _MARGIN = 3.0  # mm, maximum extent of a brain beyond the template's
 _BRIDGE = 2.5  # mm, half the thickness of tissue that connects the brain to the orbits and the neck
 _SULCUS = 4.0  # mm, half the width of a gap that belongs to the brain
 # Skull and air are darker than _DARK × the median deep in the brain; fat is brighter than _BRIGHT ×
 # the 95th percentile there.
 _DARK, _BRIGHT = 0.5, 1.4
-_COARSE, _FINE = Sampling(8.0, 3.0, 4.0), Sampling(5.0, 2.0, 2.0)
+_COARSE, _FINE = Sampling(8.0, 3.0, 4.0), Sampling(6.0, 2.0, 2.0)
 
 
 class _Head(NamedTuple):
-    """The template.
+    """The template, in voxels of `_VOXEL` mm.
 
     Attributes:
       t1: T1 with skull and scalp.
@@ -71,8 +72,10 @@ class _Head(NamedTuple):
 
 @functools.cache
 def _template() -> _Head:
-    t1 = read_template("t1")
-    brain = np.asarray(ndimage.binary_fill_holes(t1.array > 0), bool)
+    whole = read_template("t1")
+    t1 = coarsen(whole, _VOXEL)
+    filled = np.asarray(ndimage.binary_fill_holes(whole.array > 0), np.float32)
+    brain = coarsen(Volume(filled, whole.geometry), _VOXEL).array > 0.5
     affine = t1.geometry.affine
     distance = np.asarray(ndimage.distance_transform_edt(~brain, sampling=t1.geometry.voxel_size))
     above = np.arange(brain.shape[2]) * affine[2, 2] + affine[2, 3] > _BASE
@@ -98,15 +101,15 @@ def find_brain(volume: Volume) -> Array:
       InputError: the template fits the head far better after an exchange of axes.
     """
     head = _template()
-    scan = _pad(_clip_fat(volume))
-    start = _find_start(scan, head)
+    clipped = _clip_fat(volume)
+    scan = _pad(coarsen(clipped, _VOXEL))
+    fine = Comparison(scan, head.t1, head.brain, _FINE)
+    start = _find_start(scan, head, fine)
     to_scan = register(scan, head.t1, head.brain, start=start, finest=_REGISTRATION_VOXEL)
-    expect_orientation(Comparison(scan, head.t1, head.brain, _FINE), to_scan, scan)
-    grid = _coarse(head.t1.geometry)
-    resampled = resample(scan.array, scan.geometry.affine, grid, to_scan, beyond="zero")
-    template_brain = head.brain.astype(np.float32)
-    prior = resample(template_brain, head.t1.geometry.affine, grid, np.eye(4)) > 0.5
-    found = _trim(resampled, prior).astype(np.float32)
+    expect_orientation(fine, to_scan, scan)
+    grid = head.t1.geometry
+    resampled = resample(clipped.array, clipped.geometry.affine, grid, to_scan, beyond="zero")
+    found = _trim(resampled, head.brain).astype(np.float32)
     back = np.linalg.inv(to_scan)
     return resample(found, grid.affine, volume.geometry, back, beyond="zero") > 0.5
 
@@ -127,7 +130,7 @@ def _pad(volume: Volume) -> Volume:
     return Volume(array, Geometry((x, y, z), affine))
 
 
-def _find_start(scan: Volume, head: _Head) -> Array:
+def _find_start(scan: Volume, head: _Head, fine: Comparison) -> Array:
     """Returns the best of a few hundred similarity transforms, mm of the template to mm of a scan.
 
     Registration from aligned centres failed in three of four clinical sessions: heads are pitched,
@@ -135,9 +138,13 @@ def _find_start(scan: Volume, head: _Head) -> Array:
     of convergence, but match a brain that is 10 % too large almost as well: with them alone, skull
     was included in the brain in four of thirteen phantoms. The brain itself gives a precise
     optimum from a near start. The search therefore uses the first and then the second.
+
+    Args:
+      scan: the head, in air.
+      head: the template.
+      fine: comparison of the scan with the template's brain.
     """
     coarse = Comparison(scan, head.t1, head.compared, _COARSE)
-    fine = Comparison(scan, head.t1, head.brain, _FINE)
     affine = head.t1.geometry.affine
     template_centre = affine[:3, :3] @ np.argwhere(head.compared).mean(axis=0) + affine[:3, 3]
     centre = _centre_of_head(scan)
@@ -156,16 +163,18 @@ def _find_start(scan: Volume, head: _Head) -> Array:
     def fine_cost(guess: Sequence[float]) -> float:
         return -fine.mutual_information(to_matrix(guess))
 
-    upright = (0.0, 0.0, 0.0)
-    starts = (
-        min(
-            ((pitch, up, forward, size, *upright) for pitch in _PITCHES for forward in _FORWARD),
-            key=coarse_cost,
-        )
-        for up, size in itertools.product(_UP, _SIZES)
-    )
+    starts: list[tuple[float, ...]] = []
+    for size in _SIZES:
+        of_height = [min((coarse_cost(guess), guess) for guess in _guesses(up, size)) for up in _UP]
+        starts += [guess for _, guess in sorted(of_height)[:_HEIGHTS]]
     best = min((_minimise(coarse_cost, start) for start in starts), key=fine_cost)
     return to_matrix(_minimise(fine_cost, best))
+
+
+def _guesses(up: float, size: float) -> Iterator[tuple[float, ...]]:
+    """Yields upright starts of one height and size; see `_STEPS` for the order of values."""
+    for pitch, forward in itertools.product(_PITCHES, _FORWARD):
+        yield (pitch, up, forward, size, 0.0, 0.0, 0.0)
 
 
 def _minimise(cost: Callable[[Sequence[float]], float], start: Sequence[float]) -> Sequence[float]:
@@ -191,12 +200,6 @@ def _centre_of_head(scan: Volume) -> Array:
         centre[:2] = np.median(tissue, axis=0)[:2]
     affine = scan.geometry.affine @ np.diag([*steps, 1.0])
     return affine[:3, :3] @ centre + affine[:3, 3]
-
-
-def _coarse(geometry: Geometry) -> Geometry:
-    steps = [max(1, round(_VOXEL / edge)) for edge in geometry.voxel_size]
-    x, y, z = (-(-n // step) for n, step in zip(geometry.shape, steps, strict=True))
-    return Geometry((x, y, z), geometry.affine @ np.diag([*steps, 1.0]))
 
 
 def _trim(head: Array, prior: Array) -> Array:

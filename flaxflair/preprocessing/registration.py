@@ -73,7 +73,7 @@ def fit_bias(volume: Volume, mask: Array, *, iterations: Sequence[int] = (50, 30
       float32[x', y', z'], one voxel for each block; its mean is zero over the blocks within the
       mask.
     """
-    steps: Any = strides(volume.geometry.voxel_size, _BIAS_VOXEL)
+    steps: Any = tuple(max(1, round(_BIAS_VOXEL / edge)) for edge in volume.geometry.voxel_size)
     filled, total = (
         block_reduce(array, steps, np.sum)
         for array in (mask.astype(np.float64), np.where(mask, volume.array, 0.0))
@@ -208,6 +208,10 @@ def _optimise(
         voxels = pair.fixed.GetNumberOfPixels()
         method.SetMetricSamplingPercentage(min(1.0, _SAMPLES / voxels), _SEED)
         method.SetMetricFixedMask(pair.mask)
+        # Gradients at the samples, by differences of the interpolated image. Those of a smoothed
+        # image, ITK's default, stop short of the optimum if slices are thick, and take longer.
+        method.MetricUseMovingImageGradientFilterOff()
+        method.MetricUseFixedImageGradientFilterOff()
         method.SetInterpolator(sitk.sitkLinear)
         method.SetOptimizerAsRegularStepGradientDescent(
             step * pair.voxel, _MIN_STEP * pair.voxel, 100, relaxationFactor=0.5

@@ -138,7 +138,7 @@ def prepare_session(
     transforms, brain_map, bias = _estimate(scans, reference, given, options)
     grid = scans[reference].geometry
     scanned = {name: edges_along(scan.geometry, grid) for name, scan in scans.items()}
-    biases = {name: _centre(bias.bias(name), brain_map) for name in scans}
+    biases = {name: bias.bias(name) for name in scans}
     images = correct_scans(scans, reference, transforms, biases, options.workers)
     back = np.linalg.inv(frame)
     return Prepared(
@@ -154,18 +154,10 @@ def prepare_session(
     )
 
 
-def _centre(log: Array, brain: Volume) -> Volume:
-    """Returns the logarithm of a bias with a mean of zero in the brain.
-
-    The mean of a bias is not identifiable; that of the image in the brain is left unchanged.
-    """
-    return Volume(log - log[brain.array > 0.5].mean(), brain.geometry)
-
-
 def _estimate(
     scans: Mapping[str, Volume], reference: str, given: Volume | None, options: Preparation
 ) -> tuple[dict[str, Array], Volume, SessionBias]:
-    """Returns transforms, brain and bias of a session, estimated in voxels of about 1 mm or larger.
+    """Returns transforms, brain and bias of a session, estimated in averages of voxels.
 
     Args:
       scans: sequence -> scan.
@@ -175,7 +167,7 @@ def _estimate(
 
     Returns:
       Sequence -> float64[4, 4], mm of the reference to mm of the scan, in the order of `scans`;
-      and on the reference's grid, or a coarser one, the brain, float32 from 0 to 1, and the bias.
+      the brain, float32 from 0 to 1, on the reference's grid or a coarser one; and the bias.
     """
     working = {name: coarsen(scan, _WORKING_VOXEL) for name, scan in scans.items()}
     masked, mask = _find_brain(scans, working, reference, given, _FINDERS[options.finder])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxflair.core.records import Array, Geometry, InputError, Volume
-from flaxflair.imaging.resampling import resample
+from flaxflair.imaging.resampling import coarsen, resample
 from flaxflair.imaging.tissue import tissue_thresholds
 from flaxflair.preprocessing.alignment import IDENTITY, map_scans, resample_volume
 from flaxflair.preprocessing.bias_field import bias_weights, fit_scan
@@ -20,6 +20,7 @@ from flaxflair.preprocessing.registration import fit_bias
 
 # Sequence that the template is registered to, if scanned; otherwise, the reference.
 TEMPLATE_SEQUENCE = "T1"
+_VOXEL = 1.25  # mm, blocks over which scans are averaged whose voxels are at most half as large
 _PURE = 0.8  # minimum fraction of a tissue in a voxel of that tissue
 _COVERED = 0.99  # minimum fraction of a voxel inside a scan
 _MIN_COMMON = 0.2  # fraction of the brain that all scans cover, for a joint estimate
@@ -29,20 +30,26 @@ class SessionBias(NamedTuple):
     """Estimated bias of the scans of a session.
 
     Attributes:
-      fields: sequence -> float32[x, y, z], logarithm of N4's field, on the reference's grid.
+      brain: float32 from 0 to 1, on a grid in the reference's space.
+      fields: sequence -> float32[x, y, z], logarithm of N4's field, on that grid.
       coverage: sequence -> float32[n], fraction of each of the n voxels of the brain inside the
         scan, 0 to 1.
       weights: see `bias_field.bias_weights`.
     """
 
+    brain: Volume
     fields: Mapping[str, Array]
     coverage: Mapping[str, Array]
     weights: Mapping[str, Mapping[str, float]]
 
-    def bias(self, name: str) -> Array:
-        """Returns the logarithm of a scan's bias, float32[x, y, z]."""
+    def bias(self, name: str) -> Volume:
+        """Returns the logarithm of a scan's bias, with a mean of zero in the brain.
+
+        The mean of a bias is not identifiable; that of the image in the brain is left unchanged.
+        """
         row = self.weights[name].items()
-        return np.sum([weight * self.fields[other] for other, weight in row], axis=0)
+        log = np.sum([weight * self.fields[other] for other, weight in row], axis=0)
+        return Volume(log - log[self.brain.array > 0.5].mean(), self.brain.geometry)
 
 
 def estimate_bias(
@@ -57,7 +64,7 @@ def estimate_bias(
     Args:
       scans: sequence -> scan, uncorrected.
       transforms: sequence -> float64[4, 4], mm of the reference to mm of the scan.
-      brain: float32 from 0 to 1, on the reference's grid.
+      brain: float32 from 0 to 1, on a grid in the reference's space.
       t1: bias-corrected T1, from which tissues are segmented; None if not scanned.
       options: options of the preparation.
 
@@ -65,17 +72,19 @@ def estimate_bias(
       InputError: a scan contains no brain.
     """
     tissues = [] if t1 is None else _find_tissues(t1, transforms[TEMPLATE_SEQUENCE], brain)
+    brain = coarsen(brain, _VOXEL)
     region = brain.array > 0.5
 
     def fit(name: str) -> tuple[Array, Array]:
-        return _estimate_scan_bias(name, scans[name], transforms[name], brain, tissues)
+        scan = coarsen(scans[name], _VOXEL)
+        return _estimate_scan_bias(name, scan, transforms[name], brain, tissues)
 
     fitted = map_scans(fit, scans, options.workers)
     fields = {name: field for name, (field, _) in fitted.items()}
     coverage = {name: part[region] for name, (_, part) in fitted.items()}
     in_brain = {name: field[region] for name, field in fields.items()}
     weights = _find_weights(in_brain, coverage, options)
-    return SessionBias(fields, coverage, weights)
+    return SessionBias(brain, fields, coverage, weights)
 
 
 def _estimate_scan_bias(
@@ -87,12 +96,12 @@ def _estimate_scan_bias(
       name: sequence of the scan.
       scan: uncorrected.
       transform: float64[4, 4], mm of the reference to mm of the scan.
-      brain: float32 from 0 to 1, on the reference's grid.
+      brain: float32 from 0 to 1, on a grid in the reference's space.
       tissues: see `_find_tissues`.
 
     Returns:
-      The logarithm of the field, and a fraction from 0 to 1; both float32[x, y, z] on the
-      reference's grid.
+      The logarithm of the field, and a fraction from 0 to 1; both float32[x, y, z] on the grid of
+      the brain.
     """
     back = np.linalg.inv(transform)
     where = resample_volume(brain, scan.geometry, back) > 0.5
@@ -130,10 +139,11 @@ def correct_scan(scan: Volume, brain: Volume) -> Volume:
       scan: uncorrected.
       brain: float32 from 0 to 1, positioned by the headers.
     """
-    where = resample_volume(brain, scan.geometry, IDENTITY) > 0.5
+    coarse = coarsen(scan, _VOXEL)
+    where = resample_volume(brain, coarse.geometry, IDENTITY) > 0.5
     if not where.any():
         return scan
-    field = _resample_field(fit_bias(scan, where, iterations=(50,)), scan.geometry, IDENTITY)
+    field = _resample_field(fit_bias(coarse, where, iterations=(50,)), scan.geometry, IDENTITY)
     return Volume(scan.array / np.exp(field), scan.geometry)
 
 

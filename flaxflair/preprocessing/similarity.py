@@ -47,7 +47,7 @@ class Comparison:
         grid = _subsampling(fixed, sampling.spacing)
         steps = np.array([step.step for step in grid])
         index = np.argwhere(where[grid])
-        self._values = _smooth(fixed, sampling.smoothing)[grid][tuple(index.T)]
+        self._bins = _to_bins(_smooth(fixed, sampling.smoothing)[grid][tuple(index.T)])
         affine = fixed.geometry.affine
         self.points = steps * index @ affine[:3, :3].T + affine[:3, 3]
         coarse = _subsampling(moving, sampling.voxel)
@@ -61,7 +61,7 @@ class Comparison:
         Args:
           matrix: float64[4, 4], mm of the fixed image to mm of the moving one.
         """
-        return mutual_information(self._values, self._sample(matrix))
+        return _information(self._joint(matrix))
 
     def uncertainty_coefficient(self, matrix: Array) -> float:
         """Returns the mutual information divided by the entropy of the fixed image, 0 to 1.
@@ -69,16 +69,19 @@ class Comparison:
         Args:
           matrix: float64[4, 4], mm of the fixed image to mm of the moving one.
         """
-        joint = _joint(self._values, self._sample(matrix))
+        joint = self._joint(matrix)
         marginal = joint.sum(axis=1)
         marginal = marginal[marginal > 0]
         entropy = float(-(marginal * np.log(marginal)).sum())
         return _information(joint) / max(entropy, 1e-9)
 
-    def _sample(self, matrix: Array) -> Array:
+    def _joint(self, matrix: Array) -> Array:
+        """Returns the joint histogram under a transform, float64[bins, bins], of sum 1."""
         to_moving = self._to_index @ matrix
         index = self.points @ to_moving[:3, :3].T + to_moving[:3, 3]
-        return ndimage.map_coordinates(self._moving, index.T, order=1, mode="constant")
+        values = ndimage.map_coordinates(self._moving, index.T, order=1, mode="constant")
+        cells = _BINS * self._bins + _to_bins(values)
+        return np.bincount(cells, minlength=_BINS**2).reshape(_BINS, _BINS) / cells.size
 
 
 def translation(millimetres: Array) -> Array:
@@ -88,13 +91,11 @@ def translation(millimetres: Array) -> Array:
     return matrix
 
 
-def mutual_information(a: Array, b: Array) -> float:
-    """Returns the mutual information of paired values, nats, from a joint histogram."""
-    return _information(_joint(a, b))
-
-
-def _joint(a: Array, b: Array) -> Array:
-    return np.histogram2d(a, b, bins=_BINS)[0] / a.size
+def _to_bins(values: Array) -> Array:
+    """Returns the bin of each value, int64[n]: `_BINS` equal bins from the least to the largest."""
+    low, high = float(values.min()), float(values.max())
+    scale = _BINS / (high - low) if high > low else 0.0
+    return np.minimum(((values - low) * scale).astype(np.int64), _BINS - 1)
 
 
 def _information(joint: Array) -> float:

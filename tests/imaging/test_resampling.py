@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import ndimage
 
 from flaxflair.core.records import Array, Geometry, Volume
 from flaxflair.imaging import resampling
@@ -77,3 +78,27 @@ def test_box_of_an_empty_region_is_the_whole_grid():
     box, at = bounding_box(geometry, np.zeros(geometry.shape, bool), 1.0)
     assert box.shape == geometry.shape
     assert_array_equal(world(box), world(geometry)[at])
+
+
+@pytest.mark.parametrize("beyond", ["border", "zero"])
+@pytest.mark.parametrize("edges", [(0.5, 0.7, 0.3), (1.0, 1.0, 1.0), (1.3, 0.9, 0.6)], ids=str)
+def test_parallel_grids_are_interpolated_as_turned_ones_are(beyond, edges):
+    shape, size = (9, 8, 7), (14, 13, 12)
+    image = image_of("parallel", shape) + 10  # no zeros
+    target = np.diag([*edges, 1.0])
+    target[:3, 3] = (-2.5, 1.0, 0.25)
+    found = resample(image, np.eye(4), Geometry(size, target), np.eye(4), beyond=beyond)
+    mode = {"border": "nearest", "zero": "constant"}[beyond]
+    expected = ndimage.affine_transform(image, target, output_shape=size, order=1, mode=mode)
+    assert found.dtype == np.float32
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_the_border_of_an_image_is_inside_it_in_spite_of_rounding():
+    image = np.ones((6, 6, 6), np.float32)
+    affine = np.diag([0.1, 0.3, 0.7, 1.0])
+    affine[:3, 3] = (0.1, -0.7, 1e3)
+    shift = np.eye(4)
+    shift[:3, 3] = (1 / 3, 1e-9, -0.1)
+    moved = Geometry((6, 6, 6), np.linalg.inv(shift) @ affine)
+    assert resample(image, affine, moved, shift, beyond="zero").all()
