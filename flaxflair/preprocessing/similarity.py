@@ -81,7 +81,7 @@ class Comparison:
         index = self.points @ to_moving[:3, :3].T + to_moving[:3, 3]
         values = ndimage.map_coordinates(self._moving, index.T, order=1, mode="constant")
         cells = _BINS * self._bins + _to_bins(values)
-        return np.bincount(cells, minlength=_BINS**2).reshape(_BINS, _BINS) / cells.size
+        return np.bincount(cells, minlength=_BINS**2).reshape(_BINS, _BINS) / max(cells.size, 1)
 
 
 def translation(millimetres: Array) -> Array:
@@ -93,9 +93,10 @@ def translation(millimetres: Array) -> Array:
 
 def _to_bins(values: Array) -> Array:
     """Returns the bin of each value, int64[n]: `_BINS` equal bins from the least to the largest."""
-    low, high = float(values.min()), float(values.max())
-    scale = _BINS / (high - low) if high > low else 0.0
-    return np.minimum(((values - low) * scale).astype(np.int64), _BINS - 1)
+    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
+    if not low < high:  # one value, or none
+        return np.zeros(len(values), np.int64)
+    return np.minimum((values - low) / (high - low) * _BINS, _BINS - 1).astype(np.int64)
 
 
 def _information(joint: Array) -> float:
