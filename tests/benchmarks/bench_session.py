@@ -2,8 +2,9 @@
 
 Run as `python -m tests.benchmarks.bench_session RAW --against CHECKOUT [--participant 04 ...]
 [--repeats 3] [--json OUT]`. RAW is a raw BIDS data set, CHECKOUT a folder that holds another
-version. `flaxflair prepare` of either is run in turn, each time in a process of its own. Reported
-are the smallest processor and wall time of each, imports included, and their ratios.
+version, whose dependencies are installed too. `flaxflair prepare` of either is run in turn, each
+time in a process of its own. Reported are the smallest processor and wall time of each, imports
+included, and their ratios.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def prepare(checkout: Path, raw: Path, participants: Sequence[str]) -> Cost:
         command = [sys.executable, "-m", "flaxflair.cli", "prepare", str(raw), out, "participant"]
         command += ["--participant-label", *participants]
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run(command, check=True, env=environment, capture_output=True)
+        # Not in the folder of either version, which would come before PYTHONPATH.
+        subprocess.run(command, check=True, env=environment, capture_output=True, cwd=out)
         wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Cost(wall, cpu)
