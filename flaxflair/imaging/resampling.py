@@ -20,7 +20,7 @@ _SAME = 1e-6  # voxels, differences due to rounding
 def _box(array: Array, width: float, axis: int, out: Array | None) -> Array:
     """Returns the moving average over `width` points along an axis, end points weighted in part.
 
-    In `out`, if given, which may be `array`.
+    The result is written to `out`, if given, which may be `array`.
     """
     # The variance of the linear interpolation that follows (1/6) is subtracted from the box's.
     width = np.sqrt(max(width**2 - 2.0, 0.0))
@@ -44,7 +44,7 @@ def resample(
     """Resamples an image onto another grid, averaging over the target's voxels.
 
     Args:
-      array: float32[x, y, z].
+      array: [x, y, z].
       affine: float64[4, 4], voxel indices to mm.
       target: grid of the result.
       transform: float64[4, 4], mm of the target to mm of the image.
@@ -56,14 +56,14 @@ def resample(
     """
     mapping = np.linalg.inv(affine) @ transform @ target.affine  # target index -> image index
     # Edges of a target voxel, in image voxels, each averaged along its closest image axis.
-    averaged = array
+    averaged = image = np.asarray(array, np.float32)
     for edge in mapping[:3, :3].T:
         axis = int(np.argmax(np.abs(edge)))
-        new = None if averaged is array else averaged
+        new = None if averaged is image else averaged
         averaged = _box(averaged, float(np.linalg.norm(edge)), axis, new)
     positions = _separate(mapping, target.shape)
     if positions is not None:
-        out = np.empty(target.shape, averaged.dtype) if out is None else out
+        out = np.empty(target.shape, np.float32) if out is None else out
         _interpolate(averaged, positions, beyond == "zero", out)
         return out
     mode = {"border": "nearest", "zero": "constant"}[beyond]
@@ -142,7 +142,8 @@ def coarsen(volume: Volume, millimetres: float) -> Volume:
 
     Args:
       volume: the image.
-      millimetres: maximum edge of a block; axes with larger voxels are not averaged.
+      millimetres: maximum edge of a block, mm; axes with voxels of more than half of it are not
+        averaged.
     """
     whole = zip(
         strides(volume.geometry.voxel_size, millimetres), volume.geometry.shape, strict=True

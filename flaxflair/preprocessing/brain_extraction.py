@@ -41,12 +41,12 @@ _SIZES = (0.82, 0.88, 0.94, 1.0)
 # Of each size, the best transforms of the best heights are refined by a simplex with these initial
 # steps and limits: pitch, up, forward, size, right, roll and yaw. Without limits, a whole head in
 # air can match a brain in its skull.
-_HEIGHTS = 4
+_HEIGHTS = 4  # of each size
 _STEPS = (6.0, 6.0, 6.0, 0.04, 4.0, 4.0, 4.0)
 _LIMITS = ((-40, 40), (-45, 45), (-30, 30), (0.78, 1.0), (-15, 15), (-15, 15), (-15, 15))
 _TERMINATION = {"maxfev": 120, "xatol": 0.1, "fatol": 3e-4}
 _REGISTRATION_VOXEL = 4.0  # mm
-_VOXEL = 2.0  # mm, voxels of the template, and largest ones over which a scan is averaged
+_VOXEL = 2.0  # mm, voxels of the template, and maximum edge of the blocks a scan is averaged over
 _MARGIN = 3.0  # mm, maximum extent of a brain beyond the template's
 _BRIDGE = 2.5  # mm, half the thickness of tissue that connects the brain to the orbits and the neck
 _SULCUS = 4.0  # mm, half the width of a gap that belongs to the brain

@@ -1,13 +1,12 @@
 """Images of a session on the reference's grid, interpolated once and divided by their bias.
 
-Memory beyond the images is that of a slab for each worker. Independent of how transforms and bias
-were estimated.
+Memory beyond the images is a slab for each worker, and a copy of a scan that is averaged.
+Independent of how transforms and bias were estimated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from flaxflair.core.records import Array, Geometry, Volume
 from flaxflair.imaging.resampling import resample, slabs
 from flaxflair.preprocessing.alignment import IDENTITY, map_scans, resample_volume
 
-_LARGE = 2**29  # bytes of the images of a session
+_LARGE = 2**29  # bytes; the scans of larger sessions are resampled one after the other
 
 
 def correct_scans(
@@ -46,7 +45,7 @@ def correct_scans(
         else:
             resample_volume(scan, grid, transforms[name], image)
         for part, piece in slabs(grid):
-            image[part] /= np.exp(_refine(biases[name], grid, part, piece, "border"))
+            image[part] /= np.exp(_refine(biases[name], grid, part, piece))
 
     # One after the other, large scans are never held beside all of the images.
     map_scans(correct, channels, workers if images.nbytes < _LARGE else 1)
@@ -62,22 +61,19 @@ def refine_mask(working: Volume, grid: Geometry) -> Array:
     """
     mask = np.empty(grid.shape, bool)
     for part, piece in slabs(grid):
-        mask[part] = _refine(working, grid, part, piece, "zero") > 0.5
+        mask[part] = _refine(working, grid, part, piece) > 0.5
     return mask
 
 
-def _refine(
-    working: Volume, grid: Geometry, part: slice, piece: Geometry, beyond: Literal["border", "zero"]
-) -> Array:
+def _refine(working: Volume, grid: Geometry, part: slice, piece: Geometry) -> Array:
     """Returns a slab of an image, float32[x, y, z], on the reference's grid.
 
     Args:
-      working: on that grid or on a coarser one.
+      working: on that grid or on a coarser one; values at its border continue beyond it.
       grid: the reference's grid.
       part: rows of the slab.
       piece: grid of the slab.
-      beyond: see `resample`.
     """
     if working.geometry.matches(grid):
         return working.array[part]
-    return resample(working.array, working.geometry.affine, piece, IDENTITY, beyond=beyond)
+    return resample(working.array, working.geometry.affine, piece, IDENTITY)

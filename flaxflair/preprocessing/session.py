@@ -146,12 +146,19 @@ def prepare_session(
         native,
         tuple(transforms),
         images,
-        refine_mask(brain_map, grid),
+        _mask_on(grid, given, brain_map),
         {name: frame @ transform @ back for name, transform in transforms.items()},
         {name: float(part.mean()) for name, part in bias.coverage.items()},
         scanned,
         bias.weights,
     )
+
+
+def _mask_on(grid: Geometry, given: Volume | None, brain: Volume) -> Array:
+    """Returns the brain mask, bool[x, y, z]; a given one on the same grid is not changed."""
+    if given is not None and given.geometry.matches(grid):
+        return given.array > 0.5
+    return refine_mask(brain, grid)
 
 
 def _estimate(

@@ -49,7 +49,7 @@ class Comparison:
         index = np.argwhere(where[grid])
         self._bins = _to_bins(_smooth(fixed, sampling.smoothing)[grid][tuple(index.T)])
         affine = fixed.geometry.affine
-        self.points = steps * index @ affine[:3, :3].T + affine[:3, 3]
+        self.points = _map_points(affine @ np.diag([*steps, 1.0]), index.T).T
         coarse = _subsampling(moving, sampling.voxel)
         self._moving = np.ascontiguousarray(_smooth(moving, sampling.smoothing)[coarse])
         affine = moving.geometry.affine @ np.diag([*(step.step for step in coarse), 1.0])
@@ -78,8 +78,8 @@ class Comparison:
     def _joint(self, matrix: Array) -> Array:
         """Returns the joint histogram under a transform, float64[bins, bins], of sum 1."""
         to_moving = self._to_index @ matrix
-        index = self.points @ to_moving[:3, :3].T + to_moving[:3, 3]
-        values = ndimage.map_coordinates(self._moving, index.T, order=1, mode="constant")
+        index = _map_points(to_moving, self.points.T)
+        values = ndimage.map_coordinates(self._moving, index, order=1, mode="constant")
         cells = _BINS * self._bins + _to_bins(values)
         return np.bincount(cells, minlength=_BINS**2).reshape(_BINS, _BINS) / max(cells.size, 1)
 
@@ -89,6 +89,20 @@ def translation(millimetres: Array) -> Array:
     matrix = np.eye(4)
     matrix[:3, 3] = millimetres
     return matrix
+
+
+def _map_points(matrix: Array, points: Array) -> Array:
+    """Returns transformed points, float64[3, n], equal to the bit in every call.
+
+    Not by a product of matrices, whose rounding depends on threads and on the place in memory: the
+    minimum of a search depends on it.
+
+    Args:
+      matrix: float64[4, 4].
+      points: [3, n].
+    """
+    x, y, z = points
+    return matrix[:3, :1] * x + matrix[:3, 1:2] * y + matrix[:3, 2:3] * z + matrix[:3, 3:]
 
 
 def _to_bins(values: Array) -> Array:

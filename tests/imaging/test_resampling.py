@@ -102,3 +102,13 @@ def test_the_border_of_an_image_is_inside_it_in_spite_of_rounding():
     shift[:3, 3] = (1 / 3, 1e-9, -0.1)
     moved = Geometry((6, 6, 6), np.linalg.inv(shift) @ affine)
     assert resample(image, affine, moved, shift, beyond="zero").all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64, bool])
+def test_images_of_other_types_are_interpolated_as_float32(dtype: type):
+    image = np.zeros((4, 4, 4), dtype)
+    image[1] = 1
+    affine = np.diag([0.25, 1.0, 1.0, 1.0])
+    found = resample(image, np.eye(4), Geometry((13, 4, 4), affine), np.eye(4))
+    assert found.dtype == np.float32
+    assert_allclose(found[:, 2, 2], np.maximum(1 - abs(np.arange(13) / 4 - 1), 0))
