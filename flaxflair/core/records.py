@@ -55,6 +55,13 @@ class Geometry:
         middle = (np.array(self.shape) - 1) / 2
         return self.affine[:3, :3] @ middle + self.affine[:3, 3]
 
+    def part(self, at: tuple[slice, slice, slice]) -> Geometry:
+        """Returns the grid of the voxels that slices along x, y, z select."""
+        x, y, z = (range(size)[along] for size, along in zip(self.shape, at, strict=True))
+        to_whole = np.diag([x.step, y.step, z.step, 1.0])
+        to_whole[:3, 3] = (x.start, y.start, z.start)
+        return Geometry((len(x), len(y), len(z)), self.affine @ to_whole)
+
     def matches(self, other: Geometry) -> bool:
         """Whether both grids are equal: shapes, and corners within a hundredth of a voxel."""
         if self.shape != other.shape:

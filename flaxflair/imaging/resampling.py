@@ -163,10 +163,8 @@ def slabs(geometry: Geometry) -> Iterator[tuple[slice, Geometry]]:
     x, y, z = geometry.shape
     rows = max(1, _SLAB // (y * z))
     for start in range(0, x, rows):
-        stop = min(start + rows, x)
-        affine = geometry.affine.copy()
-        affine[:3, 3] += start * affine[:3, 0]
-        yield slice(start, stop), Geometry((stop - start, y, z), affine)
+        part = slice(start, min(start + rows, x))
+        yield part, geometry.part((part, slice(None), slice(None)))
 
 
 def subsample(volume: Volume, millimetres: float) -> Volume:
@@ -176,10 +174,9 @@ def subsample(volume: Volume, millimetres: float) -> Volume:
       volume: the image.
       millimetres: maximum distance of the voxels that are kept; finer axes are subsampled.
     """
-    steps = strides(volume.geometry.voxel_size, millimetres)
-    array = volume.array[:: steps[0], :: steps[1], :: steps[2]]
-    x, y, z = array.shape
-    return Volume(array, Geometry((x, y, z), volume.geometry.affine @ np.diag([*steps, 1.0])))
+    x, y, z = strides(volume.geometry.voxel_size, millimetres)
+    at = slice(None, None, x), slice(None, None, y), slice(None, None, z)
+    return Volume(volume.array[at], volume.geometry.part(at))
 
 
 def bounding_box(
@@ -192,13 +189,12 @@ def bounding_box(
       region: bool[x, y, z]; if it is empty, the whole grid is returned.
       margin: mm around it, at least one voxel.
     """
-    at = []
+    slices: list[slice] = []
     for axis, size in enumerate(geometry.voxel_size):
         inside = np.flatnonzero(region.any(axis=tuple(k for k in range(3) if k != axis)))
         first, last = (inside[0], inside[-1]) if inside.size else (0, region.shape[axis] - 1)
         steps = max(1, round(margin / size))
-        at.append(slice(max(int(first) - steps, 0), min(int(last) + steps + 1, region.shape[axis])))
-    affine = geometry.affine.copy()
-    affine[:3, 3] = affine[:3, :3] @ [s.start for s in at] + affine[:3, 3]
-    x, y, z = (s.stop - s.start for s in at)
-    return Geometry((x, y, z), affine), (at[0], at[1], at[2])
+        stop = min(int(last) + steps + 1, region.shape[axis])
+        slices.append(slice(max(int(first) - steps, 0), stop))
+    x, y, z = slices
+    return geometry.part((x, y, z)), (x, y, z)

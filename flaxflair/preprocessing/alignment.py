@@ -124,8 +124,8 @@ def resample_volume(
       transform: float64[4, 4], mm of the grid to mm of the volume.
       out: float32[x, y, z] to write to; None for a new array.
     """
-    array = volume.array.astype(np.float32, copy=False)
-    return resample(array, volume.geometry.affine, geometry, transform, beyond="zero", out=out)
+    affine = volume.geometry.affine
+    return resample(volume.array, affine, geometry, transform, beyond="zero", out=out)
 
 
 def map_scans(call: Callable[[str], _T], names: Collection[str], workers: int) -> dict[str, _T]:

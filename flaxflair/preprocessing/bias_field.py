@@ -88,7 +88,8 @@ def bias_weights(fields: Mapping[str, Array]) -> dict[str, dict[str, float]]:
     """
     names = list(fields)
     stacked = np.stack([field - field.mean() for field in fields.values()]).astype(np.float64)
-    covariance = stacked @ stacked.T / stacked.shape[1] / _UNIT
+    # Not by a product of matrices, whose rounding depends on threads.
+    covariance = np.einsum("in,jn->ij", stacked, stacked) / stacked.shape[1] / _UNIT
     error = np.diag([ERROR[name] ** 2 / _UNIT for name in names])
     # Of the logarithms of variances: twice the logarithm of the factor.
     prior_mean, prior_sd = np.log(_SPECIFIC**2 / _UNIT), 2 * np.log(_SPECIFIC_FACTOR)

@@ -16,8 +16,8 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 from skimage.measure import label
 
-from flaxflair.core.records import Array, Geometry, Volume, strides
-from flaxflair.imaging.resampling import coarsen, resample
+from flaxflair.core.records import Array, Geometry, Volume
+from flaxflair.imaging.resampling import coarsen, resample, subsample
 from flaxflair.io.template import read_template
 from flaxflair.preprocessing.orientation_check import expect_orientation
 from flaxflair.preprocessing.registration import register
@@ -192,13 +192,12 @@ def _minimise(cost: Callable[[Sequence[float]], float], start: Sequence[float]) 
 
 def _centre_of_head(scan: Volume) -> Array:
     """Returns the centre of a head, world mm; along its height, the centre of the scan."""
-    steps = strides(scan.geometry.voxel_size, _REGISTRATION_VOXEL)
-    small = scan.array[tuple(slice(None, None, step) for step in steps)]
-    tissue = np.argwhere(small > _TISSUE * np.percentile(small, 99))
-    centre = (np.array(small.shape) - 1) / 2
+    small = subsample(scan, _REGISTRATION_VOXEL)
+    tissue = np.argwhere(small.array > _TISSUE * np.percentile(small.array, 99))
+    centre = (np.array(small.array.shape) - 1) / 2
     if len(tissue):
         centre[:2] = np.median(tissue, axis=0)[:2]
-    affine = scan.geometry.affine @ np.diag([*steps, 1.0])
+    affine = small.geometry.affine
     return affine[:3, :3] @ centre + affine[:3, 3]
 
 

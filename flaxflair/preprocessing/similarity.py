@@ -45,15 +45,12 @@ class Comparison:
 
     def __init__(self, moving: Volume, fixed: Volume, where: Array, sampling: Sampling):
         grid = _subsampling(fixed, sampling.spacing)
-        steps = np.array([step.step for step in grid])
         index = np.argwhere(where[grid])
         self._bins = _to_bins(_smooth(fixed, sampling.smoothing)[grid][tuple(index.T)])
-        affine = fixed.geometry.affine
-        self.points = _map_points(affine @ np.diag([*steps, 1.0]), index.T).T
+        self.points = map_points(fixed.geometry.part(grid).affine, index.T).T
         coarse = _subsampling(moving, sampling.voxel)
         self._moving = np.ascontiguousarray(_smooth(moving, sampling.smoothing)[coarse])
-        affine = moving.geometry.affine @ np.diag([*(step.step for step in coarse), 1.0])
-        self._to_index = np.linalg.inv(affine)
+        self._to_index = np.linalg.inv(moving.geometry.part(coarse).affine)
 
     def mutual_information(self, matrix: Array) -> float:
         """Returns the mutual information under a transform, nats.
@@ -78,7 +75,7 @@ class Comparison:
     def _joint(self, matrix: Array) -> Array:
         """Returns the joint histogram under a transform, float64[bins, bins], of sum 1."""
         to_moving = self._to_index @ matrix
-        index = _map_points(to_moving, self.points.T)
+        index = map_points(to_moving, self.points.T)
         values = ndimage.map_coordinates(self._moving, index, order=1, mode="constant")
         cells = _BINS * self._bins + _to_bins(values)
         return np.bincount(cells, minlength=_BINS**2).reshape(_BINS, _BINS) / max(cells.size, 1)
@@ -91,7 +88,7 @@ def translation(millimetres: Array) -> Array:
     return matrix
 
 
-def _map_points(matrix: Array, points: Array) -> Array:
+def map_points(matrix: Array, points: Array) -> Array:
     """Returns transformed points, float64[3, n], equal to the bit in every call.
 
     Not by a product of matrices, whose rounding depends on threads and on the place in memory: the

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from flaxflair.core.records import Array, Volume, strides
-from flaxflair.preprocessing.similarity import Comparison, translation
+from flaxflair.core.records import Array, Volume
+from flaxflair.imaging.resampling import subsample
+from flaxflair.preprocessing.similarity import Comparison, map_points, translation
 
 # Starts closer than this, mm, converge to the same optimum.
 _MIN_DISTANCE = 4.0
@@ -63,8 +64,6 @@ def _centre_of_crown(volume: Volume) -> Array:
 
 def _head(volume: Volume) -> Array:
     """Returns points of the head (not air), mm, float64[n, 3]; at least one."""
-    steps = strides(volume.geometry.voxel_size, _VOXEL)
-    subsampled = volume.array[tuple(slice(None, None, step) for step in steps)]
-    index = np.argwhere(subsampled >= _TISSUE * np.percentile(subsampled, 99))
-    affine = volume.geometry.affine
-    return np.array(steps) * index @ affine[:3, :3].T + affine[:3, 3]
+    small = subsample(volume, _VOXEL)
+    index = np.argwhere(small.array >= _TISSUE * np.percentile(small.array, 99))
+    return map_points(small.geometry.affine, index.T).T

@@ -130,8 +130,7 @@ def _displayed(geometry: Geometry, brain: Array) -> tuple[Geometry, tuple[slice,
         return box, at
     steps = strides(box.voxel_size, 1.0)
     x, y, z = (slice(a.start, a.stop, step) for a, step in zip(at, steps, strict=True))
-    shape = tuple(-(-size // step) for size, step in zip(box.shape, steps, strict=True))
-    return Geometry((shape[0], shape[1], shape[2]), box.affine @ np.diag([*steps, 1.0])), (x, y, z)
+    return geometry.part((x, y, z)), (x, y, z)
 
 
 def _reference_input(subject: Subject) -> str:
