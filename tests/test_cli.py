@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import flaxflair
-from flaxflair import commands
 from flaxflair.cli import main
+from flaxflair.commands import prediction
 from flaxflair.core.records import Geometry, Volume
 from flaxflair.core.sequences import SEQUENCES
 from flaxflair.imaging.tiling import plan_tiles
@@ -138,7 +138,7 @@ def test_a_tile_of_the_shipped_model_holds_a_head_by_default(
         return Volume(np.zeros((2, 2, 2), np.float32), Geometry((2, 2, 2), np.eye(4))), ()
 
     tile_sizes: list[int] = []
-    monkeypatch.setattr(commands, "predict_session", record)
+    monkeypatch.setattr(prediction, "predict_session", record)
     (tmp_path / "t1.nii.gz").touch()
     assert main(["predict", "--t1w", f"{tmp_path}/t1.nii.gz", "--out", f"{tmp_path}/f.nii.gz"]) == 0
     model = load_model()

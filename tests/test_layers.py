@@ -18,7 +18,7 @@ import flaxflair
 # `__init__` is the public face, and nobody imports it.
 LAYERS = (
     ("core",),
-    ("imaging", "runtime"),
+    ("imaging", "parsers", "runtime"),
     ("config",),
     ("baselines", "configs", "evaluation", "io", "networks"),
     ("models", "preprocessing", "simulation"),

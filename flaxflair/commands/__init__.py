@@ -1,0 +1,1 @@
+"""Implementation of the subcommands of `flaxflair`; their flags are defined in `parsers`."""

@@ -1,0 +1,77 @@
+"""Commands on results: scores, pages and exported models."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from rich.table import Table
+
+from flaxflair.console import (
+    console,
+    format_number,
+)
+from flaxflair.core.atomic_files import WriteError, expect_output, write_json
+from flaxflair.core.json_objects import read_object
+from flaxflair.core.sequences import TARGET
+from flaxflair.evaluation.scoring import score, score_truth
+from flaxflair.io.datasets import read_onto
+from flaxflair.io.session_files import name_files
+from flaxflair.models.saving import export_model, load_model
+from flaxflair.preprocessing.dataset import load_subject
+from flaxflair.visualization import session_page
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Scores a synthetic FLAIR against the true one."""
+    if args.json is not None:
+        read = (args.synthetic, args.true, args.t1w, args.brain, args.lesions)
+        expect_output(args.json, read, (".json",))
+    paths = {TARGET: args.true} | ({} if args.t1w is None else {"T1": args.t1w})
+    inputs = tuple(name for name in paths if name != TARGET)
+    files = name_files(paths, inputs, flair="needed", brain=args.brain, lesions=args.lesions)
+    subject = load_subject(files, None)
+    remedy = "predict onto the true FLAIR's grid (--flair and --reference FLAIR), or resample it"
+    synthetic = read_onto(args.synthetic, "true FLAIR", subject.geometry, remedy)
+    scores, truth = score(subject, synthetic), score_truth(subject)
+    table = Table("metric", "synthetic", "true")
+    for name, value in scores.items():
+        table.add_row(_TITLES[name], format_number(value), format_number(truth.get(name, np.nan)))
+    console.print(table)
+    if subject.masks.lesion is None or subject.masks.white_matter is None:
+        console.print("The lesions' contrast needs --lesions and --t1w.")
+    if args.json is not None:
+        write_json(args.json, {"synthetic": scores, "true": truth})
+
+
+_TITLES = {
+    "mse": "MSE, whole volume",
+    "nmse_brain": "MSE in the brain / its variance",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "nmse_fit": "MSE in the brain / its variance, after the best gain and offset",
+    "ssim_fit": "SSIM in the brain, after the best gain and offset",
+    "lesion_rest": "Lesions / rest of the brain",
+    "ratio1": "Ratio 1: lesions / normal white matter",
+    "ratio2": "Ratio 2: lesions / white matter around them",
+}
+
+
+def report(args: argparse.Namespace) -> None:
+    """Writes an HTML page of a run or of a predicted session."""
+    expect_output(args.out, (), (".html",))
+    if (args.place / "folds.json").is_file():
+        session_page.write_run_page(args.place, args.out, args.participant_label)
+    else:
+        session_page.write_session_page(args.place, args.out)
+    console.print(f"{args.out}: written; open it in a browser", soft_wrap=True)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Writes a model as a single file."""
+    if args.out.is_file() and args.run.resolve() in args.out.resolve().parents:
+        raise WriteError(f"{args.out}: is a file of the run; name another file to write")
+    model = load_model(args.run, args.fold)
+    about = read_object(args.about, "give a JSON object of facts") if args.about else {}
+    export_model(model, args.out, half=args.half, about=about)
+    console.print(f"{args.out}: written; for --model, or flaxflair.load_model", soft_wrap=True)

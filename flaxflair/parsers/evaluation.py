@@ -1,0 +1,61 @@
+"""Flags of the commands on results: `commands.evaluation`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flaxflair.parsers.options import Commands
+
+
+def add_commands(commands: Commands) -> None:
+    """Adds the commands of this module."""
+    _add_evaluate(commands)
+    _add_report(commands)
+    _add_export(commands)
+
+
+def _add_evaluate(commands: Commands) -> None:
+    evaluate = commands.add_parser("evaluate", help="score a synthetic FLAIR against the true one")
+    evaluate.add_argument("synthetic", type=Path, metavar="SYNTH", help="synthetic FLAIR")
+    evaluate.add_argument("true", type=Path, metavar="TRUE", help="true FLAIR, on the same grid")
+    evaluate.add_argument("--lesions", type=Path, help="lesion mask, for the lesion contrast")
+    evaluate.add_argument("--t1w", type=Path, help="T1, for the segmentation of white matter")
+    evaluate.add_argument("--brain", type=Path, help="brain mask (where the true FLAIR is not 0)")
+    evaluate.add_argument("--json", type=Path, metavar="OUT", help="file to write the scores to")
+
+
+def _add_report(commands: Commands) -> None:
+    report = commands.add_parser(
+        "report", help="write an HTML page of a run or of a predicted session"
+    )
+    report.add_argument(
+        "place", type=Path, metavar="RUN|SUBJECT", help="folder of a run, or OUT_DIR/sub-01[/ses-1]"
+    )
+    report.add_argument("--out", type=Path, default=Path("report.html"), help="page (report.html)")
+    report.add_argument(
+        "--participant-label",
+        nargs="+",
+        metavar="LABEL",
+        help="participants of a run to show (the best, the middle and the worst)",
+    )
+
+
+def _add_export(commands: Commands) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a model as a single file",
+        description="The file holds weights and normalisation, and no code; --model accepts it "
+        "in place of a run.",
+    )
+    export.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    export.add_argument("out", type=Path, metavar="OUT", help="file to write (….safetensors)")
+    export.add_argument("--fold", type=int, default=0, help="fold of the run (0)")
+    export.add_argument(
+        "--half", action="store_true", help="round weights to float16, for half the file size"
+    )
+    export.add_argument(
+        "--about",
+        type=Path,
+        metavar="JSON",
+        help="facts on a universal model: Data, Licence, a Warning for all its FLAIRs, ...",
+    )
