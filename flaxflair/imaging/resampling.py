@@ -15,6 +15,7 @@ from flaxflair.core.records import Array, Geometry, Volume, strides
 
 _SLAB = 4_000_000  # voxels
 _SAME = 1e-6  # voxels, differences due to rounding
+_FEWEST = 4  # blocks along an axis, the minimum for the smoothing of ITK
 
 
 def _box(array: Array, width: float, axis: int, out: Array | None) -> Array:
@@ -101,20 +102,27 @@ def _interpolate(array: Array, positions: Sequence[Array], zero: bool, out: Arra
     """
     shape = array.shape
     weights = [_weigh(p, size) for p, size in zip(positions, shape, strict=True)]
-    for axis in (2, 1):
-        low, high, part = weights[axis]
-        part = part.reshape([-1 if k == axis else 1 for k in range(3)])
-        below = np.take(array, low, axis)
-        array = below + part * (np.take(array, high, axis) - below)
-    low, high, part = weights[0]
-    rows = max(1, _SLAB // (array.shape[1] * array.shape[2]))
+    # Slabs of the result, so that no intermediate image is as large as either.
+    rows = max(1, _SLAB * len(out) // max(out.size, array.size))
     for start in range(0, len(out), rows):
         at = slice(start, start + rows)
-        below = array[low[at]]
-        out[at] = below + part[at, None, None] * (array[high[at]] - below)
+        low, high, part = (values[at] for values in weights[0])
+        first = int(low.min())  # rows may run in either direction
+        values = array[first : int(high.max()) + 1]
+        values = _blend(values, (low - first, high - first, part), 0)
+        values = _blend(values, weights[1], 1)
+        out[at] = _blend(values, weights[2], 2)
     if zero:
         for axis, (p, size) in enumerate(zip(positions, shape, strict=True)):
             out[(slice(None),) * axis + ((p < 0) | (p > size - 1),)] = 0
+
+
+def _blend(array: Array, weights: tuple[Array, Array, Array], axis: int) -> Array:
+    """Returns the linear interpolation along one axis, with weights from `_weigh`."""
+    low, high, part = weights
+    below = np.take(array, low, axis)
+    part = part.reshape([-1 if k == axis else 1 for k in range(3)])
+    return below + part * (np.take(array, high, axis) - below)
 
 
 def _weigh(positions: Array, size: int) -> tuple[Array, Array, Array]:
@@ -143,19 +151,20 @@ def coarsen(volume: Volume, millimetres: float) -> Volume:
     Args:
       volume: the image.
       millimetres: maximum edge of a block, mm; axes with voxels of more than half of it are not
-        averaged.
+        averaged. Blocks are smaller along an axis that would have fewer than `_FEWEST` of them.
     """
-    whole = zip(
-        strides(volume.geometry.voxel_size, millimetres), volume.geometry.shape, strict=True
+    geometry = volume.geometry
+    most = strides(geometry.voxel_size, millimetres)
+    steps = tuple(
+        max(1, min(step, size // _FEWEST)) for step, size in zip(most, geometry.shape, strict=True)
     )
-    steps = tuple(min(step, size) for step, size in whole)
     if steps == (1, 1, 1):
         return volume
     array = block_mean(volume.array, steps)
     corner = np.diag([*steps, 1.0])
     corner[:3, 3] = (np.array(steps) - 1) / 2  # centre of the first block
     x, y, z = array.shape
-    return Volume(array, Geometry((x, y, z), volume.geometry.affine @ corner))
+    return Volume(array, Geometry((x, y, z), geometry.affine @ corner))
 
 
 def slabs(geometry: Geometry) -> Iterator[tuple[slice, Geometry]]:

@@ -9,11 +9,9 @@ in excess of the inputs as float32.
 from __future__ import annotations
 
 import argparse
-import resource
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -21,25 +19,35 @@ import numpy as np
 from scipy import ndimage
 
 from flaxflair.core.atomic_files import write_json
-from flaxflair.core.records import Volume
+from flaxflair.core.records import Array, Volume
 from flaxflair.io.nifti import read_volume
-from tests.benchmarks.record import describe_run
+from tests.benchmarks.record import describe_run, run_measured
 
 MODULE = "tests.benchmarks.bench_raw"
 
 
 def enlarge(volume: Volume, edge: int, path: Path) -> None:
-    """Writes a scan interpolated to a cube of `edge` voxels, int16, slice by slice."""
+    """Writes a scan interpolated to a cube of `edge` voxels, int16, slice by slice.
+
+    The field of view stays the same, from the outer edges of the first voxels to those of the last.
+    """
     factors = edge / np.array(volume.geometry.shape)
-    along_z = ndimage.zoom(volume.array, (1, 1, factors[2]), order=1)
+    along_z = _zoom(volume.array, (1, 1, factors[2]))
     array = np.empty((edge, edge, edge), np.int16)
     for z in range(edge):
-        array[..., z] = ndimage.zoom(along_z[..., z], factors[:2], order=1)
-    affine = volume.geometry.affine @ np.diag([*(1 / factors), 1.0])
+        array[..., z] = _zoom(along_z[..., z], factors[:2])
+    to_scan = np.diag([*(1 / factors), 1.0])
+    to_scan[:3, 3] = (1 / factors - 1) / 2
+    affine = volume.geometry.affine @ to_scan
     image = nib.Nifti1Image(array, affine)
     image.set_qform(affine, code="scanner")
     image.set_sform(affine, code="scanner")
     nib.save(image, path)
+
+
+def _zoom(array: Array, factors: Sequence[float]) -> Array:
+    zoomed = ndimage.zoom(array, factors, order=1, mode="nearest", grid_mode=True)
+    return np.asarray(zoomed)
 
 
 def measure(scans: dict[str, Path], edge: int) -> dict[str, float]:
@@ -51,19 +59,16 @@ def measure(scans: dict[str, Path], edge: int) -> dict[str, float]:
             enlarge(read_volume(path), edge, folder / f"{flag}.nii")
             flags += [f"--{flag}", str(folder / f"{flag}.nii")]
         command = [sys.executable, "-m", "flaxflair.cli", "predict", *flags]
-        started = time.perf_counter()
-        subprocess.run([*command, "--out", str(folder / "FLAIR.nii.gz")], check=True)
-        seconds = time.perf_counter() - started
+        cost = run_measured([*command, "--out", str(folder / "FLAIR.nii.gz")], folder)
         page = (folder / "FLAIR.html").stat().st_size / 2**20
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    peak, inputs = used.ru_maxrss / 2**20, 4 * len(scans) * edge**3 / 2**30
+    inputs = 4 * len(scans) * edge**3 / 2**30
     return {
         "edge": edge,
-        "seconds": seconds,
-        "CPU seconds": used.ru_utime + used.ru_stime,
-        "peak GiB": peak,
+        "seconds": cost.wall,
+        "CPU seconds": cost.cpu,
+        "peak GiB": cost.peak,
         "inputs GiB": inputs,
-        "above GiB": peak - inputs,
+        "above GiB": cost.peak - inputs,
         "page MiB": page,
     }
 

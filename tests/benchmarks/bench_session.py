@@ -11,27 +11,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import flaxflair
 from flaxflair.core.atomic_files import write_json
-from tests.benchmarks.record import describe_run
+from tests.benchmarks.record import Cost, describe_run, run_measured
 
 MODULE = "tests.benchmarks.bench_session"
-
-
-class Cost(NamedTuple):
-    """Seconds of one command."""
-
-    wall: float
-    cpu: float
 
 
 def prepare(checkout: Path, raw: Path, participants: Sequence[str]) -> Cost:
@@ -40,12 +29,8 @@ def prepare(checkout: Path, raw: Path, participants: Sequence[str]) -> Cost:
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "flaxflair.cli", "prepare", str(raw), out, "participant"]
         command += ["--participant-label", *participants]
-        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         # Not in the folder of either version, which would come before PYTHONPATH.
-        subprocess.run(command, check=True, env=environment, capture_output=True, cwd=out)
-        wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(wall, cpu)
+        return run_measured(command, Path(out), environment)
 
 
 def compare(

@@ -27,7 +27,7 @@ def ramp(geometry: Geometry) -> Volume:
 
 @pytest.mark.parametrize(
     ("edges", "shape"),
-    [((0.4, 0.5, 3.0), (6, 6, 10)), ((0.3, 0.3, 0.3), (4, 4, 3)), ((1.0, 0.5, 0.9), (13, 6, 10))],
+    [((0.4, 0.5, 3.0), (6, 6, 10)), ((0.3, 0.3, 0.3), (4, 4, 5)), ((1.0, 0.5, 0.9), (13, 6, 10))],
 )
 def test_coarse_voxels_are_means_at_the_centres_of_their_blocks(edges, shape):
     turned = np.array([[0.0, -1, 0, 3], [1, 0, 0, -5], [0, 0, 1, 7], [0, 0, 0, 1]])
@@ -44,9 +44,10 @@ def test_an_image_of_large_voxels_is_not_changed():
     assert coarsen(image, 1.0) is image
 
 
-def test_an_axis_shorter_than_a_block_has_one_voxel_left():
-    image = ramp(Geometry((8, 1, 8), np.diag([0.5, 0.5, 0.5, 1.0])))
-    assert coarsen(image, 1.0).geometry.shape == (4, 1, 4)
+@pytest.mark.parametrize(("size", "left"), [(1, 1), (3, 3), (5, 5), (7, 7), (8, 4), (11, 5)])
+def test_a_short_axis_keeps_the_four_voxels_that_smoothing_needs(size: int, left: int):
+    image = ramp(Geometry((8, size, 8), np.diag([0.5, 0.5, 0.5, 1.0])))
+    assert coarsen(image, 1.0).geometry.shape == (4, left, 4)
 
 
 @pytest.mark.parametrize("voxels", [1, 100, 10_000])
@@ -81,12 +82,16 @@ def test_box_of_an_empty_region_is_the_whole_grid():
 
 
 @pytest.mark.parametrize("beyond", ["border", "zero"])
-@pytest.mark.parametrize("edges", [(0.5, 0.7, 0.3), (1.0, 1.0, 1.0), (1.3, 0.9, 0.6)], ids=str)
-def test_parallel_grids_are_interpolated_as_turned_ones_are(beyond, edges):
+@pytest.mark.parametrize("slab", [1, 500, 1_000_000])
+@pytest.mark.parametrize(
+    "edges", [(0.5, 0.7, 0.3), (1.0, 1.0, 1.0), (1.3, 0.9, 0.6), (-0.5, 0.7, -0.6)], ids=str
+)
+def test_parallel_grids_are_interpolated_as_turned_ones_are(monkeypatch, beyond, slab, edges):
+    monkeypatch.setattr(resampling, "_SLAB", slab)
     shape, size = (9, 8, 7), (14, 13, 12)
     image = image_of("parallel", shape) + 10  # no zeros
     target = np.diag([*edges, 1.0])
-    target[:3, 3] = (-2.5, 1.0, 0.25)
+    target[:3, 3] = np.where(np.array(edges) < 0, 7.5, (-2.5, 1.0, 0.25))
     found = resample(image, np.eye(4), Geometry(size, target), np.eye(4), beyond=beyond)
     mode = {"border": "nearest", "zero": "constant"}[beyond]
     expected = ndimage.affine_transform(image, target, output_shape=size, order=1, mode=mode)
