@@ -45,7 +45,7 @@ def enlarge(volume: Volume, edge: int, path: Path) -> None:
     nib.save(image, path)
 
 
-def _zoom(array: Array, factors: Sequence[float]) -> Array:
+def _zoom(array: Array, factors: Array | Sequence[float]) -> Array:
     zoomed = ndimage.zoom(array, factors, order=1, mode="nearest", grid_mode=True)
     return np.asarray(zoomed)
 
