@@ -70,6 +70,8 @@ class SynthesisConfig:
       anatomies: windows of different heads in a step.
       contrasts: examples of each, with sequences and a scanner of their own.
       real: windows of real sessions in a step, beside the simulated ones.
+      target: `flair`, or `scale`: that of the errors of the model `start`, whose other weights do
+        not change.
       start: a universal model's file, from whose weights training starts; empty for random ones.
       optimizer: `muon`, or `adamw`.
       learning_rate: after the warm-up.
@@ -84,6 +86,7 @@ class SynthesisConfig:
     anatomies: int = 4
     contrasts: int = 1
     real: int = 0
+    target: str = "flair"
     start: str = ""
     optimizer: str = "muon"
     learning_rate: float = 1.5e-3
@@ -138,6 +141,15 @@ def validate(config: UniversalConfig) -> UniversalConfig:
         raise InputError(f"config.train.learning_rate is {rate}; it must be above 0, and finite")
     if not 0 <= train.seed < 2**32:
         raise InputError(f"config.train.seed is {train.seed}; it must be from 0 to {2**32 - 1}")
+    if train.target not in (targets := ("flair", "scale")):
+        raise InputError(
+            f"config.train.target is {train.target!r}; choose from {', '.join(targets)}"
+        )
+    if train.target == "scale" and not train.start:
+        raise InputError(
+            "config.train.target is scale, that of a model's errors; name the model in "
+            "config.train.start"
+        )
     if train.optimizer not in (optimizers := ("adamw", "muon")):
         raise InputError(
             f"config.train.optimizer is {train.optimizer!r}; choose from {', '.join(optimizers)}"

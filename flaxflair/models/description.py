@@ -6,7 +6,7 @@ built and applied; others are refused with one sentence. Independent of files an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,8 @@ from flaxflair.config.universal import ConditionalConfig
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import INPUTS
 from flaxflair.imaging.normalization import METHODS, Normalization, Stats, expect_consistent
+from flaxflair.imaging.tissue_classes import CLASSES
+from flaxflair.models.error_scale import GROUPS, PROBABILITIES, Calibration
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.network import ARITHMETIC
 
@@ -78,6 +80,24 @@ SCHEMA: dict[str, Any] = {
         },
     },
 }
+_QUANTILES: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "number", "minimum": -1e6, "maximum": 1e6},
+    "minItems": len(PROBABILITIES),
+    "maxItems": len(PROBABILITIES),
+}
+
+
+def _each(names: Sequence[str], schema: dict[str, Any]) -> dict[str, Any]:
+    """Returns the schema of an object with exactly these properties."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(names),
+        "properties": dict.fromkeys(names, schema),
+    }
+
+
 # Of a universal model; see `models.universal`.
 UNIVERSAL_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -101,6 +121,16 @@ UNIVERSAL_SCHEMA: dict[str, Any] = {
             "type": "object",
             "maxProperties": 40,
             "additionalProperties": {"type": ["string", "number", "array", "null"]},
+        },
+        # Of its error scale; empty before calibration.
+        "scale": {
+            "type": "object",
+            "additionalProperties": False,
+            "dependentRequired": {"quantiles": ["patients"], "patients": ["quantiles"]},
+            "properties": {
+                "quantiles": _each(GROUPS, _each(CLASSES, _QUANTILES)),
+                "patients": {"type": "array", "items": {"type": "string"}, "maxItems": 1000},
+            },
         },
     },
 }
@@ -145,6 +175,25 @@ def parse_conditional(found: Mapping[str, Any]) -> ConditionalConfig:
     widths = tuple(int(width) for width in found["widths"])
     whole = {name: int(found[name]) for name in ("convolutions", "reduction", "fine")}
     return ConditionalConfig(widths, dtype=found["dtype"], **whole)
+
+
+def parse_calibration(found: Mapping[str, Any]) -> Calibration | None:
+    """Returns the calibration of an error scale from a validated description; None if empty.
+
+    Raises:
+      InputError: the quantiles of a class are not in ascending order.
+    """
+    if not found:
+        return None
+    quantiles = {
+        group: {name: tuple(map(float, row)) for name, row in rows.items()}
+        for group, rows in found["quantiles"].items()
+    }
+    for group, rows in quantiles.items():
+        for name, row in rows.items():
+            if list(row) != sorted(row):
+                raise InputError(f"scale.quantiles.{group}.{name}: {row} are not in order")
+    return Calibration(quantiles, tuple(found["patients"]))
 
 
 def parse_normalization(found: Mapping[str, Any], channels: int) -> Normalization:

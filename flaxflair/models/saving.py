@@ -28,10 +28,12 @@ from flaxflair.io.model_files import (
 from flaxflair.models.description import (
     UNIVERSAL,
     expect_description,
+    parse_calibration,
     parse_conditional,
     parse_network,
     parse_normalization,
 )
+from flaxflair.models.error_scale import Calibration, ErrorScale, scale_network
 from flaxflair.models.estimators import Packed, pack_params, unpack, unpack_params
 from flaxflair.models.model import AnyModel, Model
 from flaxflair.models.universal import UniversalModel, make_network
@@ -39,6 +41,7 @@ from flaxflair.models.universal import UniversalModel, make_network
 # Default model of `load_model`.
 SHIPPED = Path(__file__).parent / "weights" / "universal.safetensors"
 UNIVERSAL_FILE = "universal.safetensors"  # in the folder of a universal model's training
+_SCALE = "scale/"  # prefix of the arrays of an error scale
 
 
 def save_model(folder: Path, model: Model) -> None:
@@ -57,6 +60,7 @@ def export_model(
     *,
     half: bool = False,
     about: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
     """Writes a model as a single file for `load_model`.
 
@@ -65,9 +69,11 @@ def export_model(
       path: `.safetensors` to write; its folder must exist.
       half: whether weights are rounded to float16, for half the file size.
       about: additional facts on a universal model; see `UniversalModel.about`.
+      calibration: of the intervals of a universal model; None for the present one.
 
     Raises:
-      InputError: `about` is given for another kind of model or is invalid.
+      InputError: `about` is given for another kind of model or is invalid; or a calibration for
+        a model without error scale.
       WriteError: `path` has another extension, or its folder is missing, read-only or full.
     """
     path = Path(path)
@@ -76,6 +82,10 @@ def export_model(
         if not isinstance(model, UniversalModel):
             raise InputError("only a universal model has facts; omit --about")
         model = replace(model, about={**model.about, **about})
+    if calibration is not None:
+        if not isinstance(model, UniversalModel) or model.scale is None:
+            raise InputError("the model has no error scale to calibrate; train it first")
+        model = replace(model, scale=replace(model.scale, calibration=calibration))
     description, arrays = _to_stored(model)
     expect_description(json.loads(json.dumps(description)))  # as it is read, without tuples
     if half:
@@ -118,7 +128,13 @@ def _to_stored(model: AnyModel) -> tuple[dict[str, Any], dict[str, Array]]:
     if isinstance(model, UniversalModel):
         network = {**asdict(model.config), "widths": list(model.config.widths)}
         description = {"method": UNIVERSAL, "network": network, "about": dict(model.about)}
-        return description, pack_params(model.params)
+        arrays = pack_params(model.params)
+        if model.scale is not None:
+            calibration = model.scale.calibration
+            description["scale"] = {} if calibration is None else asdict(calibration)
+            scale = pack_params(model.scale.params)
+            arrays |= {f"{_SCALE}{name}": array for name, array in scale.items()}
+        return description, arrays
     method, network, arrays = model.fitted.pack()
     description = {
         "method": method,
@@ -129,6 +145,13 @@ def _to_stored(model: AnyModel) -> tuple[dict[str, Any], dict[str, Array]]:
         "normalization": asdict(model.normalization),
     }
     return description, arrays
+
+
+def _divide(arrays: Mapping[str, Array], prefix: str) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Returns the arrays without a prefix, and those with it, by name after it."""
+    own = {name: array for name, array in arrays.items() if not name.startswith(prefix)}
+    others = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+    return own, others
 
 
 def _halve(array: Array) -> Array:
@@ -143,8 +166,13 @@ def _from_stored(stored: Stored) -> AnyModel:
         if description["method"] == UNIVERSAL:
             config = parse_conditional(description["network"])
             network = make_network(config)
-            params = unpack_params(network.init, stored.arrays)
-            return UniversalModel(config, network, params, description["about"])
+            own, others = _divide(stored.arrays, _SCALE)
+            params = unpack_params(network.init, own)
+            scale = None
+            if "scale" in description or others:
+                calibration = parse_calibration(description.get("scale", {}))
+                scale = ErrorScale(unpack_params(scale_network().init, others), calibration)
+            return UniversalModel(config, network, params, description["about"], scale)
         sequences = tuple(description["sequences"])
         network = parse_network(description["network"]) if "network" in description else None
         fitted = unpack(Packed(description["method"], network, stored.arrays), len(sequences))

@@ -28,6 +28,7 @@ from flaxflair.imaging.standard import (
     standardize,
     to_subject_grid,
 )
+from flaxflair.models.error_scale import ErrorScale
 from flaxflair.models.inference import predict_streamed
 from flaxflair.models.saliency import p3s_streamed
 from flaxflair.networks.conditional import build
@@ -50,12 +51,14 @@ class UniversalModel:
       network: network as pure functions.
       params: parameters.
       about: facts on its training, for the model card; its `Warning` is added to every FLAIR.
+      scale: network of the error scale, for intervals; None if there is none.
     """
 
     config: ConditionalConfig
     network: ConditionalNetwork
     params: Params = field(repr=False)
     about: Mapping[str, Any] = field(default_factory=dict)
+    scale: ErrorScale | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -189,7 +192,7 @@ def saliency_maps(
     Args:
       model: from `load_model`.
       subject: with one or more of `INPUTS`.
-      flair: [x, y, z], the true FLAIR on the subject's grid.
+      flair: float[x, y, z], the true FLAIR on the subject's grid.
       tile_voxels: voxels computed at once, about 1.3 kB each; 0 for the whole grid. Tiles overlap
         by twice the network's radius.
 

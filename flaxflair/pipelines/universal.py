@@ -10,7 +10,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -23,11 +22,11 @@ from flaxflair.core.atomic_files import write_json
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import InputError
 from flaxflair.models import checkpoints
-from flaxflair.models.saving import UNIVERSAL_FILE, export_model, load_model
-from flaxflair.models.universal import UniversalModel, make_network
-from flaxflair.networks.network import ConditionalNetwork, Params, count_parameters
+from flaxflair.models.saving import UNIVERSAL_FILE, export_model
+from flaxflair.networks.network import count_parameters
 from flaxflair.pipelines.run_state import expect_outside, occupied
 from flaxflair.pipelines.universal_sources import expect_window, open_or_make_sources
+from flaxflair.pipelines.universal_targets import Target, open_target
 from flaxflair.runtime.environment import describe_machine
 from flaxflair.runtime.progress import Bar, EventLog, show_bar
 from flaxflair.runtime.signals import Interrupted, deferred
@@ -36,10 +35,8 @@ from flaxflair.training.universal_batches import Source, simulate_ahead
 from flaxflair.training.universal_step import (
     SynthesisBatch,
     SynthesisState,
-    SynthesisStep,
     init_synthesis,
     make_synthesis_optimizer,
-    make_synthesis_step,
 )
 
 _LOG_EVERY_STEPS = 20
@@ -76,7 +73,6 @@ def _train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesi
     expect_window(options.window, library, sessions)
     # Not before: a command whose folders cannot be read binds no later one.
     write_json(workdir / "config.json", dataclasses.asdict(config))
-    network = make_network(config.network)
     cooldown = (options.steps - options.cooldown, options.cooldown) if options.cooldown else None
     optimizer = make_synthesis_optimizer(
         options.learning_rate,
@@ -84,7 +80,8 @@ def _train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesi
         cooldown=cooldown,
         method=options.optimizer,
     )
-    state = init_synthesis(_first_params(config, network), optimizer)
+    trained = open_target(config, optimizer)
+    state = init_synthesis(trained.params, optimizer)
     state = checkpoints.load(workdir / "last", state) or state
     event_log = EventLog(workdir / "log.jsonl")
     event_log.write(
@@ -93,7 +90,6 @@ def _train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesi
         parameters=count_parameters(state.params),
         machine=describe_machine(),
     )
-    step = make_synthesis_step(network, optimizer)
     source = Source(
         library,
         options.seed,
@@ -105,7 +101,7 @@ def _train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesi
     )
     first = int(state.step)
     if first >= options.steps:
-        _report_finished(state, config, workdir, event_log, console)
+        _report_finished(state, trained, config, workdir, event_log, console)
         return state
     last = state
     with (
@@ -113,9 +109,9 @@ def _train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesi
         simulate_ahead(source, first, options.workers) as batches,
         show_bar(console, "universal", options.steps, first) as bar,
     ):
-        for current in _fit(state, step, batches, config, workdir, event_log, bar):
+        for current in _fit(state, trained, batches, config, workdir, event_log, bar):
             if (number := signalled()) is not None:
-                _save(workdir, current, config, event_log)
+                _save(workdir, current, trained, config, event_log)
                 raise Interrupted(f"saved after step {int(current.step)}", number)
             last = current
     return last
@@ -123,7 +119,7 @@ def _train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesi
 
 def _fit(
     state: SynthesisState,
-    step: SynthesisStep,
+    trained: Target,
     batches: Iterator[SynthesisBatch],
     config: UniversalConfig,
     workdir: Path,
@@ -134,7 +130,7 @@ def _fit(
     done, saved = int(state.step), time.monotonic()
     losses: list[dict[str, jax.Array]] = []
     while done < config.train.steps:
-        state, parts = step(state, next(batches))
+        state, parts = trained.step(state, next(batches))
         done += 1
         losses.append(parts)
         bar.advance(done)
@@ -146,13 +142,14 @@ def _fit(
             event_log.write("steps", step=done, **means)
             losses = []
         if time.monotonic() - saved > config.save_every_seconds or done == config.train.steps:
-            _save(workdir, state, config, event_log)
+            _save(workdir, state, trained, config, event_log)
             saved = time.monotonic()
         yield state
 
 
 def _report_finished(
     state: SynthesisState,
+    trained: Target,
     config: UniversalConfig,
     workdir: Path,
     event_log: EventLog,
@@ -160,7 +157,7 @@ def _report_finished(
 ) -> None:
     path = workdir / UNIVERSAL_FILE
     if not path.is_file():  # the process was killed after the last checkpoint
-        _save(workdir, state, config, event_log)
+        _save(workdir, state, trained, config, event_log)
     console.print(
         f"{path}: is finished, with {int(state.step)} steps done of {config.train.steps}; "
         "a larger --config.train.steps continues"
@@ -168,20 +165,16 @@ def _report_finished(
 
 
 def _save(
-    workdir: Path, state: SynthesisState, config: UniversalConfig, event_log: EventLog
+    workdir: Path,
+    state: SynthesisState,
+    trained: Target,
+    config: UniversalConfig,
+    event_log: EventLog,
 ) -> None:
     """Saves the training state as a checkpoint, and the averaged weights as a model."""
     _expect_finite(config, workdir, int(state.step), state)
     checkpoints.save(workdir / "last", int(state.step), state)
-    about = {
-        "Steps": int(state.step),
-        "SimulatedWindows": config.train.anatomies * config.train.contrasts,
-        "RealWindows": config.train.real,
-        "Edge": config.train.window,
-        "StartedFrom": Path(config.train.start).name,
-    }
-    model = UniversalModel(config.network, make_network(config.network), state.average, about)
-    export_model(model, workdir / UNIVERSAL_FILE)
+    export_model(trained.to_model(state.average, int(state.step)), workdir / UNIVERSAL_FILE)
     event_log.write("saved", step=int(state.step))
 
 
@@ -207,7 +200,9 @@ def _expect_config(config: UniversalConfig, path: Path) -> None:
     # A training may be extended; these fields do not affect the weights of earlier steps.
     free = {"steps", "cooldown", "workers", "save_every_seconds"}
     new = flatten(json.loads(json.dumps(dataclasses.asdict(config))))
-    stored = flatten(read_object(path, "name another --workdir"))
+    # Fields that an earlier version did not have mean what is the default now.
+    default = flatten(json.loads(json.dumps(dataclasses.asdict(UniversalConfig()))))
+    stored = default | flatten(read_object(path, "name another --workdir"))
     for name in sorted(new.keys() | stored.keys()):
         value, found = new.get(name), stored.get(name)
         if value != found and name.rpartition(".")[2] not in free:
@@ -215,25 +210,3 @@ def _expect_config(config: UniversalConfig, path: Path) -> None:
                 f"{path}: the training began with {name} {found} and {value} is requested; "
                 "name another --workdir"
             )
-
-
-def _first_params(config: UniversalConfig, network: ConditionalNetwork) -> Params:
-    """Returns random parameters, or those of the model that training starts from."""
-    first = network.init(jax.random.key(config.train.seed))
-    if not config.train.start:
-        return first
-    model = load_model(config.train.start)
-    # The network may have a new branch, whose output is zero before training.
-    if not isinstance(model, UniversalModel) or (
-        replace(model.config, fine=config.network.fine) != config.network
-    ):
-        raise InputError(
-            f"{config.train.start}: is not a universal model of the network that config.network "
-            "describes; name one, or change config.network"
-        )
-    known, names = checkpoints.name_leaves(model.params), checkpoints.name_leaves(first)
-    leaves = [
-        known[name] if name in known and known[name].shape == leaf.shape else leaf
-        for name, leaf in names.items()
-    ]
-    return jax.tree.unflatten(jax.tree.structure(first), leaves)

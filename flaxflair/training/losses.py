@@ -68,15 +68,10 @@ def synthesis_loss(
       logit: logit of the lesion probability, b x y z.
       batch: targets.
     """
-    _, _, target, lesion, weight, measured, segmented, observe = map(jnp.asarray, batch)
-    along_x, along_y, along_z = observe.swapaxes(0, 1)
-    flair = jnp.einsum("bXx,bxyz->bXyz", along_x, flair)
-    flair = jnp.einsum("bYy,bxyz->bxYz", along_y, flair)
-    flair = jnp.einsum("bZz,bxyz->bxyZ", along_z, flair)
+    _, _, target, lesion, weight, _, segmented, _ = map(jnp.asarray, batch)
     known = segmented[:, None, None, None]
     emphasis = weight * (1 + LESION_WEIGHT * lesion)
-    fitted = jnp.where(measured[:, None, None, None] > 0, _fit(flair, target, weight), flair)
-    error = fitted - target
+    error = fit_scanned(observe_flair(flair, batch), batch) - target
     total = jnp.sum(emphasis)
     absolute = jnp.sum(emphasis * jnp.abs(error)) / total
     squared = jnp.sum(emphasis * error**2) / total
@@ -92,6 +87,31 @@ def synthesis_loss(
     loss = loss + HEAD_WEIGHT * (entropy + dice)
     parts = {"l1": absolute, "l2": squared, "edges": edges, "entropy": entropy, "dice": dice}
     return loss, parts
+
+
+def observe_flair(flair: jax.Array, batch: SynthesisBatch) -> jax.Array:
+    """Returns images with the slice profile and interpolation of the scanned FLAIRs, b x y z.
+
+    Args:
+      flair: b x y z.
+      batch: its `observe` is used.
+    """
+    along_x, along_y, along_z = jnp.asarray(batch.observe).swapaxes(0, 1)
+    flair = jnp.einsum("bXx,bxyz->bXyz", along_x, flair)
+    flair = jnp.einsum("bYy,bxyz->bxYz", along_y, flair)
+    return jnp.einsum("bZz,bxyz->bxyZ", along_z, flair)
+
+
+def fit_scanned(flair: jax.Array, batch: SynthesisBatch) -> jax.Array:
+    """Returns predictions with the gain and offset of scanned FLAIRs; others are not changed.
+
+    Args:
+      flair: observed predictions, b x y z.
+      batch: targets.
+    """
+    measured = jnp.asarray(batch.measured)[:, None, None, None]
+    target, weight = jnp.asarray(batch.flair), jnp.asarray(batch.weight)
+    return jnp.where(measured > 0, _fit(flair, target, weight), flair)
 
 
 def _fit(flair: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:

@@ -120,9 +120,16 @@ def make_synthesis_step(
         (loss, parts), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
-        # A shorter average in early training; later it covers about the last thousand steps.
-        decay = jnp.minimum(EMA_DECAY, (1 + state.step) / (10 + state.step))
-        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
+        average = move_average(state.average, params, state.step)
         return SynthesisState(params, average, opt_state, state.step + 1), {"loss": loss, **parts}
 
     return step
+
+
+def move_average(average: Params, params: Params, step: jax.Array) -> Params:
+    """Returns the exponential moving average of parameters after a step.
+
+    It is shorter in early training; later it covers about the last thousand steps.
+    """
+    decay = jnp.minimum(EMA_DECAY, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)

@@ -18,6 +18,7 @@ from flaxflair.configs.universal import get_config
 from flaxflair.core.records import InputError
 from flaxflair.io.bids import write_json
 from flaxflair.models.saving import UNIVERSAL_FILE, load_model
+from flaxflair.models.universal import UniversalModel
 from flaxflair.pipelines import universal, universal_sources
 from flaxflair.pipelines.universal_sources import expect_window, open_or_make_sources
 from flaxflair.simulation.generator.anatomies import Library
@@ -286,3 +287,33 @@ def test_a_field_that_cannot_be_is_refused_by_name(path, value, sentence):
 def test_an_unknown_variant_is_refused():
     with pytest.raises(InputError, match="no variant"):
         get_config("large")
+
+
+def test_a_scale_is_trained_and_the_flair_of_its_model_stays(tmp_path, files):
+    universal.train(tiny(1, files), tmp_path / "flair", CONSOLE)
+    start = tmp_path / "flair" / UNIVERSAL_FILE
+    config = tiny(2, files)
+    config.train.target, config.train.start = "scale", str(start)
+    universal.train(validate(config), tmp_path / "scale", CONSOLE)
+    before, after = load_model(start), load_model(tmp_path / "scale")
+    assert isinstance(before, UniversalModel)
+    assert isinstance(after, UniversalModel)
+    assert before.scale is None
+    assert after.scale is not None
+    assert after.scale.calibration is None
+    assert after.about == before.about
+    jax.tree.map(assert_array_equal, after.params, before.params)
+    again = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=3))
+    again.train.start = str(tmp_path / "scale" / UNIVERSAL_FILE)  # goes on from its scale
+    universal.train(validate(again), tmp_path / "again", CONSOLE)
+
+
+@pytest.mark.parametrize(
+    ("target", "start", "message"),
+    [("flare", "", "config.train.target is 'flare'"), ("scale", "", "config.train.start")],
+)
+def test_a_scale_without_a_model_is_refused(files, target: str, start: str, message: str):
+    config = tiny(1, files)
+    config.train.target, config.train.start = target, start
+    with pytest.raises(InputError, match=message):
+        validate(config)
