@@ -54,7 +54,7 @@ from flaxflair.training.universal_step import (
 
 _REQUEST, _SCORES, _LAST = "request.json", "scores.json", "last"
 _LEFT_OUT, _ALL = "left-out", "all"
-_MANY = 20  # participants, above which the time is pointed out
+_MANY = 20  # sessions, above which the time is pointed out
 _REMEDY = "repeat the command with fewer --steps and another --workdir"
 DEFAULT = Adaptation()
 
@@ -239,10 +239,10 @@ def _announce(
         "one without each participant and one on all",
         soft_wrap=True,
     )
-    if count > _MANY:
+    if sessions > _MANY:
         console.print(
-            f"The time grows in proportion to the participants, of whom there are {count}; "
-            "--participant-label selects fewer",
+            f"The time grows with the participants, each of whom is left out once, and with the "
+            f"{sessions} sessions, each of which is predicted; --participant-label selects fewer",
             soft_wrap=True,
         )
 

@@ -91,7 +91,7 @@ def write(write_dataset: Callable[..., Path], *names: str, flair: bool = True) -
             f"{name}_{suffix}": (subject.images * noise)[..., channel].astype(np.float32)
             for suffix, channel in scans.items()
         }
-        images[f"{name}_desc-brain_mask"] = subject.masks.brain.astype(np.uint8)
+        images[f"{name}_desc-brain_mask"] = subject.masks.brain.astype(np.float32)
         if flair:
             images[f"{name}_FLAIR"] = subject.flair * noise[..., 0].astype(np.float32)
         root = write_dataset(images, affine=subject.geometry.affine)
@@ -155,31 +155,40 @@ def test_errors_are_those_of_models_that_did_not_see_the_participant(
 
 
 @pytest.mark.usefixtures("improving", "uncompiled")
-@pytest.mark.parametrize("cut", [0, 2, 3])
 def test_an_adaptation_cut_off_and_resumed_writes_the_same_bytes(
-    cut: int, data: Path, before: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_dataset: Callable[..., Path],
+    before: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    whole, resumed = tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
+    data = write(write_dataset, "sub-01", "sub-02")
+    whole = tmp_path / "whole.safetensors"
     assert adapt_quickly(data, whole, before).share == 0.5
-    count = []
+    for cut in range(3):
+        resumed = tmp_path / f"resumed-{cut}.safetensors"
+        with monkeypatch.context() as patched:
+            patched.setattr(adaptation, "run_steps", stop_after(cut))
+            with pytest.raises(Interrupted):
+                adapt_quickly(data, resumed, before)
+        assert not resumed.exists()
+        workdir = tmp_path / f"resumed-{cut}.safetensors.work"
+        assert len(list(workdir.glob("left-out/*/scores.json"))) == cut
+        adapt_quickly(data, resumed, before)
+        assert resumed.read_bytes() == whole.read_bytes()
+        assert not workdir.exists()
 
-    def stop(state, step, source, plan, event_log):
-        count.append(1)
-        if len(count) <= cut:
+
+def stop_after(fits: int) -> Callable[..., SynthesisState]:
+    """Returns `run_steps`, interrupted in the middle after some whole calls."""
+    calls = iter(range(fits + 1))
+
+    def run(state, step, source, plan, event_log):
+        if next(calls) < fits:
             return run_steps(state, step, source, plan, event_log)
         run_steps(state, step, source, replace(plan, steps=3), event_log)
         raise Interrupted("saved", 15)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(adaptation, "run_steps", stop)
-        with pytest.raises(Interrupted):
-            adapt_quickly(data, resumed, before)
-    assert not resumed.exists()
-    workdir = tmp_path / "resumed.safetensors.work"
-    assert len(list(workdir.glob("left-out/*/scores.json"))) == cut
-    adapt_quickly(data, resumed, before)
-    assert resumed.read_bytes() == whole.read_bytes()
-    assert not workdir.exists()
+    return run
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -293,6 +302,14 @@ def test_the_folder_of_another_adaptation_is_refused(data: Path, before: Path, t
         run()
 
 
+@pytest.mark.parametrize("sessions", [20, 21])
+def test_how_the_time_grows_is_pointed_out_for_many_sessions(sessions: int, capsys):
+    adaptation._announce(sessions, ["sub-01", "sub-02"], QUICK, Console(width=500))
+    shown = capsys.readouterr().out
+    assert f"{sessions} sessions of 2 participants: 3 fine-tunings of 4 steps" in shown
+    assert ("The time grows with the participants" in shown) == (sessions > 20)
+
+
 def test_a_session_smaller_than_a_window_is_refused(data: Path, before: Path, tmp_path: Path):
     config = replace(QUICK, window=400)
     with pytest.raises(InputError, match="no session is as large as a window"):
@@ -318,6 +335,7 @@ def test_least_squares_needs_a_session_with_the_same_sequences():
     assert fit_linear(standard, ("T1", "T2"), [t1]) is None
     one, other = fit_linear(standard, ("T1",), [both]), fit_linear(standard, ("T1",), [t1])
     assert one is not None
+    assert other is not None
     assert_allclose(one, other, atol=0.1)  # the levels are estimated from both sequences
     of_both, of_one = (nmse_fit(each, both.flair, standard.brain) for each in (flair, one))
     assert of_both < of_one < 1
@@ -340,7 +358,8 @@ def test_a_raw_data_set_is_prepared_in_the_work_folder(
         assert chosen["participants"] == {"sub-01", "sub-02", "sub-03"}
         assert chosen["sessions"] is None
         shutil.copytree(root, out, dirs_exist_ok=True)
-        written = dict.fromkeys(("sub-01", "sub-03"), out)
+        names: list[str] = ["sub-01", "sub-03"]
+        written = dict.fromkeys(names, out)
         return Report(written, {"sub-02": "its brain cannot be found"}, {}, {}, 0.0)
 
     monkeypatch.setattr(adapt_sessions, "prepare_dataset", prepare)

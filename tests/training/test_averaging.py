@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,13 +22,14 @@ def errors(*tuned: float, before: float = 1.0) -> Errors:
 
 def test_an_average_lies_between_both_models_by_its_share():
     one, other = params(1.0), params(3.0)
-    mixed = average(one, other, 0.25)
-    assert_allclose(mixed["kernel"], 1.5)
-    assert_allclose(mixed["bias"], [1.5, 1.0])
+    bias, kernel = jax.tree.leaves(average(one, other, 0.25))
+    assert_allclose(bias, [1.5, 1.0])
+    assert_allclose(kernel, np.full((2, 3), 1.5))
+    assert (bias.dtype, kernel.dtype) == (np.float32, np.float32)
     for share, same in ((0.0, one), (1.0, other)):
-        for name in ("kernel", "bias"):
-            assert_array_equal(average(one, other, share)[name], np.asarray(same[name]))
-    assert mixed["kernel"].dtype == np.float32
+        mixed = jax.tree.leaves(average(one, other, share))
+        for a, b in zip(mixed, jax.tree.leaves(same), strict=True):
+            assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(
