@@ -32,17 +32,17 @@ def adapt(args: argparse.Namespace) -> None:
     outcome = adaptation.adapt(
         selection, args.out, console, source=args.model, config=config, workdir=args.workdir
     )
-    before = "shipped" if args.model is None else "before"
+    before = "shipped" if args.model is None else "initial"
     if outcome.left_out:
         _show_errors(outcome, before)
     if not outcome.written:
         raise InputError(
             f"{args.out}: is not written, since the adapted model is not better than the {before} "
-            "one for participants that were left out; use that one, or adapt on more participants"
+            "model on participants that were left out; use that model, or more participants"
         )
     console.print(
         f"{args.out}: written, with {outcome.share:.0%} of the fine-tuned weights and "
-        f"{1 - outcome.share:.0%} of those {before}; for --model, or flaxflair.load_model",
+        f"{1 - outcome.share:.0%} of the {before} ones; for --model, or flaxflair.load_model",
         soft_wrap=True,
     )
 

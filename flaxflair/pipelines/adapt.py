@@ -21,7 +21,7 @@ import optax
 from rich.console import Console
 
 from flaxflair.config.adaptation import Adaptation, validate
-from flaxflair.core.atomic_files import WriteError, expect_output, write_json
+from flaxflair.core.atomic_files import WriteError, expect_output, without_nan, write_json
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import InputError
 from flaxflair.io.model_files import SUFFIX
@@ -127,7 +127,7 @@ def adapt(
 
     Raises:
       InputError: the model is not universal, no session can be used, a folder is in use or holds
-        another adaptation, or a fine-tuning has diverged.
+        another adaptation or training, or a fine-tuning has diverged.
       WriteError: `out` exists, or cannot be written.
       Interrupted: a signal was received; the state is saved.
     """
@@ -138,6 +138,8 @@ def adapt(
     expect_outside(folder, [selection.root])
     if out.exists() and not (folder / _REQUEST).is_file():
         raise WriteError(f"{out}: exists; remove it, or name another file to write")
+    if any((folder / name).exists() for name in ("folds.json", "config.json")):
+        raise InputError(f"{folder}: holds a training of another kind; name another --workdir")
     model = load_model(source)
     if not isinstance(model, UniversalModel):
         raise InputError(f"{source}: is not a universal model; omit --model, or name one")
@@ -174,7 +176,7 @@ def _adapt(
             left_out[name] = _leave_out(job, name, sessions, bar, number * config.steps)
         after = dict(zip(left_out, errors_after(list(left_out.values())), strict=True))
         share = choose_share(list(left_out.values()))
-        outcome = Outcome(_average(left_out, after), left_out, after, share, written=False)
+        outcome = Outcome(_means(left_out, after), left_out, after, share, written=False)
         # Not `>=`: an undefined error is no improvement either.
         if folds and not outcome.means.after < outcome.means.before:
             return outcome
@@ -182,7 +184,8 @@ def _adapt(
     adapted = replace(model, params=average(model.params, tuned, share))
     facts = {
         "AdaptedFrom": digest_model(model),
-        "AdaptedOn": f"{len(sessions)} sessions of {len(participants)} participants",
+        "AdaptedOn": _count(len(sessions), "session")
+        + f" of {_count(len(participants), 'participant')}",
         "AdaptedSteps": config.steps,
         "AdaptedShare": share,
         "AdaptedError": _describe_error(outcome.means),
@@ -192,7 +195,7 @@ def _adapt(
     return outcome._replace(written=True)
 
 
-def _average(left_out: Mapping[str, Errors], after: Mapping[str, float]) -> Means:
+def _means(left_out: Mapping[str, Errors], after: Mapping[str, float]) -> Means:
     if not left_out:
         return Means(math.nan, math.nan, math.nan)
     rows = [(e.before, after[name], e.least_squares) for name, e in left_out.items()]
@@ -203,9 +206,10 @@ def _describe_error(means: Means) -> str:
     """Returns a fact on the model, without the label of a participant."""
     if math.isnan(means.after):
         return "not measured, since there was one participant and nobody could be left out"
+    linear = "undefined" if math.isnan(means.least_squares) else f"{means.least_squares:.4f}"
     return (
         f"NMSE fit of participants left out: {means.after:.4f}, before {means.before:.4f}, "
-        f"least squares {means.least_squares:.4f}"
+        f"least squares {linear}"
     )
 
 
@@ -229,8 +233,8 @@ def _announce(
     count, steps = len(participants), config.steps
     if count == 1:
         console.print(
-            f"{sessions} sessions of one participant: one fine-tuning of {steps} steps. Nobody can "
-            "be left out, so whether the model improves is not measured",
+            f"{_count(sessions, 'session')} of one participant: one fine-tuning of {steps} steps. "
+            "Nobody can be left out, so whether the model improves is not measured",
             soft_wrap=True,
         )
         return
@@ -245,6 +249,10 @@ def _announce(
             f"{sessions} sessions, each of which is predicted; --participant-label selects fewer",
             soft_wrap=True,
         )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _leave_out(
@@ -265,7 +273,8 @@ def _leave_out(
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, adapt_scoring.to_json(errors))
-    job.event_log.write("scored", left_out=participant, **adapt_scoring.to_json(errors))
+    scores = without_nan(adapt_scoring.to_json(errors))
+    job.event_log.write("scored", left_out=participant, **scores)
     return errors
 
 

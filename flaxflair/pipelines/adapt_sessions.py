@@ -87,7 +87,7 @@ def find_own_sessions(
     usable = [files for files in found if _has_pair(files)]
     if not usable:
         raise InputError(
-            f"{selection.root}: none of {len(found)} sessions has a FLAIR and one of "
+            f"{selection.root}: no session ({len(found)} found) has a FLAIR and one of "
             f"{', '.join(INPUTS)}; adaptation needs sessions in which the FLAIR was scanned"
         )
     if len(usable) < len(found):

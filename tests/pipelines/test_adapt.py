@@ -201,7 +201,9 @@ def test_a_model_that_is_not_better_is_not_written(
     command = ["adapt", str(data), "--out", str(out), "--model", str(before)]
     assert main(command) == 1
     output = capsys.readouterr()
-    assert "is not written, since the adapted model is not better than the before" in output.err
+    assert (
+        "is not written, since the adapted model is not better than the initial model" in output.err
+    )
     assert "sub-02" in output.out
     assert not out.exists()
     assert not (tmp_path / "mine.safetensors.work/all").exists()  # no step is spent on it
@@ -221,7 +223,7 @@ def test_the_command_shows_the_errors_of_each_participant(
         shown = " ".join(capsys.readouterr().out.split())
         assert "2 sessions of 2 participants: 3 fine-tunings of 4 steps" in shown
         assert "sub-03 │ 0.5 │ 0.375 │ 0.4" in shown
-        assert "adapted model is 25.0% below that of the before model" in shown
+        assert "adapted model is 25.0% below that of the initial model" in shown
         assert "is 6.2% below that of least squares" in shown
         assert "written, with 50% of the fine-tuned weights" in shown
 
@@ -258,7 +260,7 @@ def test_a_data_set_without_flairs_is_refused(
     write_dataset: Callable[..., Path], before: Path, tmp_path: Path
 ):
     data = write(write_dataset, "sub-01", flair=False)
-    with pytest.raises(InputError, match="none of 1 sessions has a FLAIR and one of T1, T1SE"):
+    with pytest.raises(InputError, match=r"no session \(1 found\) has a FLAIR and one of T1, T1SE"):
         adapt_quickly(data, tmp_path / "mine.safetensors", before)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
 
@@ -296,6 +298,10 @@ def test_the_folder_of_another_adaptation_is_refused(data: Path, before: Path, t
     run()
     with pytest.raises(InputError, match="work: holds an adaptation that began with steps 4, and "):
         run(steps=5)
+    (tmp_path / "work/config.json").write_text("{}")  # as of the training of a universal model
+    with pytest.raises(InputError, match="work: holds a training of another kind; name another"):
+        run()
+    (tmp_path / "work/config.json").unlink()
     path = data / "sub-01/anat/sub-01_T1w.nii.gz"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(InputError, match=r"what the training reads has changed .*T1w\.nii\.gz"):
