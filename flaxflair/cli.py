@@ -14,13 +14,14 @@ from importlib import import_module
 
 from flaxflair.core.atomic_files import describe_error
 from flaxflair.core.records import InputError
-from flaxflair.parsers import data, evaluation, prediction
+from flaxflair.parsers import data, evaluation, prediction, training
 from flaxflair.parsers.options import PLATFORMS
 from flaxflair.runtime.devices import VARIABLE, require_device
 from flaxflair.runtime.huge_pages import start_with_huge_pages
+from flaxflair.runtime.signals import Interrupted
 from flaxflair.runtime.terminal import prepare_streams
 
-_GROUPS = (data, prediction, evaluation)  # each with a module of `commands` of the same name
+_GROUPS = (data, prediction, training, evaluation)  # of the same names in `commands`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         print(f"flaxflair: {describe_error(error)}", file=sys.stderr)
         return 1
+    except Interrupted as reason:
+        print(f"flaxflair: interrupted: {reason}; the same command resumes it", file=sys.stderr)
+        return 128 + reason.number
     except KeyboardInterrupt:
         print("flaxflair: interrupted", file=sys.stderr)
         return 130

@@ -26,6 +26,7 @@ COMMANDS = (
     "prepare",
     "check",
     "predict",
+    "adapt",
     "evaluate",
     "saliency",
     "report",

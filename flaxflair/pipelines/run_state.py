@@ -59,10 +59,15 @@ def is_done(workdir: Path, fold: int) -> bool:
     return True
 
 
-def expect_outside(workdir: Path, sources: Iterable[Path]) -> None:
+def expect_outside(workdir: Path, sources: Iterable[Path], flag: str = "--workdir") -> None:
     """Checks that a run does not write among the files that it reads.
 
     A folder below `derivatives/` of a data set is accepted.
+
+    Args:
+      workdir: folder or file to write.
+      sources: data sets that are read.
+      flag: the flag that names `workdir`, for the message.
 
     Raises:
       InputError: `workdir` is a data set or lies in one, or a data set is what the run writes.
@@ -73,7 +78,7 @@ def expect_outside(workdir: Path, sources: Iterable[Path]) -> None:
         within = folder.is_relative_to(root) and root / "derivatives" not in folder.parents
         if within or root == folder / "derivative":
             raise InputError(
-                f"{workdir}: is the data set {source} or lies in it; name another --workdir, "
+                f"{workdir}: is the data set {source} or lies in it; name another {flag}, "
                 f"such as {source / 'derivatives' / 'flaxflair'}"
             )
 

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-import numpy as np
 from rich.console import Console
 
 from flaxflair.config.fields import flatten
@@ -25,21 +21,18 @@ from flaxflair.models import checkpoints
 from flaxflair.models.saving import UNIVERSAL_FILE, export_model
 from flaxflair.networks.network import count_parameters
 from flaxflair.pipelines.run_state import expect_outside, occupied
+from flaxflair.pipelines.universal_fit import Plan, run_steps
 from flaxflair.pipelines.universal_sources import expect_window, open_or_make_sources
 from flaxflair.pipelines.universal_targets import Target, open_target
 from flaxflair.runtime.environment import describe_machine
-from flaxflair.runtime.progress import Bar, EventLog, show_bar
-from flaxflair.runtime.signals import Interrupted, deferred
-from flaxflair.training.divergence import expect_finite
-from flaxflair.training.universal_batches import Source, simulate_ahead
+from flaxflair.runtime.progress import EventLog, show_bar
+from flaxflair.training.divergence import expect_finite, lower_rate
+from flaxflair.training.universal_batches import Source
 from flaxflair.training.universal_step import (
-    SynthesisBatch,
     SynthesisState,
     init_synthesis,
     make_synthesis_optimizer,
 )
-
-_LOG_EVERY_STEPS = 20
 
 
 def train(config: UniversalConfig, workdir: Path, console: Console) -> SynthesisState:
@@ -103,48 +96,17 @@ def _train(config: UniversalConfig, workdir: Path, console: Console) -> Synthesi
     if first >= options.steps:
         _report_finished(state, trained, config, workdir, event_log, console)
         return state
-    last = state
-    with (
-        deferred() as signalled,
-        simulate_ahead(source, first, options.workers) as batches,
-        show_bar(console, "universal", options.steps, first) as bar,
-    ):
-        for current in _fit(state, trained, batches, config, workdir, event_log, bar):
-            if (number := signalled()) is not None:
-                _save(workdir, current, trained, config, event_log)
-                raise Interrupted(f"saved after step {int(current.step)}", number)
-            last = current
-    return last
-
-
-def _fit(
-    state: SynthesisState,
-    trained: Target,
-    batches: Iterator[SynthesisBatch],
-    config: UniversalConfig,
-    workdir: Path,
-    event_log: EventLog,
-    bar: Bar,
-) -> Iterator[SynthesisState]:
-    """Yields the state after every step; saves it every `save_every_seconds` and at the end."""
-    done, saved = int(state.step), time.monotonic()
-    losses: list[dict[str, jax.Array]] = []
-    while done < config.train.steps:
-        state, parts = trained.step(state, next(batches))
-        done += 1
-        losses.append(parts)
-        bar.advance(done)
-        if done % _LOG_EVERY_STEPS == 0 or done == config.train.steps:
-            read = [{name: float(value) for name, value in each.items()} for each in losses]
-            for step_number, each in enumerate(read, start=done - len(read) + 1):
-                _expect_finite(config, workdir, step_number, each)
-            means = {name: float(np.mean([each[name] for each in read])) for name in parts}
-            event_log.write("steps", step=done, **means)
-            losses = []
-        if time.monotonic() - saved > config.save_every_seconds or done == config.train.steps:
-            _save(workdir, state, trained, config, event_log)
-            saved = time.monotonic()
-        yield state
+    with show_bar(console, "universal", options.steps, first) as bar:
+        plan = Plan(
+            options.steps,
+            options.workers,
+            config.save_every_seconds,
+            save=lambda state: _save(workdir, state, trained, config, event_log),
+            where=str(workdir),
+            remedy=lower_rate(options.learning_rate),
+            advance=bar.advance,
+        )
+        return run_steps(state, trained.step, source, plan, event_log)
 
 
 def _report_finished(
@@ -172,14 +134,11 @@ def _save(
     event_log: EventLog,
 ) -> None:
     """Saves the training state as a checkpoint, and the averaged weights as a model."""
-    _expect_finite(config, workdir, int(state.step), state)
+    remedy = lower_rate(config.train.learning_rate)
+    expect_finite(state, f"{workdir}: step {int(state.step)}", remedy)
     checkpoints.save(workdir / "last", int(state.step), state)
     export_model(trained.to_model(state.average, int(state.step)), workdir / UNIVERSAL_FILE)
     event_log.write("saved", step=int(state.step))
-
-
-def _expect_finite(config: UniversalConfig, workdir: Path, step: int, values: object) -> None:
-    expect_finite(values, f"{workdir}: step {step}", config.train.learning_rate)
 
 
 def _expect_own_training(config: UniversalConfig, workdir: Path) -> bool:

@@ -64,6 +64,30 @@ def open_or_make_sources(
     parts = {_LIBRARY: _describe_library(config.library), **_describe_real(config.real)}
     if config.train.real and len(parts) == 1:
         raise InputError("no session of config.real.roots has a FLAIR and is not left out")
+    make_parts(parts, workdir, console, begun=begun)
+    return workdir / _LIBRARY, tuple(workdir / name for name in parts if name != _LIBRARY)
+
+
+def make_parts(
+    parts: Mapping[str, Part],
+    workdir: Path,
+    console: Console,
+    *,
+    begun: bool,
+    on_failure: Callable[[str, InputError], None] | None = None,
+) -> None:
+    """Makes each folder that is missing or was made from other files.
+
+    Args:
+      parts: name of the folder in `workdir` -> what it is made from.
+      workdir: folder of the training.
+      console: output of progress.
+      begun: whether weights were saved, which depend on what was read.
+      on_failure: called with the name of a folder that cannot be made, and why; None to stop there.
+
+    Raises:
+      InputError: see `open_or_make_sources`.
+    """
     record = workdir / _RECORD
     read = {name: dict(part.read) for name, part in parts.items()}
     stored = _read_record(record)
@@ -86,11 +110,15 @@ def open_or_make_sources(
         console.print(f"reading {len(part.read)} files into {folder}")
         if folder.is_dir():
             shutil.rmtree(folder)
-        part.make(folder)
+        try:
+            part.make(folder)
+        except InputError as error:
+            if on_failure is None:
+                raise
+            on_failure(name, error)
         stored[name] = read[name]
         if not begun:
             write_json(record, stored)
-    return workdir / _LIBRARY, tuple(workdir / name for name in parts if name != _LIBRARY)
 
 
 def expect_window(edge: int, library: Path, sessions: Sequence[Path]) -> None:
@@ -141,14 +169,20 @@ def _describe_real(config: RealConfig) -> dict[str, Part]:
     found = {name: find_sessions(root, (), flair="welcome") for name, root in roots.items()}
     left_out = _find_left_out(config.without, found)
     return {
-        f"{_REAL}/{name}_{files.name}": _describe_session(name, files)
+        f"{_REAL}/{name}_{files.name}": describe_session(name, files)
         for name, sessions in found.items()
         for files in sessions
         if TARGET in files.sequences and (name, files.participant) not in left_out
     }
 
 
-def _describe_session(name: str, files: SessionFiles) -> Part:
+def describe_session(name: str, files: SessionFiles) -> Part:
+    """Returns what the folder of a session, which has a FLAIR, is made from.
+
+    Args:
+      name: name of the data set.
+      files: files of the session.
+    """
     inputs = tuple(sequence for sequence in INPUTS if sequence in files.sequences)
     chosen = replace(files, inputs=inputs, flair="needed")
     # Sidecars hold the size of the voxels that were scanned.

@@ -31,7 +31,7 @@ from flaxflair.training.batches import (
     make_draws,
     stack_examples,
 )
-from flaxflair.training.divergence import expect_finite
+from flaxflair.training.divergence import expect_finite, lower_rate
 from flaxflair.training.sharding import make_mesh, make_parallel_step
 from flaxflair.training.step import (
     Advance,
@@ -239,7 +239,7 @@ def format_estimate(seconds: float, left: int, folds: int, steps_a_fold: int) ->
 
 
 def _expect_finite(config: Config, fold: Fold, when: str, values: object) -> None:
-    expect_finite(values, f"{fold.folder}: {when}", config.train.learning_rate)
+    expect_finite(values, f"{fold.folder}: {when}", lower_rate(config.train.learning_rate))
 
 
 def _choose(config: Config, fold: Fold, state: FitState) -> Params:

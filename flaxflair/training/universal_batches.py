@@ -7,6 +7,7 @@ training is identical to an uninterrupted one.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import queue
@@ -38,7 +39,7 @@ class Source:
     """Data and parameters of the batches of a training.
 
     Attributes:
-      library: folder written by `storage.save_library`.
+      library: folder written by `storage.save_library`; None without simulated windows.
       seed: seed of all batches.
       window: voxels along each edge.
       anatomies: anatomies per batch.
@@ -47,7 +48,7 @@ class Source:
       real: windows of real sessions per batch.
     """
 
-    library: Path
+    library: Path | None
     seed: int
     window: int
     anatomies: int
@@ -57,12 +58,12 @@ class Source:
 
 
 def make_batch(
-    library: Library, sessions: Sequence[RealSession], source: Source, step: int
+    library: Library | None, sessions: Sequence[RealSession], source: Source, step: int
 ) -> SynthesisBatch:
     """Returns the batch of a step: simulated windows, then real ones.
 
     Args:
-      library: anatomies and lesions to simulate from.
+      library: anatomies and lesions to simulate from; None if `source.anatomies` is 0.
       sessions: real sessions to cut windows from; may be empty if `source.real` is 0.
       source: parameters of the batches.
       step: number of the batch.
@@ -70,6 +71,7 @@ def make_batch(
     edge, count = source.window, source.contrasts
     examples: list[Example] = []
     for number in range(source.anatomies):
+        assert library is not None
         seed = (source.seed, step, number)
         examples += sample(library, Ranges(), seed, shape=(edge, edge, edge), count=count)
     simulated = len(examples)
@@ -102,11 +104,15 @@ def simulate_ahead(source: Source, first: int, workers: int) -> Iterator[Iterato
     Args:
       source: data and parameters of the batches.
       first: step of the first batch.
-      workers: number of processes.
+      workers: number of processes; 0 to prepare each batch in this one when it is needed.
 
     Yields:
       An infinite iterator of the batches in order.
     """
+    if workers == 0:
+        library, sessions = _open(source)
+        yield (make_batch(library, sessions, source, step) for step in itertools.count(first))
+        return
     context = multiprocessing.get_context("spawn")  # a fork would share XLA's threads
     queues = [context.Queue(_QUEUE_LENGTH) for _ in range(workers)]
     processes = [
@@ -147,8 +153,7 @@ def _receive(batches: Queue, process: BaseProcess) -> SynthesisBatch:
 
 def _produce(source: Source, first: int, stride: int, batches: Queue, parent: int) -> None:
     """Prepares every `stride`-th batch from `first` on, until the process is ended."""
-    library, step = open_library(source.library), first
-    sessions = [open_session(folder) for folder in source.sessions]
+    (library, sessions), step = _open(source), first
     # The idle threads of BLAS would spin on the cores on which the network trains.
     with threadpool_limits(1):
         while os.getppid() == parent:
@@ -160,3 +165,8 @@ def _produce(source: Source, first: int, stride: int, batches: Queue, parent: in
                     break
             step += stride
     batches.cancel_join_thread()
+
+
+def _open(source: Source) -> tuple[Library | None, list[RealSession]]:
+    library = None if source.library is None else open_library(source.library)
+    return library, [open_session(folder) for folder in source.sessions]

@@ -107,13 +107,14 @@ def test_a_training_cut_off_and_resumed_ends_with_the_same_weights(tmp_path, fil
         assert_array_equal(a, b)
 
 
-def test_batches_do_not_depend_on_the_number_of_processes(tmp_path, library):  # noqa: F811
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_do_not_depend_on_the_number_of_processes(workers, tmp_path, library):  # noqa: F811
     save_library(tmp_path / "library", library)
     source = Source(tmp_path / "library", 3, 16, 2, 2)
-    with simulate_ahead(source, 5, 2) as batches:
+    with simulate_ahead(source, 5, workers) as batches:
         ahead = [next(batches) for _ in range(3)]
     for step, batch in enumerate(ahead, start=5):
-        expected = make_batch(open_library(source.library), [], source, step)
+        expected = make_batch(open_library(tmp_path / "library"), [], source, step)
         for a, b in zip(batch, expected, strict=True):
             assert_allclose(np.asarray(a), np.asarray(b))
 
