@@ -19,6 +19,7 @@ from skimage.feature import canny
 
 from flaxflair.core.atomic_files import write_text
 from flaxflair.core.json_objects import read_object
+from flaxflair.core.notice import NOTICE
 from flaxflair.core.records import Array, Geometry, InputError, Subject, strides
 from flaxflair.core.sequences import SEQUENCES, TARGET, parse_patterns
 from flaxflair.evaluation.scoring import score, score_truth
@@ -50,11 +51,8 @@ def write_page(
       title: title of the page; by default the session's name.
     """
     scene = make_scene(subject, flair, facts=facts)
-    page = make_page(title or f"Synthetic FLAIR of {subject.name}", _LEAD, [scene])
+    page = make_page(title or f"Synthetic FLAIR of {subject.name}", f"{NOTICE}.", [scene])
     write_text(path, page)
-
-
-_LEAD = "Synthesised, not scanned: for research only, not for diagnosis."
 
 
 def make_scene(
@@ -223,7 +221,7 @@ def write_run_page(folder: Path, path: Path, participants: Collection[str] | Non
         maps = derivatives.read_saliency(root, subject)
         scenes.append(make_scene(subject, flair, maps=maps, facts=facts))
     title = f"{folder.resolve().name}: {method} from {', '.join(inputs)}"
-    write_text(path, make_page(title, _LEAD, scenes))
+    write_text(path, make_page(title, f"{NOTICE}.", scenes))
 
 
 def _scores(run: Run) -> dict[str, float]:
