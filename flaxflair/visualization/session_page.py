@@ -260,7 +260,10 @@ def write_session_page(folder: Path, path: Path) -> None:
     """
     root = next((p for p in folder.resolve().parents if (p / _DESCRIPTION).is_file()), None)
     if root is None:
-        raise InputError(f"{folder}: is not in a data set; give OUT/sub-01, or the folder of a run")
+        raise InputError(
+            f"{folder}: is not in a data set, and neither a run (it has no folds.json) nor a "
+            f"predicted data set (no {_DESCRIPTION}); give one of them, or OUT/sub-01"
+        )
     parts = folder.resolve().relative_to(root).parts
     images = bids.find_images(root)
     synthetic = [
@@ -275,7 +278,7 @@ def write_session_page(folder: Path, path: Path) -> None:
     with _expecting(beside):
         known = tuple(map(str, model["Sequences"]))
     prepared = any(image.sequence in known for image in images)
-    source = root if prepared else _source(root)
+    source = root if prepared else find_source(root)
     found = find_sessions(
         source,
         (),
@@ -311,8 +314,12 @@ def _expecting(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: has a missing or invalid field ({error}); {_WAY_OUT}") from None
 
 
-def _source(root: Path) -> Path:
-    """Returns the source data set of a derivative written by this package."""
+def find_source(root: Path) -> Path:
+    """Returns the source data set of a derivative written by this package.
+
+    Raises:
+      InputError: it is missing.
+    """
     links = read_object(root / _DESCRIPTION, _WAY_OUT).get("DatasetLinks")
     link = links.get("source", "") if isinstance(links, dict) else ""
     source = Path(os.fsdecode(unquote_to_bytes(str(link).removeprefix("file://"))))
