@@ -216,7 +216,9 @@ def _columns(rows: Sequence[Row], median: float) -> list[Column]:
 
     def brain(row: Row) -> Cell:
         share = (row.brain / median - 1) * 100 if median > 0 else math.nan
-        return number(row.brain, 0, f"{share:+.0f} %" if math.isfinite(share) else "")
+        return number(
+            row.brain, 0, f"{share:+.0f} %".replace("-", "−") if math.isfinite(share) else ""
+        )
 
     def voxel(row: Row) -> Cell:
         size = row.voxel_size

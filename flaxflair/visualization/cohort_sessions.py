@@ -30,7 +30,7 @@ from flaxflair.io.nifti import read_volume
 from flaxflair.io.session_files import SessionFiles
 from flaxflair.preprocessing.true_flair import read_true_flair
 from flaxflair.runtime.stages import Stage, run_stages
-from flaxflair.visualization.thumbnails import choose_slice, draw_thumbnail
+from flaxflair.visualization.thumbnails import Thumbnail, choose_slice, draw_thumbnail
 
 GRADES = ("unusable", "look", "good")
 NOT_JUDGED = "not judged"
@@ -90,7 +90,7 @@ class Row:
       lesions: number of lesions found.
       lesion_volume: their volume, mL.
       scores: `nmse_fit` and `ssim_fit`, if they were requested.
-      pictures: (title, data URI) of an input, if one was found, and of the synthetic FLAIR.
+      pictures: of an input, if one was found, and of the synthetic FLAIR.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Row:
     lesions: float = math.nan
     lesion_volume: float = math.nan
     scores: Mapping[str, float] = field(default_factory=dict)
-    pictures: tuple[tuple[str, str], ...] = ()
+    pictures: tuple[Thumbnail, ...] = ()
 
 
 def find_predicted(root: Path, participants: Collection[str] | None = None) -> list[Predicted]:
@@ -175,7 +175,7 @@ def read_rows(
 
 def _read_row(session: Predicted, source: Source, scores: bool) -> Row:
     """Returns a session as the page shows it."""
-    row, stripped = _read_sidecar(session)
+    row, stripped = _read_sidecar(session, source)
     flair = to_ras(read_volume(session.flair.path))
     geometry = flair.geometry
     found = flair.array != 0 if stripped else _read_brain(session, flair)
@@ -191,7 +191,7 @@ def _read_row(session: Predicted, source: Source, scores: bool) -> Row:
         brain=math.nan if found is None else _millilitres(brain, flair),
         lesions=count,
         lesion_volume=volume,
-        pictures=tuple((title, draw_thumbnail(i, brain, geometry, at)) for title, i in shown),
+        pictures=tuple(draw_thumbnail(title, i, brain, geometry, at) for title, i in shown),
     )
     files = source.sessions.get(session.name)
     if not scores or files is None or found is None:
@@ -201,13 +201,14 @@ def _read_row(session: Predicted, source: Source, scores: bool) -> Row:
     return _score(row, files, flair, Volume(brain, geometry), scan if prepared else None)
 
 
-def _read_sidecar(session: Predicted) -> tuple[Row, bool]:
+def _read_sidecar(session: Predicted, source: Source) -> tuple[Row, bool]:
     """Returns what the sidecar of a FLAIR holds, and whether it is zero outside the brain."""
     path = bids.sidecar(session.flair.path)
     content = read_object(path, _REMEDY)
     model = _part(path, content, "Model", dict)
     verdict = _part(path, content, "Verdict", dict)
     quality = _part(path, content, "Quality", dict)
+    warnings = _part(path, content, "Warnings", list)
     used = _part(path, content, derivatives.SEQUENCES_USED, list)
     if not used:  # a sidecar of an earlier version; prepared images are those of the inputs
         used = list(dict.fromkeys(i.sequence for i in session.images if i.sequence is not None))
@@ -218,7 +219,7 @@ def _read_sidecar(session: Predicted) -> tuple[Row, bool]:
         page=session.page,
         grade=grade if grade in GRADES else NOT_JUDGED,
         reasons=tuple(map(str, _part(path, verdict, "Reasons", list))),
-        warnings=tuple(map(str, _part(path, content, "Warnings", list))),
+        warnings=tuple(str(w).replace(f"{source.root}/", "") for w in warnings),
         sequences=tuple(name for name in used if name in SEQUENCES),
         model=" ".join(filter(None, (str(model.get("Method", "")), digest))),
         quality={

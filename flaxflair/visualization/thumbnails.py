@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,22 @@ from flaxflair.visualization.panels import grey_range, upright
 _HEIGHT = 128  # pixels; about 3 kB a slice
 _QUALITY = 72  # of JPEG
 _MARGIN = 4.0  # mm around the brain
+
+
+class Thumbnail(NamedTuple):
+    """A small picture.
+
+    Attributes:
+      title: what it shows.
+      uri: the picture itself, a data URI.
+      width: pixels.
+      height: pixels.
+    """
+
+    title: str
+    uri: str
+    width: int
+    height: int
 
 
 def choose_slice(geometry: Geometry, brain: Array) -> tuple[slice, slice, int]:
@@ -38,11 +55,12 @@ def choose_slice(geometry: Geometry, brain: Array) -> tuple[slice, slice, int]:
 
 
 def draw_thumbnail(
-    image: Array, brain: Array, geometry: Geometry, at: tuple[slice, slice, int]
-) -> str:
-    """Returns a slice in radiological order, its grey scale that of the brain, as a data URI.
+    title: str, image: Array, brain: Array, geometry: Geometry, at: tuple[slice, slice, int]
+) -> Thumbnail:
+    """Returns a slice in radiological order, its grey scale that of the brain.
 
     Args:
+      title: what it shows.
       image: [x, y, z], its axes closest to right, anterior, superior.
       brain: bool[x, y, z]; if empty, the grey scale is that of the whole image.
       geometry: grid of both.
@@ -53,9 +71,10 @@ def draw_thumbnail(
     scaled = np.clip((shown - low) / max(high - low, 1e-6), 0, 1)
     height, width = shown.shape
     dx, dy, _ = geometry.voxel_size
-    size = max(1, round(_HEIGHT * (width * dx) / (height * dy))), _HEIGHT
+    size = max(1, round(_HEIGHT * (width * dx) / (height * dy))), _HEIGHT  # width, height
     picture = Image.fromarray(np.rint(255 * scaled).astype(np.uint8))
     content = io.BytesIO()
     resized = picture.resize(size, Image.Resampling.LANCZOS)
     resized.save(content, "JPEG", quality=_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    uri = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return Thumbnail(title, uri, *size)

@@ -299,10 +299,10 @@ def test_thumbnails_are_radiological_and_of_the_brain(tmp_path: Path):
     image[SHAPE[0] // 2 :] *= 0.3  # the right half is dark: on the left of the picture
     write_volume(path, image, AFFINE)
     (row,) = read_rows(find_predicted(root), Source(None))
-    titles = [title for title, _ in row.pictures]
+    titles = [picture.title for picture in row.pictures]
     assert titles == ["T2-w", "synthetic FLAIR"]
-    picture = np.asarray(Image.open(BytesIO(b64decode(row.pictures[1][1].split(",")[1]))))
-    assert picture.shape[0] == 128
+    picture = np.asarray(Image.open(BytesIO(b64decode(row.pictures[1].uri.split(",")[1]))))
+    assert picture.shape == (row.pictures[1].height, row.pictures[1].width)
     left, right = np.array_split(picture.astype(float), 2, axis=1)
     assert left.mean() < 0.5 * right.mean()
 
