@@ -128,8 +128,8 @@ def _describe_missing(
     more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
     return [
         f"{len(missing)} of {len(missing) + len(rows)} sessions of the source data set have no "
-        f"synthetic FLAIR: {', '.join(missing[:_MOST_NAMED])}{more}. `flaxflair predict` states "
-        "the reasons."
+        f"synthetic FLAIR: {', '.join(missing[:_MOST_NAMED])}{more}; flaxflair predict states "
+        "the reasons"
     ]
 
 

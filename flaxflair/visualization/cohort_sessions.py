@@ -212,12 +212,14 @@ def _read_sidecar(session: Predicted, source: Source) -> tuple[Row, bool]:
     used = _part(path, content, derivatives.SEQUENCES_USED, list)
     if not used:  # a sidecar of an earlier version; prepared images are those of the inputs
         used = list(dict.fromkeys(i.sequence for i in session.images if i.sequence is not None))
-    grade = verdict.get("Grade")
+    grade = verdict.get("Grade", NOT_JUDGED)
+    if grade not in (*GRADES, NOT_JUDGED):
+        raise InputError(f"{path}: the grade {grade!r} is none of {', '.join(GRADES)}; {_REMEDY}")
     digest = str(model.get("Digest", "")).removeprefix("sha256:")[:12]
     row = Row(
         name=session.name,
         page=session.page,
-        grade=grade if grade in GRADES else NOT_JUDGED,
+        grade=grade,
         reasons=tuple(map(str, _part(path, verdict, "Reasons", list))),
         warnings=tuple(str(w).replace(f"{source.root}/", "") for w in warnings),
         sequences=tuple(name for name in used if name in SEQUENCES),
