@@ -23,17 +23,19 @@ from flaxflair.core.records import InputError
 from flaxflair.io.session_files import find_sessions
 from flaxflair.visualization.cohort_sessions import (
     COVERAGE,
+    FAILED,
     NOT_JUDGED,
     UNREADABLE,
     Row,
     Source,
     find_predicted,
+    read_failures,
     read_rows,
 )
 from flaxflair.visualization.session_page import find_source
 
 # Rank in the order of what to look at first.
-_RANKS = {UNREADABLE: 0, **{grade: n for n, grade in enumerate(("unusable", "look"), 1)}}
+_RANKS = {FAILED: 0, UNREADABLE: 0, **{grade: n for n, grade in enumerate(("unusable", "look"), 1)}}
 _RANKS |= {NOT_JUDGED: 3, "good": 4}
 _MOST_NAMED = 40  # sessions in a sentence
 
@@ -97,6 +99,8 @@ def write_cohort_page(
     total = len(found)
     on_done(0, total)
     rows = read_rows(found, source, scores=scores, on_done=lambda done: on_done(done, total))
+    present = {row.name for row in rows}
+    rows += [row for row in read_failures(root, participants) if row.name not in present]
     notes = [problem] if problem else _describe_missing(source, rows, participants)
     name = root.resolve().name if source.root is None else source.root.name
     write_text(path, make_cohort_page(f"Synthetic FLAIRs of {name}", rows, path.parent, notes))
@@ -177,7 +181,7 @@ def _urgency(row: Row, median: float) -> tuple[float, ...]:
 
 def _shared_warnings(rows: Sequence[Row]) -> list[str]:
     """Returns the warnings that all of several sessions have, which are shown once."""
-    readable = [row for row in rows if row.grade != UNREADABLE]
+    readable = [row for row in rows if row.grade not in (FAILED, UNREADABLE)]
     if len(readable) < 2:
         return []
     first, *others = readable
@@ -224,14 +228,24 @@ def _columns(rows: Sequence[Row], median: float) -> list[Column]:
         size = row.voxel_size
         return Cell(repr(math.prod(size)), "×".join(f"{e:.3g}" for e in size)) if size else _NONE
 
+    def lesions(row: Row) -> Cell:
+        return _NONE if row.lesions is None else number(row.lesions.number)
+
+    def lesion_volume(row: Row) -> Cell:
+        if row.lesions is None:
+            return _NONE
+        interval = row.lesions.interval
+        note = "" if interval is None else f"{interval[0]:,.2f} to {interval[1]:,.2f}"
+        return number(row.lesions.volume, 2, note)
+
     def scored(name: str) -> Callable[[Row], Cell]:
         return lambda row: number(row.scores.get(name, math.nan), 3)
 
     columns = [
         Column("brain, mL", "Volume of the brain, and its difference from the median.", brain),
         Column("voxel, mm", "Edges of a voxel; sorted by its volume.", voxel),
-        Column("lesions", "Number of lesions found.", lambda row: number(row.lesions)),
-        Column("lesions, mL", "Volume of all lesions.", lambda row: number(row.lesion_volume, 2)),
+        Column("lesions", "Number of lesions found.", lesions),
+        Column("lesions, mL", "Volume of all lesions, and its interval.", lesion_volume),
         Column(
             "interval coverage",
             "Share of the voxels whose true value lies in the interval of the prediction.",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from flaxflair.evaluation import metrics
 from flaxflair.imaging.masks import binarize
 from flaxflair.imaging.orientation import to_ras
 from flaxflair.io import bids, derivatives
-from flaxflair.io.masks import BRAIN, MASK, kind_of
+from flaxflair.io.masks import BRAIN, kind_of
 from flaxflair.io.nifti import read_volume
 from flaxflair.io.session_files import SessionFiles
 from flaxflair.preprocessing.true_flair import read_true_flair
@@ -34,10 +34,11 @@ from flaxflair.visualization.thumbnails import Thumbnail, choose_slice, draw_thu
 
 GRADES = ("unusable", "look", "good")
 NOT_JUDGED = "not judged"
-UNREADABLE = "unreadable"
+UNREADABLE, FAILED = "unreadable", "failed"
 COVERAGE = "IntervalCoverage"  # of `Quality` in a sidecar
 _WORKERS = 4  # threads, each with one session in memory
 _REMEDY = "predict the session again"
+_TABLE = "quality.tsv"
 # Inputs by their similarity to a FLAIR, for the thumbnail.
 _SHOWN = ("T2", "PD", "DIR", "T1", "T1SE")
 
@@ -72,6 +73,20 @@ class Predicted:
     page: Path | None
 
 
+class Lesions(NamedTuple):
+    """The lesions of a session.
+
+    Attributes:
+      number: how many.
+      volume: mL, of all.
+      interval: mL, lower and upper end of the volume; None if unknown.
+    """
+
+    number: int
+    volume: float
+    interval: tuple[float, float] | None
+
+
 @dataclass(frozen=True)
 class Row:
     """One session as the page shows it; NaN and empty for what is unknown.
@@ -79,7 +94,7 @@ class Row:
     Attributes:
       name: `sub-01_ses-1`.
       page: its page; None if there is none.
-      grade: of `GRADES`, `NOT_JUDGED` or `UNREADABLE`.
+      grade: of `GRADES`, `NOT_JUDGED`, `UNREADABLE` or `FAILED`.
       reasons: reasons of the grade, one sentence each.
       warnings: one sentence each.
       sequences: sequences that the FLAIR was predicted from.
@@ -87,8 +102,7 @@ class Row:
       quality: name -> number, from the sidecar.
       voxel_size: mm.
       brain: volume of the brain, mL.
-      lesions: number of lesions found.
-      lesion_volume: their volume, mL.
+      lesions: None if there is no table of them.
       scores: `nmse_fit` and `ssim_fit`, if they were requested.
       pictures: of an input, if one was found, and of the synthetic FLAIR.
     """
@@ -103,8 +117,7 @@ class Row:
     quality: Mapping[str, float] = field(default_factory=dict)
     voxel_size: tuple[float, ...] = ()
     brain: float = math.nan
-    lesions: float = math.nan
-    lesion_volume: float = math.nan
+    lesions: Lesions | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     pictures: tuple[Thumbnail, ...] = ()
 
@@ -134,10 +147,14 @@ def find_predicted(root: Path, participants: Collection[str] | None = None) -> l
         raise InputError(f"{root}: holds no synthetic FLAIR; run `flaxflair predict` first")
     if participants is None:
         return found
-    wanted = {f"sub-{label.removeprefix('sub-')}" for label in participants}
+    wanted = _labels(participants)
     if missing := sorted(wanted - {session.flair.participant for session in found}):
         raise InputError(f"{root}: holds no synthetic FLAIR of {missing[0]}; predict it first")
     return [session for session in found if session.flair.participant in wanted]
+
+
+def _labels(participants: Collection[str]) -> set[str]:
+    return {f"sub-{label.removeprefix('sub-')}" for label in participants}
 
 
 def read_rows(
@@ -178,24 +195,25 @@ def _read_row(session: Predicted, source: Source, scores: bool) -> Row:
     row, stripped = _read_sidecar(session, source)
     flair = to_ras(read_volume(session.flair.path))
     geometry = flair.geometry
-    found = flair.array != 0 if stripped else _read_brain(session, flair)
+    found = flair.array != 0 if stripped else _read_brain(session, source, flair)
     brain = np.zeros(geometry.shape, bool) if found is None else found
     scan = _read_input(session, source, flair, row.sequences)
     at = choose_slice(geometry, brain)
     shown = [] if scan is None else [(SEQUENCES[scan[0]].title, scan[1].array)]
     shown.append(("synthetic FLAIR", flair.array))
-    count, volume = _read_lesions(session)
     row = replace(
         row,
         voxel_size=geometry.voxel_size,
         brain=math.nan if found is None else _millilitres(brain, flair),
-        lesions=count,
-        lesion_volume=volume,
+        lesions=_read_lesions(session),
         pictures=tuple(draw_thumbnail(title, i, brain, geometry, at) for title, i in shown),
     )
     files = source.sessions.get(session.name)
-    if not scores or files is None or found is None:
+    if not scores or files is None:
         return row
+    if found is None:
+        why = "not scored: it reaches beyond the brain, and there is no brain mask on its grid"
+        return replace(row, warnings=(*row.warnings, why))
     # Of a raw session, the prepared images are in the derivative.
     prepared = any(image.sequence in row.sequences for image in session.images)
     return _score(row, files, flair, Volume(brain, geometry), scan if prepared else None)
@@ -244,9 +262,12 @@ def _part(path: Path, content: Mapping[str, Any], name: str, kind: type[Any]) ->
 _KINDS: dict[type, str] = {dict: "object", list: "array"}
 
 
-def _read_brain(session: Predicted, flair: Volume) -> Array | None:
-    """Returns the brain mask of the derivative, bool[x, y, z]; None if there is none."""
-    masks = [i for i in session.images if i.suffix == MASK and kind_of(i) == BRAIN]
+def _read_brain(session: Predicted, source: Source, flair: Volume) -> Array | None:
+    """Returns the brain mask of the derivative or of its source, bool[x, y, z]; or None."""
+    files = source.sessions.get(session.name)
+    given = None if files is None else files.mask_of(BRAIN)
+    masks = [image for image in session.images if kind_of(image) == BRAIN]
+    masks += [] if given is None else [given]
     volumes = (to_ras(read_volume(mask.path)) for mask in masks)
     aligned = (v for v in volumes if v.geometry.matches(flair.geometry))
     return next((binarize(volume.array) for volume in aligned), None)
@@ -267,24 +288,54 @@ def _read_input(
     return None
 
 
-def _read_lesions(session: Predicted) -> tuple[float, float]:
-    """Returns number and volume (mL) of the lesions of a table, `*_desc-lesions*.tsv`, or NaN."""
+def _read_lesions(session: Predicted) -> Lesions | None:
+    """Returns the lesions of a table, `*_desc-lesions*.tsv`, whose volumes are in mm³; or None."""
     pattern = f"{session.name}_*desc-lesions*.tsv"
     path = next(iter(sorted(session.flair.path.parent.glob(pattern))), None)
     if path is None:
-        return math.nan, math.nan
-    rows = list(csv.DictReader(read_text(path, _REMEDY).splitlines(), delimiter="\t"))
-    for column, unit in _VOLUMES.items():
-        if rows and column in rows[0]:
-            try:
-                return len(rows), sum(float(row[column]) * unit for row in rows)
-            except (TypeError, ValueError):
-                raise InputError(f"{path}: {column} is not a number; {_REMEDY}") from None
-    return len(rows), math.nan if rows else 0.0
+        return None
+    rows = _read_table(path, ("volume",))
+    interval = rows and {"volume_low", "volume_high"} <= rows[0].keys()
+    columns = ("volume", "volume_low", "volume_high") if interval else ("volume",) * 3
+    try:
+        volume, low, high = (sum(float(row[c]) for row in rows) / 1000 for c in columns)
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: has a volume that is not a number; {_REMEDY}") from None
+    return Lesions(len(rows), volume, (low, high) if interval else None)
 
 
-# Column of a table of lesions -> mL of its unit.
-_VOLUMES = {"volume_ml": 1.0, "volume_mm3": 0.001, "volume": 0.001}
+def read_failures(root: Path, participants: Collection[str] | None = None) -> list[Row]:
+    """Returns a row for each session that failed, by the table `quality.tsv` of `predict`, if any.
+
+    Args:
+      root: data set that `predict` wrote.
+      participants: see `find_predicted`.
+
+    Raises:
+      InputError: the table cannot be read or lacks a column.
+    """
+    path = root / _TABLE
+    if not path.is_file():
+        return []
+    wanted = None if participants is None else _labels(participants)
+    return [
+        Row(
+            name_session(row["participant_id"], None if (s := row["session_id"]) == "n/a" else s),
+            grade=FAILED,
+            reasons=tuple(why for why in row["reasons"].split(" | ") if why != "n/a"),
+        )
+        for row in _read_table(path, ("participant_id", "session_id", "verdict", "reasons"))
+        if row["verdict"] == FAILED and (wanted is None or row["participant_id"] in wanted)
+    ]
+
+
+def _read_table(path: Path, needed: Collection[str]) -> list[dict[str, str]]:
+    """Returns the rows of a BIDS table, which has no quotation."""
+    lines = read_text(path, _REMEDY).splitlines()
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+    if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
+        raise InputError(f"{path}: has no column {missing[0]}; {_REMEDY}")
+    return list(reader)
 
 
 def _millilitres(region: Array, volume: Volume) -> float:

@@ -185,15 +185,51 @@ def test_lesions_coverage_and_shared_warnings_are_shown(tmp_path: Path):
     root = start(tmp_path / "out")
     for name in ("sub-01", "sub-02"):
         add_session(root, name, Warnings=["the same"], Quality={"IntervalCoverage": 0.876})
-    table = "index\tvolume_mm3\n1\t250\n2\t1000\n"
-    (root / "sub-01/anat/sub-01_desc-lesions_lesions.tsv").write_text(table)
+    table = "label\tvolume\tvolume_low\tvolume_high\n1\t250\t100\t400\n2\t1000\t800\t1100\n"
+    (root / "sub-01/anat/sub-01_space-T2w_desc-lesions_morph.tsv").write_text(table)
     page = tmp_path / "page.html"
     write_cohort_page(root, page)
     shown = Table(page)
     assert sorted(shown.column("lesions")) == ["2", "–"]
-    assert sorted(shown.column("lesions, mL")) == ["1.25", "–"]
+    assert sorted(shown.column("lesions, mL")) == ["1.250.90 to 1.50", "–"]
     assert shown.column("interval coverage") == ["0.876", "0.876"]
     assert page.read_text().count("the same") == 1
+
+
+def test_failed_sessions_of_the_table_are_on_top_with_the_reason(cohort: Path, tmp_path: Path):
+    (cohort / "quality.tsv").write_text(
+        "participant_id\tsession_id\tverdict\treasons\n"
+        'sub-01\tn/a\tgood\tn/a\nsub-09\tn/a\tfailed\tno T1 | nor "T2"\n'
+        "sub-10\tses-2\tfailed\tempty\n"
+    )
+    page = tmp_path / "page.html"
+    write_cohort_page(cohort, page)
+    table = Table(page)
+    assert table.names[:2] == ["sub-09", "sub-10_ses-2"]
+    assert table.column("verdict")[0].split() == ["failedno", "T1nor", '"T2"']
+    assert "have no synthetic FLAIR" not in page.read_text()
+    write_cohort_page(cohort, page, ["01"])
+    assert Table(page).names == ["sub-01"]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_whole_heads_need_a_brain_mask_of_the_source(tmp_path: Path, masked: bool):
+    source = start(tmp_path / "source")
+    root = start(tmp_path / "out", DatasetLinks={"source": source.as_uri()})
+    add_session(root, "sub-01", SkullStripped=False)
+    folder = source / "sub-01/anat"
+    folder.mkdir(parents=True)
+    write_volume(folder / "sub-01_FLAIR.nii.gz", ball(MIDDLE), AFFINE)
+    if masked:
+        brain = ball(SMALL) > 0
+        write_volume(folder / "sub-01_desc-brain_mask.nii.gz", brain, AFFINE)
+    page = tmp_path / "page.html"
+    write_cohort_page(root, page, scores=True)
+    text = page.read_text()
+    assert ("and there is no brain mask on its grid" in text) is not masked
+    assert ("NMSE fit" in text) is masked
+    volume = f">{(ball(SMALL) > 0).sum() * 0.12:,.0f}<"
+    assert (volume in text) is masked
 
 
 @pytest.mark.parametrize(
@@ -203,7 +239,8 @@ def test_lesions_coverage_and_shared_warnings_are_shown(tmp_path: Path):
         ("sub-01_desc-synth_FLAIR.json", b"{"),
         ("sub-01_desc-synth_FLAIR.json", b'{"Verdict": 3}'),
         ("sub-01_desc-synth_FLAIR.json", b'{"Verdict": {"Grade": "bad"}}'),
-        ("sub-01_desc-lesions_x.tsv", b"index\tvolume_mm3\n1\tx\n"),
+        ("sub-01_desc-lesions_x.tsv", b"label\tvolume\n1\tx\n"),
+        ("sub-01_desc-lesions_x.tsv", b"label\n1\n"),
     ],
 )
 def test_damaged_session_is_a_row_on_top_that_names_the_file(
