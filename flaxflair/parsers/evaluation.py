@@ -46,7 +46,7 @@ def _add_report(commands: Commands) -> None:
         "--scores",
         action="store_true",
         help="of a data set: compare with the true FLAIRs of its source, each registered first if "
-        "it is raw, which takes most of a minute",
+        "it is raw, which takes about 10 s",
     )
 
 

@@ -83,7 +83,7 @@ def write_cohort_page(
       path: HTML to write.
       participants: labels, with or without `sub-`; None for all.
       scores: whether the FLAIRs are compared with the true ones of the source data set; of a raw
-        source, they are registered first, which takes most of a minute each.
+        source, they are registered first, which takes about 10 s of processor time each.
       on_done: called with the number of sessions read and the total, first with zero read.
 
     Raises:

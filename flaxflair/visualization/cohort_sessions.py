@@ -195,7 +195,9 @@ def _read_row(session: Predicted, source: Source, scores: bool) -> Row:
     row, stripped = _read_sidecar(session, source)
     flair = to_ras(read_volume(session.flair.path))
     geometry = flair.geometry
-    found = flair.array != 0 if stripped else _read_brain(session, source, flair)
+    found = _read_brain(session, source, flair)
+    if found is None and stripped:
+        found = flair.array != 0
     brain = np.zeros(geometry.shape, bool) if found is None else found
     scan = _read_input(session, source, flair, row.sequences)
     at = choose_slice(geometry, brain)
