@@ -13,13 +13,16 @@ from flaxflair.console import (
 )
 from flaxflair.core.atomic_files import WriteError, expect_output, write_json
 from flaxflair.core.json_objects import read_object
+from flaxflair.core.records import InputError
 from flaxflair.core.sequences import TARGET
 from flaxflair.evaluation.scoring import score, score_truth
 from flaxflair.io.datasets import read_onto
 from flaxflair.io.session_files import name_files
 from flaxflair.models.saving import export_model, load_model
 from flaxflair.preprocessing.dataset import load_subject
+from flaxflair.runtime.progress import show_bar
 from flaxflair.visualization import session_page
+from flaxflair.visualization.cohort_report import write_cohort_page
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -58,10 +61,28 @@ _TITLES = {
 
 
 def report(args: argparse.Namespace) -> None:
-    """Writes an HTML page of a run or of a predicted session."""
+    """Writes an HTML page of a run, of a predicted data set or of a predicted session."""
     expect_output(args.out, (), (".html",))
-    if (args.place / "folds.json").is_file():
+    is_run = (args.place / "folds.json").is_file()
+    is_dataset = not is_run and (args.place / "dataset_description.json").is_file()
+    if args.scores and not is_dataset:
+        raise InputError(f"{args.place}: is no predicted data set, for which --scores is")
+    if is_run:
         session_page.write_run_page(args.place, args.out, args.participant_label)
+    elif is_dataset:
+        with show_bar(console, "read", None, 0) as bar:
+            write_cohort_page(
+                args.place,
+                args.out,
+                args.participant_label,
+                scores=args.scores,
+                on_done=bar.advance,
+            )
+    elif args.participant_label:
+        raise InputError(
+            f"{args.place}: is neither a run nor a predicted data set, whose participants "
+            "--participant-label chooses"
+        )
     else:
         session_page.write_session_page(args.place, args.out)
     console.print(f"{args.out}: written; open it in a browser", soft_wrap=True)

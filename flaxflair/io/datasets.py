@@ -35,6 +35,7 @@ from flaxflair.imaging.tissue import white_matter
 from flaxflair.io import bids
 from flaxflair.io.masks import BRAIN
 from flaxflair.io.nifti import read_volume
+from flaxflair.io.provenance import check_provenance
 from flaxflair.io.session_files import FlairUse, SessionFiles, choose_images, find_sessions
 
 # Maximum fraction of non-zero voxels in brain-extracted images; a brain fills about a fifth of its
@@ -94,8 +95,8 @@ def load_session(
       voxel_size: mm, of the model's training images; None if there is no model.
 
     Raises:
-      InputError: a sequence is missing or present twice, a file cannot be used, or an image cannot
-        be of its stated sequence.
+      InputError: a sequence is missing or present twice, a file cannot be used, an image cannot be
+        of its stated sequence, or the FLAIR is needed and is a synthetic one.
       GeometryError: the grids differ.
     """
     chosen = choose_images(files)
@@ -116,7 +117,8 @@ def load_session(
         volumes[sequence] = Volume(array, geometry)
     del first
     paths = {name: image.path for name, image in chosen.items()}
-    warnings = refuse_or_warn(check_volumes(volumes, voxel_size), paths)
+    provenance = check_provenance(paths, truth=files.flair == "needed")
+    warnings = refuse_or_warn([*provenance, *check_volumes(volumes, voxel_size)], paths)
     scanned, sidecar_warnings = _read_scanned(chosen)
     masks, doubts = _load_masks(files, volumes, geometry, reference)
     if not doubts:  # contrasts are measured within the mask

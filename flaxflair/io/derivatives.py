@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flaxflair.core.atomic_files import WriteError, expect_name, expect_output, write_json
+from flaxflair.core.notice import NOTICE, NOTICE_KEY
 from flaxflair.core.records import Array, GeometryError, Subject, Volume
 from flaxflair.core.sequences import SEQUENCES
 from flaxflair.imaging.orientation import from_native, to_native
@@ -20,6 +21,8 @@ from flaxflair.io import bids
 from flaxflair.io.nifti import expect_image_output, read_volume, write_volume
 
 NAME = "Synthetic FLAIR and saliency"
+# Field of a sidecar: the sequences that the FLAIR was predicted from.
+SEQUENCES_USED = "SequencesUsed"
 
 
 def page_path(root: Path, session: str) -> Path:
@@ -109,6 +112,8 @@ def write_flair(
 ) -> Volume:
     """Writes a synthetic FLAIR, on the grid of the subject's files, and its sidecar.
 
+    Header and sidecar carry the notice that it is no scan (`core.notice`).
+
     Args:
       destination: output paths.
       subject: subject of the FLAIR.
@@ -119,9 +124,11 @@ def write_flair(
     Returns:
       The volume written, in the axis order of the file.
     """
-    written = write_image(destination.image, flair.array, subject)
+    written = write_image(destination.image, flair.array, subject, NOTICE)
     sidecar = {
         "Description": f"Synthetic FLAIR, predicted from {', '.join(subject.sequences)}",
+        NOTICE_KEY: NOTICE,
+        SEQUENCES_USED: list(subject.sequences),
         "Sources": [f"{destination.scheme}{path}" for path in _inputs_of(subject)],
         "SkullStripped": extracted,
         "Model": model,
@@ -167,19 +174,20 @@ def read_saliency(root: Path, subject: Subject) -> Array | None:
     return np.stack([read_image(path, subject) for path in paths], axis=-1)
 
 
-def write_image(path: Path, array: Array, subject: Subject) -> Volume:
+def write_image(path: Path, array: Array, subject: Subject, description: str = "") -> Volume:
     """Writes an image of a subject in the axis order of the subject's files.
 
     Args:
       path: `.nii` or `.nii.gz`; the folder must exist.
       array: [x, y, z], on the subject's grid.
       subject: subject of the image.
+      description: text of the header; see `write_volume`.
 
     Returns:
       The volume written, in the axis order of the file.
     """
     volume = to_native(array, subject)
-    write_volume(path, volume.array, volume.geometry.affine)
+    write_volume(path, volume.array, volume.geometry.affine, description)
     return volume
 
 

@@ -21,6 +21,7 @@ from flaxflair.io.nifti_header import HEADER_BYTES, Forms, Header, parse_header
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz")
 _CHUNK = 2**20  # voxels converted at once
+_MAX_DESCRIPTION = 79  # bytes of `descrip`, before its terminating zero
 _GZIP = 16 + isal_zlib.MAX_WBITS
 
 
@@ -56,9 +57,18 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
 
 def read_forms(path: str | os.PathLike[str]) -> Forms:
     """Reads the orientation fields of the header of a file that `read_volume` accepts."""
+    return _read_header(path).forms
+
+
+def read_description(path: str | os.PathLike[str]) -> str:
+    """Reads the free text (`descrip`) of the header of a file that `read_volume` accepts."""
+    return _read_header(path).description
+
+
+def _read_header(path: str | os.PathLike[str]) -> Header:
     first = _header_file(Path(path))
     with open_stream(first) as stream:
-        return parse_header(first, stream.read(HEADER_BYTES)).forms
+        return parse_header(first, stream.read(HEADER_BYTES))
 
 
 def _header_file(path: Path) -> Path:
@@ -164,7 +174,9 @@ def pack_volume(array: Array, affine: Array, low: float, high: float) -> bytes:
     return b"".join(_zip(_parts(levels, affine, np.uint8, (step, low)), 2))
 
 
-def write_volume(path: str | os.PathLike[str], array: Array, affine: Array) -> None:
+def write_volume(
+    path: str | os.PathLike[str], array: Array, affine: Array, description: str = ""
+) -> None:
     """Writes one volume atomically.
 
     The header is new, with both forms set: an inherited integer header would rescale silently.
@@ -174,13 +186,14 @@ def write_volume(path: str | os.PathLike[str], array: Array, affine: Array) -> N
       path: `.nii` or `.nii.gz`; the folder must exist.
       array: [x, y, z].
       affine: float64[4, 4], voxel indices to mm (RAS+).
+      description: text of the header (`descrip`), at most 79 ASCII characters.
 
     Raises:
       WriteError: the disk is full or the folder read-only; no partial file remains.
     """
     path = Path(path)
     kind = np.uint8 if array.dtype in (np.bool_, np.uint8) else np.float32
-    parts = _parts(array, affine, kind)
+    parts = _parts(array, affine, kind, description=description)
     write_parts(path, _zip(parts, 1) if path.name.endswith(".gz") else parts)
 
 
@@ -189,6 +202,7 @@ def _parts(
     affine: Array,
     kind: type[np.uint8 | np.float32],
     scaling: tuple[float, float] = (1.0, 0.0),
+    description: str = "",
 ) -> Iterator[bytes]:
     """Yields the bytes of a NIfTI-1 file: the header, then the voxels, a few MiB at a time.
 
@@ -197,8 +211,13 @@ def _parts(
       affine: float64[4, 4], voxel indices to mm (RAS+).
       kind: type of the voxels.
       scaling: slope and intercept from voxels to intensities.
+      description: text of the header, at most 79 ASCII characters.
     """
     header = nib.Nifti1Header()
+    text = description.encode("ascii")
+    if len(text) > _MAX_DESCRIPTION:
+        raise ValueError(f"a description of {len(text)} bytes; a header has {_MAX_DESCRIPTION}")
+    header["descrip"] = text
     header.set_data_dtype(kind)
     header.set_data_shape(array.shape)
     header.set_xyzt_units("mm")

@@ -67,6 +67,7 @@ class Header:
       affine: float64[4, 4], voxel indices to mm (RAS+).
       separate: whether the voxels are in a separate file (`.img`).
       forms: orientation fields.
+      description: free text (`descrip`); bytes other than ASCII are replaced.
     """
 
     shape: tuple[int, int, int]
@@ -77,6 +78,7 @@ class Header:
     affine: Array
     separate: bool
     forms: Forms
+    description: str
 
     @property
     def content_bytes(self) -> int:
@@ -102,7 +104,8 @@ def parse_header(path: Path, start: bytes) -> Header:
     slope, intercept = _scaling(path, fields)
     affine, forms = _orientation(path, fields, shape)
     offset = _offset(path, fields, 0 if separate else int(fields["sizeof_hdr"]) + 4)
-    return Header(shape, dtype, offset, slope, intercept, affine, separate, forms)
+    text = fields["descrip"].tobytes().split(b"\0")[0].decode("ascii", errors="replace")
+    return Header(shape, dtype, offset, slope, intercept, affine, separate, forms, text)
 
 
 def _identify(path: Path, start: bytes) -> Any:

@@ -26,17 +26,27 @@ def _add_evaluate(commands: Commands) -> None:
 
 def _add_report(commands: Commands) -> None:
     report = commands.add_parser(
-        "report", help="write an HTML page of a run or of a predicted session"
+        "report", help="write an HTML page of a run, of a predicted data set or of its session"
     )
     report.add_argument(
-        "place", type=Path, metavar="RUN|SUBJECT", help="folder of a run, or OUT_DIR/sub-01[/ses-1]"
+        "place",
+        type=Path,
+        metavar="RUN|OUT_DIR|SUBJECT",
+        help="folder of a run, of a data set that predict wrote, or OUT_DIR/sub-01[/ses-1]",
     )
     report.add_argument("--out", type=Path, default=Path("report.html"), help="page (report.html)")
     report.add_argument(
         "--participant-label",
         nargs="+",
         metavar="LABEL",
-        help="participants of a run to show (the best, the middle and the worst)",
+        help="participants to show (of a run, the best, the middle and the worst; of a data set, "
+        "all)",
+    )
+    report.add_argument(
+        "--scores",
+        action="store_true",
+        help="of a data set: compare with the true FLAIRs of its source, each registered first if "
+        "it is raw, which takes about 10 s",
     )
 
 

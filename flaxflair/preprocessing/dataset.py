@@ -15,6 +15,7 @@ import numpy as np
 
 from flaxflair.core.atomic_files import write_json, write_text
 from flaxflair.core.json_objects import read_object
+from flaxflair.core.notice import NOTICE, NOTICE_KEY
 from flaxflair.core.records import Array, InputError, Masks, Subject, Volume
 from flaxflair.core.sequences import SEQUENCES, TARGET
 from flaxflair.imaging.findings import refuse_or_warn
@@ -27,6 +28,7 @@ from flaxflair.io.datasets import VOXEL_SIZE, load_session
 from flaxflair.io.fingerprints import fingerprint
 from flaxflair.io.masks import BRAIN
 from flaxflair.io.nifti import read_volume, write_volume
+from flaxflair.io.provenance import is_synthetic
 from flaxflair.io.receipts import Receipts, run_unfinished
 from flaxflair.io.session_files import SessionFiles, choose_images, find_sessions
 from flaxflair.preprocessing import hdbet
@@ -124,7 +126,7 @@ def _prepare_files(
         wanted = replace(files, flair="needed")
     images = choose_images(wanted)
     paths = {name: image.path for name, image in images.items()}
-    volumes, findings = _inspect(paths, voxel_size)
+    volumes, findings = _inspect(paths, voxel_size, truth=files.flair == "needed")
     mask = files.mask_of(BRAIN)
     brain = None if mask is None else _read_brain(mask.path)
     try:
@@ -145,10 +147,10 @@ def _prepare_files(
 
 
 def _inspect(
-    paths: Mapping[str, Path], voxel_size: VoxelSize | None
+    paths: Mapping[str, Path], voxel_size: VoxelSize | None, *, truth: bool
 ) -> tuple[dict[str, Volume], tuple[str, ...]]:
     """Returns sequence -> scan, and warnings; see `Inspection.volumes` for errors."""
-    inspection = inspect_files(paths, voxel_size)
+    inspection = inspect_files(paths, voxel_size, truth=truth)
     return inspection.volumes(), inspection.warnings()
 
 
@@ -250,7 +252,8 @@ def _write(
     }
 
     def save(name: str, array: Array, sidecar: Mapping[str, Any]) -> None:
-        write_volume(folder / name, from_ras(array, prepared.native), prepared.native.affine)
+        native, notice = prepared.native, sidecar.get(NOTICE_KEY, "")
+        write_volume(folder / name, from_ras(array, native), native.affine, notice)
         write_json(bids.sidecar(folder / name), {**sidecar, **common})
 
     for sequence, array in prepared.images.items():
@@ -269,6 +272,7 @@ def _write(
             "WeightsOfBiasFields": {
                 n: round(w, 4) for n, w in prepared.bias_weights[sequence].items()
             },
+            **({NOTICE_KEY: NOTICE} if is_synthetic(images[sequence].path) else {}),
             **_protocol(images[sequence].path),
         }
         save(name, array, sidecar)

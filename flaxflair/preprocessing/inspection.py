@@ -19,6 +19,7 @@ from flaxflair.imaging.session_checks import check_volumes
 from flaxflair.io.bids import sidecar
 from flaxflair.io.nifti import read_forms, read_volume
 from flaxflair.io.nifti_header import Forms
+from flaxflair.io.provenance import check_provenance
 
 # Tolerances for rounding: mm between the two forms of a header, and ratio of the voxel sizes by
 # `pixdim` and by the affine.
@@ -77,13 +78,17 @@ class Inspection:
 
 
 def inspect_files(
-    paths: Mapping[str, Path], voxel_size: tuple[float, float, float] | None = None
+    paths: Mapping[str, Path],
+    voxel_size: tuple[float, float, float] | None = None,
+    *,
+    truth: bool = False,
 ) -> Inspection:
     """Reads the files of a session and checks them, separately and together.
 
     Args:
       paths: sequence -> file.
       voxel_size: mm, of the model's training images; None if there is no model.
+      truth: whether a FLAIR is a truth, so that a synthetic one is an error and not a warning.
     """
     files: dict[str, InspectedFile] = {}
     findings: list[Finding] = []
@@ -97,6 +102,7 @@ def inspect_files(
         files[name] = InspectedFile(path, volume, forms)
         findings += [Finding("warn", name, what) for what in _compare_forms(forms)]
         findings += [Finding("warn", name, what) for what in _read_sidecar(path)]
+        findings += check_provenance({name: path}, truth=truth)
     readable = {name: file.volume for name, file in files.items() if file.volume is not None}
     findings += check_volumes(readable, voxel_size)
     return Inspection(files, tuple(sorted(findings, key=lambda f: f.severity != "stop")))

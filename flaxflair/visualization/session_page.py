@@ -19,6 +19,7 @@ from skimage.feature import canny
 
 from flaxflair.core.atomic_files import write_text
 from flaxflair.core.json_objects import read_object
+from flaxflair.core.notice import NOTICE
 from flaxflair.core.records import Array, Geometry, InputError, Subject, strides
 from flaxflair.core.sequences import SEQUENCES, TARGET, parse_patterns
 from flaxflair.evaluation.scoring import score, score_truth
@@ -50,11 +51,8 @@ def write_page(
       title: title of the page; by default the session's name.
     """
     scene = make_scene(subject, flair, facts=facts)
-    page = make_page(title or f"Synthetic FLAIR of {subject.name}", _LEAD, [scene])
+    page = make_page(title or f"Synthetic FLAIR of {subject.name}", f"{NOTICE}.", [scene])
     write_text(path, page)
-
-
-_LEAD = "Synthesised, not scanned: for research only, not for diagnosis."
 
 
 def make_scene(
@@ -223,7 +221,7 @@ def write_run_page(folder: Path, path: Path, participants: Collection[str] | Non
         maps = derivatives.read_saliency(root, subject)
         scenes.append(make_scene(subject, flair, maps=maps, facts=facts))
     title = f"{folder.resolve().name}: {method} from {', '.join(inputs)}"
-    write_text(path, make_page(title, _LEAD, scenes))
+    write_text(path, make_page(title, f"{NOTICE}.", scenes))
 
 
 def _scores(run: Run) -> dict[str, float]:
@@ -262,7 +260,10 @@ def write_session_page(folder: Path, path: Path) -> None:
     """
     root = next((p for p in folder.resolve().parents if (p / _DESCRIPTION).is_file()), None)
     if root is None:
-        raise InputError(f"{folder}: is not in a data set; give OUT/sub-01, or the folder of a run")
+        raise InputError(
+            f"{folder}: is not in a data set, and neither a run (it has no folds.json) nor a "
+            f"predicted data set (no {_DESCRIPTION}); give one of them, or OUT/sub-01"
+        )
     parts = folder.resolve().relative_to(root).parts
     images = bids.find_images(root)
     synthetic = [
@@ -277,7 +278,7 @@ def write_session_page(folder: Path, path: Path) -> None:
     with _expecting(beside):
         known = tuple(map(str, model["Sequences"]))
     prepared = any(image.sequence in known for image in images)
-    source = root if prepared else _source(root)
+    source = root if prepared else find_source(root)
     found = find_sessions(
         source,
         (),
@@ -313,8 +314,12 @@ def _expecting(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: has a missing or invalid field ({error}); {_WAY_OUT}") from None
 
 
-def _source(root: Path) -> Path:
-    """Returns the source data set of a derivative written by this package."""
+def find_source(root: Path) -> Path:
+    """Returns the source data set of a derivative written by this package.
+
+    Raises:
+      InputError: it is missing.
+    """
     links = read_object(root / _DESCRIPTION, _WAY_OUT).get("DatasetLinks")
     link = links.get("source", "") if isinstance(links, dict) else ""
     source = Path(os.fsdecode(unquote_to_bytes(str(link).removeprefix("file://"))))
