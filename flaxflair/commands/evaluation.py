@@ -14,10 +14,11 @@ from flaxflair.console import (
 from flaxflair.core.atomic_files import WriteError, expect_output, write_json
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import InputError
-from flaxflair.core.sequences import TARGET
+from flaxflair.core.sequences import INPUTS, TARGET
 from flaxflair.evaluation.scoring import score, score_truth
 from flaxflair.io.datasets import read_onto
 from flaxflair.io.session_files import name_files
+from flaxflair.models.advice import compare, expect_inputs
 from flaxflair.models.saving import export_model, load_model
 from flaxflair.preprocessing.dataset import load_subject
 from flaxflair.runtime.progress import show_bar
@@ -96,3 +97,34 @@ def export(args: argparse.Namespace) -> None:
     about = read_object(args.about, "give a JSON object of facts") if args.about else {}
     export_model(model, args.out, half=args.half, about=about)
     console.print(f"{args.out}: written; for --model, or flaxflair.load_model", soft_wrap=True)
+
+
+def advise(args: argparse.Namespace) -> None:
+    """Prints what is expected from sets of sequences."""
+    have, could = (
+        tuple(name.strip() for name in text.split(",") if name.strip())
+        for text in (args.have, args.could)
+    )
+    expect_inputs(have)
+    could = could or tuple(name for name in INPUTS if name not in have)
+    table = Table(
+        *("added", "error", "90 % interval", "lesions found", "of those found, true"),
+        "error in patients",
+    )
+    for added, found in compare(have, could):
+        observed = "" if found.observed is None else f"{found.observed:.2f} ({found.patients})"
+        table.add_row(
+            "+".join(added) or f"nothing to {'+'.join(found.sequences)}",
+            f"{found.nmse:.2f}",
+            f"{100 * found.width:.0f} %",
+            f"{100 * found.recall:.0f} %",
+            f"{100 * found.precision:.0f} %",
+            observed,
+        )
+    console.print(table)
+    console.print(
+        "Errors are relative to the variance of the true FLAIR in the brain, widths to its "
+        "normal-appearing white matter, lesions counted in voxels. All were measured on simulated "
+        "heads, but the last column, the mean of as many patients as in brackets.",
+        soft_wrap=True,
+    )

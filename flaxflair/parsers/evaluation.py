@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flaxflair.core.sequences import INPUTS
 from flaxflair.parsers.options import Commands
 
 
@@ -12,6 +13,7 @@ def add_commands(commands: Commands) -> None:
     _add_evaluate(commands)
     _add_report(commands)
     _add_export(commands)
+    _add_advise(commands)
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -68,4 +70,18 @@ def _add_export(commands: Commands) -> None:
         type=Path,
         metavar="JSON",
         help="facts on a universal model: Data, Licence, a Warning for all its FLAIRs, ...",
+    )
+
+
+def _add_advise(commands: Commands) -> None:
+    advise = commands.add_parser(
+        "advise",
+        help="compare what the model in the package makes of sets of sequences",
+        description="Expected error, width of the 90 % interval and lesions found, from the "
+        "sequences that there are and from each set that could be added.",
+    )
+    names = ",".join(INPUTS)
+    advise.add_argument("--have", required=True, metavar="NAMES", help=f"some of {names}")
+    advise.add_argument(
+        "--could", default="", metavar="NAMES", help="sequences to add (all others)"
     )
