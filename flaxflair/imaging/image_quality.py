@@ -20,9 +20,9 @@ from flaxflair.imaging.tissue_levels import (
     to_standard,
 )
 
-# Second difference along two axes, which removes planes; its gain for white noise is 6
+# Second difference, along each of two axes; the gain of both for white noise is 6
 # (Immerkær, Comput. Vis. Image Underst. 64:300, 1996).
-_SECOND_DIFFERENCE = np.outer([1.0, -2.0, 1.0], [1.0, -2.0, 1.0])
+_SECOND_DIFFERENCE = (1.0, -2.0, 1.0)
 _GAIN = 6.0
 _MAD = 0.6745  # median absolute deviation of a normal distribution of SD 1
 _RIM = 4.0  # mm below the brain's surface that are excluded: errors of the mask
@@ -43,6 +43,7 @@ def image_quality(
     brain: Array,
     voxel_size: tuple[float, float, float],
     levels: TissueLevels,
+    scanned: Mapping[str, tuple[float, float, float]],
 ) -> dict[str, dict[str, float]]:
     """Measures each image of a session.
 
@@ -52,6 +53,7 @@ def image_quality(
       brain: bool[x, y, z].
       voxel_size: mm.
       levels: tissue levels of the images.
+      scanned: sequence -> mm, edges of its scanned voxels along x, y, z.
 
     Returns:
       Sequence -> measure -> value; without measures that have too few voxels. `noise`: SD of the
@@ -81,7 +83,8 @@ def image_quality(
         sampled = image[coarse]
         deep = sampled[depth > _RIM]
         row = {} if deep.size < _FEWEST else _measure_voxels(deep, level, name)
-        row |= _measure_texture(image[slab], brain[slab], voxel_size, level)
+        edges = scanned.get(name, voxel_size)
+        row |= _measure_texture(image[slab], brain[slab], voxel_size, edges, level)
         row["slice_jump"] = _find_jump(image[every], brain[every], thick)
         around = image[sparse][air]
         if around.size >= _FEWEST and around.any():
@@ -110,19 +113,33 @@ def _measure_voxels(deep: Array, level: Levels, name: str) -> dict[str, float]:
 
 
 def _measure_texture(
-    image: Array, brain: Array, voxel_size: tuple[float, float, float], level: Levels
+    image: Array,
+    brain: Array,
+    voxel_size: tuple[float, float, float],
+    scanned: tuple[float, float, float],
+    level: Levels,
 ) -> dict[str, float]:
-    """Returns the measures of neighbouring voxels, along the two axes of the finest voxels."""
-    axes = np.argsort(voxel_size, kind="stable")[:2]
-    kernel = np.expand_dims(_SECOND_DIFFERENCE, int(3 - axes.sum()))
-    extent = [5 if k in axes else 1 for k in range(3)]
+    """Returns the measures of neighbouring voxels, along the two axes of the finest voxels.
+
+    Noise is measured between voxels at least a scanned voxel apart, since interpolation makes
+    nearer ones alike.
+    """
+    axes = [int(axis) for axis in np.argsort(voxel_size, kind="stable")[:2]]
+    apart = [round(float(np.ceil(scanned[a] / voxel_size[a] - 0.1))) for a in axes]
+    extent = [1, 1, 1]
+    for axis, step in zip(axes, apart, strict=True):
+        extent[axis] = 2 * step + 3
     inner = np.asarray(ndimage.minimum_filter(brain, extent), bool)
     if inner.sum() < _FEWEST:
         return {}
-    residual = np.asarray(ndimage.convolve(image, kernel.astype(np.float32)))[inner]
-    noise = float(np.median(np.abs(residual))) / _MAD / _GAIN
+    residual = image
+    for axis, step in zip(axes, apart, strict=True):
+        kernel = np.zeros(2 * step + 1, np.float32)
+        kernel[[0, step, -1]] = _SECOND_DIFFERENCE
+        residual = ndimage.correlate1d(residual, kernel, axis=axis)
+    noise = float(np.median(np.abs(np.asarray(residual)[inner]))) / _MAD / _GAIN
     differences = {
-        distance: sum(_square(image, inner, int(a), distance / voxel_size[a]) for a in axes)
+        distance: sum(_square(image, inner, a, distance / voxel_size[a]) for a in axes)
         for distance in (_NEAR, _FAR)
     }
     return {

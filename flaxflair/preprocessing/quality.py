@@ -74,7 +74,9 @@ def subject_quality(subject: Subject, anatomy: Mapping[str, float]) -> dict[str,
     except InputError:  # the prediction of a universal model reports it
         images = {}
     else:
-        images = image_quality(subject.images, subject.sequences, brain, size, levels)
+        images = image_quality(
+            subject.images, subject.sequences, brain, size, levels, subject.scanned
+        )
     rows = {name: {**row, **images.get(name, {})} for name, row in rows.items()}
     return {**_describe_brain(brain, geometry), **flatten(rows)}
 

@@ -24,7 +24,7 @@ def measure(change: Callable[[Array], Array] | None = None) -> dict[str, float]:
         images[..., 0] = change(images[..., 0])
     brain, size = subject.masks.brain, subject.geometry.voxel_size
     levels = fit_tissue_levels(subject.images, subject.sequences, brain, size)
-    return flatten(image_quality(images, subject.sequences, brain, size, levels))
+    return flatten(image_quality(images, subject.sequences, brain, size, levels, {}))
 
 
 @pytest.fixture(scope="module")
@@ -72,5 +72,5 @@ def test_measures_are_omitted_where_there_are_too_few_voxels():
     brain[38:44, 38:44, 38:44] = True
     size = subject.geometry.voxel_size
     levels = fit_tissue_levels(subject.images, subject.sequences, subject.masks.brain, size)
-    found = image_quality(subject.images, subject.sequences, brain, size, levels)
+    found = image_quality(subject.images, subject.sequences, brain, size, levels, {})
     assert "noise" not in found["T1"]
