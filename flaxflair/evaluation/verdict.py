@@ -40,6 +40,7 @@ class Measure(NamedTuple):
     per_scan: bool = True
 
 
+# Measures with equal ranges have a warning of their own, which makes `look` at a tighter limit.
 # To add a measure, add its row here and its value to `Subject.quality`. How the thresholds were
 # chosen is in `docs/verdict.md`.
 MEASURES: Mapping[str, Measure] = {
@@ -118,53 +119,52 @@ MEASURES: Mapping[str, Measure] = {
     "registration_similarity": Measure(
         "uncertainty coefficient of the registered scan and the reference",
         "",
-        (0.05, _INF),
         (0.03, _INF),
-        "the {scan} has little in common with the reference after registration (similarity "
-        "{value}, usually at least {limit}): look at its outline",
+        (0.03, _INF),
+        "the {scan} has too little in common with the reference after registration (similarity "
+        "{value}, limit {limit}): check its header, or that both are of one session",
     ),
     "registration_ratio": Measure(
         "registration similarity relative to its mean after shifts of 12 mm",
         "",
-        (1.4, _INF),
         (1.15, _INF),
-        "the {scan} is hardly better aligned than 12 mm off ({value} times as similar, usually at "
-        "least {limit}): look at its outline",
+        (1.15, _INF),
+        "the {scan} is not aligned with the reference ({value} times as similar as 12 mm off, "
+        "limit {limit}): check its header",
     ),
     "registration_shift": Measure(
         "shift of the scan onto the reference",
         "mm",
-        (0.0, 20.0),
         (0.0, 80.0),
-        "the {scan} was moved by {value} mm onto the reference, usually at most {limit}: look at "
-        "its outline",
+        (0.0, 80.0),
+        "the {scan} was moved by {value} mm onto the reference, limit {limit}: check its header",
     ),
     "registration_rotation": Measure(
         "rotation of the scan onto the reference",
         "degrees",
-        (0.0, 15.0),
         (0.0, 60.0),
-        "the {scan} was rotated by {value} degrees onto the reference, usually at most {limit}: "
-        "look at its outline",
+        (0.0, 60.0),
+        "the {scan} was rotated by {value} degrees onto the reference, limit {limit}: check its "
+        "header",
     ),
     "registration_stretch": Measure(
         "largest stretch of the scan onto the reference",
         "%",
-        (0.0, 8.0),
         (0.0, 25.0),
-        "the {scan} was stretched by {value} % onto the reference, usually at most {limit} %: "
-        "check the voxel sizes",
+        (0.0, 25.0),
+        "the {scan} was stretched by {value} % onto the reference, limit {limit} %: check the "
+        "voxel sizes",
     ),
     "anatomy_ratio": Measure(
         "similarity to the reference relative to its mean after shifts of 3 mm or a voxel",
         "",
-        (1.42, _INF),
-        (1.15, _INF),
-        "the {scan} and the reference differ in their anatomy ({value} times as similar as after "
-        "a small shift, usually at least {limit}): check that both are of one session",
+        (1.25, _INF),
+        (1.25, _INF),
+        "the {scan} and the reference do not show the same anatomy ({value} times as similar as "
+        "after a small shift, limit {limit}): check that both are of one session",
     ),
     "mirror_ratio": Measure(
-        "similarity to the last sequence after the scan is mirrored, relative to that before",
+        "similarity to the T2, or the first sequence, of the mirrored scan relative to the scan",
         "",
         (0.0, 0.8),
         (0.0, 1.1),
@@ -174,9 +174,9 @@ MEASURES: Mapping[str, Measure] = {
     "covered": Measure(
         "share of the brain inside the scan",
         "",
-        (0.97, _INF),
         (0.75, _INF),
-        "the {scan} covers {value} of the brain, usually at least {limit}: the rest is empty",
+        (0.75, _INF),
+        "the {scan} covers only {value} of the brain, limit {limit}",
     ),
     "bias": Measure(
         "SD of the logarithm of the bias field that was removed, in the brain",
@@ -248,12 +248,14 @@ MEASURES: Mapping[str, Measure] = {
         "the {scan} is bright outside the head ({value} of white matter, usually at most {limit}): "
         "check for ghosts and noise",
     ),
+    # Voxels that are merely larger than in training are a warning of the model.
     "voxel_ratio": Measure(
-        "largest voxel edge relative to the limit of the training data",
+        "largest voxel edge relative to the limit of the universal model's training data",
         "",
-        (0.0, 1.2),
-        (0.0, 2.0),
-        "the voxels of the {scan} are {value} times as large as the largest in training",
+        (0.0, 4.0),
+        (0.0, 4.0),
+        "the voxels of the {scan} are {value} times as large as the largest in training, where "
+        "{limit} is too large",
     ),
     # Grey matter is at about 1.2 of white matter.
     "flair_median": Measure(
@@ -299,3 +301,11 @@ def split_name(name: str) -> tuple[str, str]:
     """Returns the measure and the sequence of a name such as `noise_T1`; empty without one."""
     measure, _, scan = name.rpartition("_")
     return (measure, scan) if measure in MEASURES and MEASURES[measure].per_scan else (name, "")
+
+
+def describe_range(limits: tuple[float, float]) -> str:
+    """Returns a range in words: `at least 0.9`, `at most 3`, or `900 to 1800`."""
+    low, high = (f"{limit:g}" for limit in limits)
+    if math.isinf(limits[1]):
+        return f"at least {low}"
+    return f"at most {high}" if limits[0] == 0 else f"{low} to {high}"

@@ -35,6 +35,7 @@ _EMPTY = 0.05  # of the brain's median, below which a voxel is empty
 _HIGHEST, _LOWEST = 1.35, 0.4
 _AIR = 30.0  # mm outside the brain, above its centre, beyond which there is air
 _FEWEST = 200  # voxels of a measure
+_LARGE = 0.35  # of the largest slice's area, below which the tissues of a slice are others
 
 
 def image_quality(
@@ -57,12 +58,12 @@ def image_quality(
 
     Returns:
       Sequence -> measure -> value; without measures that have too few voxels. `noise`: SD of the
-      noise relative to white matter; `contrast_to_noise`: difference of grey and white matter
-      relative to that SD; `sharpness`: squared differences at 2 mm relative to those at 8 mm;
-      `slice_jump`: largest deviation of a slice's median from that of its neighbours, relative;
+      noise relative to the reference tissue; `contrast_to_noise`: difference of grey and white
+      matter relative to that SD; `sharpness`: squared differences at 2 mm relative to those at
+      8 mm; `slice_jump`: largest deviation of a slice's median from that of its neighbours;
       `empty`: share of empty voxels; `implausible`: share of voxels far outside the standard
       levels; `level_deviation`: largest deviation of a tissue level, relative to its SD among
-      scanners; `air`: median outside the head, relative to white matter.
+      scanners; `air`: median outside the head, relative to the reference tissue.
     """
     found = {}
     steps = strides(voxel_size, _APART)
@@ -84,13 +85,24 @@ def image_quality(
         deep = sampled[depth > _RIM]
         row = {} if deep.size < _FEWEST else _measure_voxels(deep, level, name)
         edges = scanned.get(name, voxel_size)
-        row |= _measure_texture(image[slab], brain[slab], voxel_size, edges, level)
+        texture = _measure_texture(image[slab], brain[slab], voxel_size, edges)
+        if "noise" in texture:
+            least = 1e-6 * _reference(level, name)
+            contrast = abs(level.grey - level.white)
+            row["contrast_to_noise"] = contrast / max(texture["noise"], least)
+            texture["noise"] /= _reference(level, name)
+        row |= texture
         row["slice_jump"] = _find_jump(image[every], brain[every], thick)
         around = image[sparse][air]
         if around.size >= _FEWEST and around.any():
-            row["air"] = float(np.median(around)) / level.white
+            row["air"] = float(np.median(around)) / _reference(level, name)
         found[name] = {key: value for key, value in row.items() if np.isfinite(value)}
     return found
+
+
+def _reference(level: Levels, name: str) -> float:
+    """Returns the level of the reference tissue of a sequence: white matter, but grey on a DIR."""
+    return float(getattr(level, CONTRASTS[name].reference))
 
 
 def _measure_voxels(deep: Array, level: Levels, name: str) -> dict[str, float]:
@@ -117,9 +129,8 @@ def _measure_texture(
     brain: Array,
     voxel_size: tuple[float, float, float],
     scanned: tuple[float, float, float],
-    level: Levels,
 ) -> dict[str, float]:
-    """Returns the measures of neighbouring voxels, along the two axes of the finest voxels.
+    """Returns the SD of the noise and the sharpness, along the two axes of the finest voxels.
 
     Noise is measured between voxels at least a scanned voxel apart, since interpolation makes
     nearer ones alike.
@@ -142,11 +153,7 @@ def _measure_texture(
         distance: sum(_square(image, inner, a, distance / voxel_size[a]) for a in axes)
         for distance in (_NEAR, _FAR)
     }
-    return {
-        "noise": noise / level.white,
-        "contrast_to_noise": abs(level.grey - level.white) / max(noise, 1e-6 * level.white),
-        "sharpness": differences[_NEAR] / max(differences[_FAR], 1e-12),
-    }
+    return {"noise": noise, "sharpness": differences[_NEAR] / max(differences[_FAR], 1e-12)}
 
 
 def _square(image: Array, inner: Array, axis: int, voxels: float) -> float:
@@ -160,8 +167,10 @@ def _square(image: Array, inner: Array, axis: int, voxels: float) -> float:
 
 def _find_jump(image: Array, inside: Array, axis: int) -> float:
     """Returns the largest deviation of a slice's median from its neighbours', relative."""
-    slices = zip(np.moveaxis(image, axis, 0), np.moveaxis(inside, axis, 0), strict=True)
-    medians = np.array([np.median(a[b]) for a, b in slices if b.sum() >= _FEWEST])
+    rows, masks = np.moveaxis(image, axis, 0), np.moveaxis(inside, axis, 0)
+    areas = masks.sum(axis=(1, 2))
+    large = areas >= max(_FEWEST, _LARGE * areas.max())
+    medians = np.array([np.median(rows[k][masks[k]]) for k in np.flatnonzero(large)])
     if len(medians) < 3:
         return float("nan")
     jumps = np.abs(medians[1:-1] - (medians[:-2] + medians[2:]) / 2)

@@ -17,7 +17,7 @@ from flaxflair.core.json_objects import read_object
 from flaxflair.core.locks import hold
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import SEQUENCES
-from flaxflair.evaluation.verdict import GRADES, MEASURES, split_name
+from flaxflair.evaluation.verdict import GRADES, MEASURES, describe_range, split_name
 from flaxflair.io import bids
 from flaxflair.runtime.sessions import Report
 
@@ -134,6 +134,5 @@ def _describe_column(name: str) -> dict[str, str]:
     measure, scan = split_name(name)
     row = MEASURES[measure]
     about = f" ({SEQUENCES[scan].title})" if scan else ""
-    low, high = (f"{limit:.3g}" for limit in row.good)
-    description = f"{row.title}{about}; usually {low} to {high}"
+    description = f"{row.title}{about}; usually {describe_range(row.good)}"
     return {"Description": description, **({"Units": row.unit} if row.unit else {})}

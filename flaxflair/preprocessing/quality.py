@@ -23,6 +23,7 @@ from flaxflair.preprocessing.similarity import Comparison, Sampling
 _VOXELS = 5000  # of the estimate of tissue levels
 _SAMPLING = Sampling(5.0, 1.5, 2.0)  # of the comparison with a mirrored scan
 _VOXEL = 2.0  # mm, to which images are subsampled for it
+_MIRRORED = "T2"  # the others are compared with it, or with the first sequence
 _TERMINATION = {"maxfev": 25, "xatol": 0.3, "fatol": 1e-3}
 _STEPS = (4.0, 4.0, 4.0)  # of the simplex: mm to the right, degrees of roll and of yaw
 
@@ -66,9 +67,10 @@ def subject_quality(subject: Subject, anatomy: Mapping[str, float]) -> dict[str,
         edges = np.sort(np.maximum(subject.voxel_size(name), size))
         rows[name]["voxel_ratio"] = float(max(edges[1] / FINE[1], edges[2] / COARSE[1]))
     if len(subject.sequences) > 1:
-        fixed, *others = subject.sequences[::-1]
-        for name in others:
-            rows[name]["mirror_ratio"] = _compare_mirrored(subject, name, fixed)
+        fixed = _MIRRORED if _MIRRORED in subject.sequences else subject.sequences[0]
+        for name in subject.sequences:
+            if name != fixed:
+                rows[name]["mirror_ratio"] = _compare_mirrored(subject, name, fixed)
     try:
         levels = fit_tissue_levels(subject.images, subject.sequences, brain, size, voxels=_VOXELS)
     except InputError:  # the prediction of a universal model reports it

@@ -107,7 +107,8 @@ def add_noise(share: float) -> Callable[[Volume, np.random.Generator], Volume]:
     """Returns a change that adds Rician noise, relative to the level of tissue."""
 
     def change(volume: Volume, rng: np.random.Generator) -> Volume:
-        return _with_array(volume, add_rician_noise(rng, volume.array, share * _white(volume)))
+        noisy = add_rician_noise(rng, volume.array, share * _white(volume))
+        return _with_array(volume, np.where(volume.array == 0, 0, noisy))  # masked air stays so
 
     return change
 
