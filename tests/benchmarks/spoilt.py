@@ -152,7 +152,8 @@ def invert(volume: Volume, rng: np.random.Generator) -> Volume:
 def blur(volume: Volume, rng: np.random.Generator) -> Volume:
     """Smooths by a Gaussian of 7 mm full width at half maximum."""
     sigma = [3.0 / edge for edge in volume.geometry.voxel_size]
-    return _with_array(volume, ndimage.gaussian_filter(volume.array, sigma))
+    smooth = ndimage.gaussian_filter(volume.array, sigma)
+    return _with_array(volume, np.where(volume.array == 0, 0, smooth))
 
 
 def zero_slices(volume: Volume, rng: np.random.Generator) -> Volume:
