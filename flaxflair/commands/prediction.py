@@ -32,6 +32,7 @@ from flaxflair.models import model as models
 from flaxflair.models.model import AnyModel, choose_inputs, wanted_inputs
 from flaxflair.models.saliency import shares
 from flaxflair.models.saving import load_model
+from flaxflair.pipelines import quality_table
 from flaxflair.pipelines.predict import predict_cohort, predict_session
 from flaxflair.preprocessing.dataset import load_subject
 from flaxflair.preprocessing.inspection import inspect_files
@@ -93,6 +94,9 @@ def _predict_cohort(args: argparse.Namespace, model: AnyModel) -> None:
             about=_about(args),
             on_done=bar.advance,
         )
+    counts = quality_table.count_verdicts(args.out_dir)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    console.print(f"verdicts: {verdicts}; see {args.out_dir / quality_table.NAME}", soft_wrap=True)
     conclude(report, "predicted")
 
 
@@ -123,7 +127,9 @@ def _predict_files(args: argparse.Namespace, model: AnyModel) -> None:
         print(f"flaxflair: warning: {sentence}", file=sys.stderr)
     grid = "×".join(map(str, volume.geometry.shape))
     beside = "" if page is None else f"; look at it in {page}"
-    console.print(f"{args.out}: written, {grid} voxels{beside}", soft_wrap=True)
+    row = quality_table.read_verdict(bids.sidecar(args.out))
+    verdict = ": ".join((row.verdict, *row.reasons[:1]))
+    console.print(f"{args.out}: written, {grid} voxels{beside}; verdict: {verdict}", soft_wrap=True)
 
 
 def saliency(args: argparse.Namespace) -> None:

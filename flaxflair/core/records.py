@@ -17,10 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 Array = np.ndarray
+Grade = Literal["good", "look", "unusable"]
 
 
 class InputError(ValueError):
@@ -141,6 +143,8 @@ class Subject:
         missing sequence.
       noisefree: float32[x, y, z], noise-free FLAIR; of phantoms only.
       warnings: possible problems of the images, one sentence each.
+      quality: measure -> value, see `evaluation.verdict.MEASURES`; a measure of one sequence is
+        named `measure_SEQUENCE`.
     """
 
     participant: str
@@ -157,6 +161,7 @@ class Subject:
     scanned: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     noisefree: Array | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
+    quality: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -166,6 +171,18 @@ class Subject:
     def voxel_size(self, sequence: str) -> tuple[float, float, float]:
         """Edges in mm, along x, y, z, of the voxels in which a sequence was scanned."""
         return self.scanned.get(sequence, self.geometry.voxel_size)
+
+
+class Verdict(NamedTuple):
+    """Whether the synthetic FLAIR of a session can be used; see `evaluation.verdict`.
+
+    Attributes:
+      grade: `good`, `look` at it first, or `unusable`.
+      reasons: one sentence each, those of the grade first; empty if it is `good`.
+    """
+
+    grade: Grade
+    reasons: tuple[str, ...]
 
 
 def name_session(participant: str, session: str | None) -> str:

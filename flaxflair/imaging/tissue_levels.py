@@ -133,6 +133,8 @@ def fit_tissue_levels(
     sequences: Sequence[str],
     brain: Array,
     voxel_size: tuple[float, float, float] | None = None,
+    *,
+    voxels: int = VOXELS,
 ) -> TissueLevels:
     """Estimates the levels of fluid, grey and white matter jointly in all sequences.
 
@@ -141,6 +143,7 @@ def fit_tissue_levels(
       sequences: names of the m channels, keys of `CONTRASTS`.
       brain: bool[x, y, z].
       voxel_size: mm; None for the size at which the brain has the template's extent on each axis.
+      voxels: maximum number of voxels of the fit.
 
     Raises:
       InputError: the brain has fewer than 100 voxels with a positive signal in all sequences, or a
@@ -149,7 +152,7 @@ def fit_tissue_levels(
     """
     if images.shape[-1] != len(sequences):
         raise ValueError(f"{images.shape[-1]} channels and {len(sequences)} names of sequences")
-    values, depth = _draw_voxels(images, brain, voxel_size or _guess_voxel_size(brain))
+    values, depth = _draw_voxels(images, brain, voxel_size or _guess_voxel_size(brain), voxels)
     if len(values) < 100:
         raise InputError(
             f"the brain has {len(values)} voxels with a positive signal in {', '.join(sequences)}; "
@@ -231,7 +234,7 @@ def _guess_voxel_size(brain: Array) -> tuple[float, float, float]:
 
 
 def _draw_voxels(
-    images: Array, brain: Array, voxel_size: tuple[float, float, float]
+    images: Array, brain: Array, voxel_size: tuple[float, float, float], voxels: int
 ) -> tuple[Array, Array]:
     """Samples voxels of the brain: intensities, float64[n, m], and depths in mm, float64[n]."""
     step = strides(voxel_size, 2.0)
@@ -239,7 +242,7 @@ def _draw_voxels(
     spacing = [size * s for size, s in zip(voxel_size, step, strict=True)]
     below = np.asarray(ndimage.distance_transform_edt(coarse, sampling=spacing))
     inside = np.flatnonzero(brain)
-    chosen = inside[np.linspace(0, inside.size - 1, min(VOXELS, inside.size)).astype(int)]
+    chosen = inside[np.linspace(0, inside.size - 1, min(voxels, inside.size)).astype(int)]
     at = np.unravel_index(chosen, brain.shape)
     # Voxels beyond the last coarse one are at the mask's edge: depth 0, in the padding.
     depth = below[tuple(i // s + 1 for i, s in zip(at, step, strict=True))]

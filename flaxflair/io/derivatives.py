@@ -14,7 +14,7 @@ import numpy as np
 
 from flaxflair.core.atomic_files import WriteError, expect_name, expect_output, write_json
 from flaxflair.core.notice import NOTICE, NOTICE_KEY
-from flaxflair.core.records import Array, GeometryError, Subject, Volume
+from flaxflair.core.records import Array, GeometryError, Subject, Verdict, Volume
 from flaxflair.core.sequences import SEQUENCES
 from flaxflair.imaging.orientation import from_native, to_native
 from flaxflair.io import bids
@@ -32,9 +32,9 @@ def page_path(root: Path, session: str) -> Path:
 
 def start(root: Path, source: Path) -> None:
     """Creates the data set `root`, derived from `source`; see `bids.start_derivative`."""
-    # BIDS has no suffix for saliency maps, transforms and pages. The suffix of the input would be
-    # wrong for a map: a pipeline that collects T1w files must not include it.
-    unnamed = ("*_p3s.nii.gz", "*_p3s.json", "*_xfm.txt", "*.html")
+    # BIDS has no name for saliency maps, transforms, pages and verdicts. The suffix of the input
+    # would be wrong for a map: a pipeline that collects T1w files must not include it.
+    unnamed = ("*_p3s.nii.gz", "*_p3s.json", "*_xfm.txt", "*.html", "quality.tsv", "quality.json")
     bids.start_derivative(root, NAME, source, unnamed)
 
 
@@ -109,6 +109,7 @@ def write_flair(
     *,
     extracted: bool,
     model: Mapping[str, Any],
+    verdict: Verdict | None = None,
 ) -> Volume:
     """Writes a synthetic FLAIR, on the grid of the subject's files, and its sidecar.
 
@@ -120,6 +121,7 @@ def write_flair(
       flair: float32[x, y, z] on the subject's grid, in the units of the training FLAIRs.
       extracted: whether it is zero outside the brain.
       model: facts on the model for the sidecar.
+      verdict: verdict on the session; None if it was not judged.
 
     Returns:
       The volume written, in the axis order of the file.
@@ -134,6 +136,10 @@ def write_flair(
         "Model": model,
         "Warnings": list(subject.warnings),
     }
+    if verdict is not None:
+        rounded = {name: float(f"{value:.4g}") for name, value in subject.quality.items()}
+        graded = {"Grade": verdict.grade, "Reasons": list(verdict.reasons)}
+        sidecar |= {"Verdict": graded, "Quality": rounded}
     write_json(bids.sidecar(destination.image), sidecar)
     return written
 

@@ -19,6 +19,7 @@ from flaxflair.config.universal import ConditionalConfig
 from flaxflair.core.records import Array, Subject, Volume
 from flaxflair.core.sequences import INPUTS
 from flaxflair.evaluation.metrics import fit_intensity
+from flaxflair.evaluation.verdict import judge
 from flaxflair.imaging.normalization import zero_outside
 from flaxflair.imaging.resampling import resample
 from flaxflair.imaging.standard import (
@@ -36,8 +37,6 @@ from flaxflair.networks.network import ConditionalNetwork, Params
 
 WARNING = "Warning"  # key of `UniversalModel.about`
 WHITE = 1000.0  # intensity of normal-appearing white matter in a synthetic FLAIR
-# Range of a plausible median of the brain, relative to it; grey matter is at about 1.2.
-_PLAUSIBLE = (0.7, 1.5)
 # Default number of voxels computed at once, about 120 bytes each: a head in one tile.
 VOXELS = 8_000_000
 
@@ -234,13 +233,16 @@ def resolution_warnings(subject: Subject) -> tuple[str, ...]:
     )
 
 
-def flair_warnings(subject: Subject, flair: Volume) -> tuple[str, ...]:
-    """Returns one sentence if the brightness of a universal model's FLAIR is implausible."""
+def flair_quality(subject: Subject, flair: Volume) -> dict[str, float]:
+    """Returns `flair_median`: the median of a FLAIR in the brain, relative to `WHITE`."""
     inside = flair.array[subject.masks.brain]
-    median = float(np.median(inside)) / WHITE if inside.size else 0.0
-    if _PLAUSIBLE[0] <= median <= _PLAUSIBLE[1]:
-        return ()
-    return (
-        f"the synthetic FLAIR's median in the brain is {median:.2f} of its white matter's level, "
-        f"where {_PLAUSIBLE[0]} to {_PLAUSIBLE[1]} are plausible; do not use it",
-    )
+    return {"flair_median": float(np.median(inside)) / WHITE if inside.size else 0.0}
+
+
+def flair_warnings(quality: Mapping[str, float]) -> tuple[str, ...]:
+    """Returns one sentence if the brightness of a universal model's FLAIR is implausible.
+
+    Args:
+      quality: from `flair_quality`.
+    """
+    return judge({"flair_median": quality["flair_median"]}).reasons

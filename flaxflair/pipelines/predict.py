@@ -15,6 +15,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from flaxflair.core.records import Subject, Volume
+from flaxflair.evaluation.verdict import Verdict, judge
 from flaxflair.io import bids, derivatives
 from flaxflair.io.fingerprints import fingerprint
 from flaxflair.io.receipts import Receipts, run_unfinished
@@ -28,7 +29,8 @@ from flaxflair.models.model import (
     wanted_inputs,
 )
 from flaxflair.models.saving import digest_model
-from flaxflair.models.universal import UniversalModel, flair_warnings
+from flaxflair.models.universal import UniversalModel, flair_quality, flair_warnings
+from flaxflair.pipelines.quality_table import write_quality_table
 from flaxflair.preprocessing.dataset import load_subject
 from flaxflair.preprocessing.options import DEFAULTS, Preparation
 from flaxflair.runtime.sessions import Finished, Report, expect_workers
@@ -59,7 +61,7 @@ def predict_cohort(
     skipped if its inputs, the model, the options and the version of this package are unchanged and
     its outputs are complete; otherwise it is overwritten. Several processes may share `out`, such
     as cluster jobs with one participant each. For a raw data set, the prepared images are written
-    too.
+    too. At the end, `quality.tsv` is written; see `quality_table`.
 
     Args:
       model: from `load_model`.
@@ -82,20 +84,19 @@ def predict_cohort(
       InputError: `root` is no data set, has no such label, or is `out`; or `out` holds another data
         set.
     """
-    root, out = Path(root), Path(out)
+    root, out, inputs = Path(root), Path(out), wanted_inputs(model)
     expect_workers(workers)
     labels = {"participants": participants, "sessions": sessions}
-    inputs = wanted_inputs(model)
     found = find_sessions(root, inputs, flair="ignored", patterns=patterns, **labels)
     raw = not bids.is_derivative(root) if raw is None else raw
     derivatives.start(out, root)
     preparation = options if raw else None
     receipts = Receipts(out, _requests(model, preparation), pages)
-    steps = _cohort_steps(
-        model, preparation, out, tile_voxels=tile_voxels, pages=pages, about=about
-    )
-    stages = make_stages(steps, workers)
-    return run_unfinished(found, stages, receipts, on_done, overwrite=overwrite)
+    chosen = {"tile_voxels": tile_voxels, "pages": pages, "about": about}
+    stages = make_stages(_cohort_steps(model, preparation, out, **chosen), workers)
+    report = run_unfinished(found, stages, receipts, on_done, overwrite=overwrite)
+    write_quality_table(out, report)
+    return report
 
 
 def _cohort_steps(
@@ -185,23 +186,30 @@ def make_steps(
     def synthesise(subject: Subject) -> tuple[Subject, Volume]:
         flair = predict(model, subject, tile_voxels=tile_voxels, device=device)
         if isinstance(model, UniversalModel):
-            warnings = (*subject.warnings, *flair_warnings(subject, flair))
-            subject = replace(subject, warnings=warnings)
+            quality = flair_quality(subject, flair)
+            warnings = (*subject.warnings, *flair_warnings(quality))
+            subject = replace(subject, warnings=warnings, quality={**subject.quality, **quality})
         return subject, flair
 
     def write(predicted: tuple[Subject, Volume]) -> tuple[Finished, Volume]:
         subject, flair = predicted
         destination = place(subject)
-        extracted = model.region == "brain"
+        verdict, extracted = _judge(model, subject), model.region == "brain"
         written = derivatives.write_flair(
-            destination, subject, flair, extracted=extracted, model=model_facts
+            destination, subject, flair, extracted=extracted, model=model_facts, verdict=verdict
         )
         if pages:
-            facts = {"model": _format_facts(model_facts)}
-            write_page(destination.page, subject, flair.array, facts, destination.title)
+            facts, page = {"model": _format_facts(model_facts)}, destination.page
+            write_page(page, subject, flair.array, facts, destination.title, verdict=verdict)
         return Finished(destination.image, subject.warnings), written
 
     return Steps(load, synthesise, write)
+
+
+def _judge(model: AnyModel, subject: Subject) -> Verdict:
+    """Returns the verdict on a subject; warnings that every FLAIR of the model has do not count."""
+    of_model = model.warnings if isinstance(model, UniversalModel) else ()
+    return judge(subject.quality, [text for text in subject.warnings if text not in of_model])
 
 
 def make_stages(steps: Steps, workers: int = 2) -> tuple[Stage, ...]:

@@ -25,36 +25,52 @@ _TOO_FLAT = "PD"  # its contrast is too low for this check
 _MIN_POINTS = 200
 
 
-def anatomy_warnings(
+def anatomy_ratios(
     images: Mapping[str, Array], reference: str, brain: Array, geometry: Geometry
-) -> tuple[str, ...]:
-    """Returns one sentence for each image that seems to show another head than the reference.
+) -> dict[str, float]:
+    """Compares the heads in the images of one session with that in the reference.
 
     Args:
       images: sequence -> [x, y, z], zero outside the scan.
       reference: sequence that the others are compared with.
       brain: bool[x, y, z].
       geometry: of the grid.
+
+    Returns:
+      Sequence -> ratio of the uncertainty coefficient to its mean after shifts; without images of
+      too low contrast or too few points.
     """
+    others = [name for name in images if _TOO_FLAT not in (name, reference) and name != reference]
+    if not others:
+        return {}
     fixed = subsample(Volume(images[reference], geometry), _VOXEL)
+    ratios = {name: _find_ratio(images[name], fixed, brain, geometry) for name in others}
+    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
+
+
+def anatomy_warnings(ratios: Mapping[str, float], reference: str) -> tuple[str, ...]:
+    """Returns one sentence for each image that seems to show another head than the reference.
+
+    Args:
+      ratios: from `anatomy_ratios`.
+      reference: sequence that the others were compared with.
+    """
     return tuple(
         f"the {name} and the {reference} differ in their anatomy, like scans of two persons or "
         "misaligned scans; check that both are of one session"
-        for name, image in images.items()
-        if _TOO_FLAT not in (name, reference)
-        and name != reference
-        and not _is_same_head(image, fixed, brain, geometry)
+        for name, ratio in ratios.items()
+        if ratio < _MIN_RATIO
     )
 
 
-def _is_same_head(image: Array, fixed: Volume, brain: Array, geometry: Geometry) -> bool:
+def _find_ratio(image: Array, fixed: Volume, brain: Array, geometry: Geometry) -> float | None:
     moving, region = (
         subsample(Volume(array, geometry), _VOXEL)
         for array in (image, (brain & (image != 0)).astype(np.float32))
     )
     comparison = Comparison(moving, fixed, region.array > 0.5, _SAMPLING)
     if len(comparison.points) < _MIN_POINTS:
-        return True
+        return None
     axes = geometry.affine[:3, :3] / np.array(geometry.voxel_size)
     steps = [max(_SHIFT, e) * axis for e, axis in zip(geometry.voxel_size, axes.T, strict=True)]
     aligned = comparison.uncertainty_coefficient(np.eye(4))
@@ -63,4 +79,5 @@ def _is_same_head(image: Array, fixed: Volume, brain: Array, geometry: Geometry)
         for step in steps
         for sign in (1, -1)
     ]
-    return aligned >= _MIN_RATIO * float(np.mean(shifted))
+    mean = float(np.mean(shifted))
+    return aligned / mean if mean > 0 else None

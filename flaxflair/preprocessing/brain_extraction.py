@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from flaxflair.io.template import read_template
 from flaxflair.preprocessing.orientation_check import expect_orientation
 from flaxflair.preprocessing.registration import register
 from flaxflair.preprocessing.similarity import Comparison, Sampling
+from flaxflair.preprocessing.template_fit import template_quality
 
 # The template contains a brain only. A dark skull of minimum thickness (mm) is added to it, and
 # above the skull base a scalp between two distances from the brain (mm), with this brightness
@@ -87,15 +88,25 @@ def _template() -> _Head:
     return _Head(Volume(array, t1.geometry), compared, brain)
 
 
-def find_brain(volume: Volume) -> Array:
-    """Returns the brain mask of a head scan, surrounding fluid included.
+class FoundBrain(NamedTuple):
+    """Result of a brain extraction.
+
+    Attributes:
+      mask: bool[x, y, z], brain and surrounding fluid.
+      quality: measures of the fit, see `template_fit.template_quality`; empty if there is no
+        template.
+    """
+
+    mask: Array
+    quality: Mapping[str, float]
+
+
+def find_brain(volume: Volume) -> FoundBrain:
+    """Returns the brain mask of a head scan, surrounding fluid included, and measures of the fit.
 
     Args:
       volume: head scan, preferably a T1, in RAS order; its centre within a few centimetres of the
         head's.
-
-    Returns:
-      bool[x, y, z].
 
     Raises:
       InputError: the template fits the head far better after an exchange of axes.
@@ -109,9 +120,11 @@ def find_brain(volume: Volume) -> Array:
     expect_orientation(fine, to_scan, scan)
     grid = head.t1.geometry
     resampled = resample(clipped.array, clipped.geometry.affine, grid, to_scan, beyond="zero")
-    found = _trim(resampled, head.brain).astype(np.float32)
-    back = np.linalg.inv(to_scan)
-    return resample(found, grid.affine, volume.geometry, back, beyond="zero") > 0.5
+    found = _trim(resampled, head.brain)
+    quality = template_quality(fine, to_scan, resampled, found, head.brain)
+    back, affine = np.linalg.inv(to_scan), grid.affine
+    mask = resample(found.astype(np.float32), affine, volume.geometry, back, beyond="zero") > 0.5
+    return FoundBrain(mask, quality)
 
 
 def _clip_fat(volume: Volume) -> Volume:

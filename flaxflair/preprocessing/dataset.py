@@ -32,9 +32,10 @@ from flaxflair.io.provenance import is_synthetic
 from flaxflair.io.receipts import Receipts, run_unfinished
 from flaxflair.io.session_files import SessionFiles, choose_images, find_sessions
 from flaxflair.preprocessing import hdbet
-from flaxflair.preprocessing.anatomy_check import anatomy_warnings
+from flaxflair.preprocessing.anatomy_check import anatomy_ratios, anatomy_warnings
 from flaxflair.preprocessing.inspection import inspect_files
 from flaxflair.preprocessing.options import DEFAULTS, Preparation
+from flaxflair.preprocessing.quality import preparation_quality, subject_quality
 from flaxflair.preprocessing.registration import transform_text
 from flaxflair.preprocessing.session import (
     Prepared,
@@ -75,7 +76,7 @@ def load_subject(
       derivative: BIDS derivative that the prepared images are written to; None for none.
 
     Returns:
-      The subject, with warnings about its images.
+      The subject, with warnings about its images and measures of their quality.
 
     Raises:
       InputError: a sequence is missing or present twice; or a file, or the session, cannot be used.
@@ -83,7 +84,9 @@ def load_subject(
     """
     if options is None:
         subject = load_session(files, voxel_size)
-        return replace(subject, warnings=(*subject.warnings, *_prepared_warnings(subject)))
+        ratios, reference = _compare_heads(subject)
+        warnings = (*subject.warnings, *anatomy_warnings(ratios, reference))
+        return replace(subject, warnings=warnings, quality=subject_quality(subject, ratios))
     prepared, warnings, images = _prepare_files(files, options, voxel_size)
     if derivative is not None:
         _write(files, derivative, prepared, images, options)
@@ -93,7 +96,7 @@ def load_subject(
             lesion = _resample_mask(mask, prepared)
         if "T1" in prepared.images:
             white = white_matter(prepared.images["T1"], prepared.brain, lesion)
-    return Subject(
+    subject = Subject(
         participant=files.participant,
         session=files.session,
         group=files.group,
@@ -108,13 +111,17 @@ def load_subject(
         scanned=prepared.scanned,
         warnings=warnings,
     )
+    quality = preparation_quality(prepared) | subject_quality(subject, prepared.anatomy)
+    return replace(subject, quality=quality)
 
 
-def _prepared_warnings(subject: Subject) -> tuple[str, ...]:
+def _compare_heads(subject: Subject) -> tuple[dict[str, float], str]:
+    """Returns the ratios of `anatomy_ratios` of a prepared session, and their reference."""
     images = {name: subject.images[..., n] for n, name in enumerate(subject.sequences)}
     if subject.flair is not None:
         images[TARGET] = subject.flair
-    return anatomy_warnings(images, next(iter(images)), subject.masks.brain, subject.geometry)
+    reference = next(iter(images))
+    return anatomy_ratios(images, reference, subject.masks.brain, subject.geometry), reference
 
 
 def _prepare_files(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +30,8 @@ from flaxflair.preprocessing.alignment import (
     map_scans,
     to_frame,
 )
-from flaxflair.preprocessing.anatomy_check import anatomy_warnings
-from flaxflair.preprocessing.brain_extraction import find_brain
+from flaxflair.preprocessing.anatomy_check import anatomy_ratios, anatomy_warnings
+from flaxflair.preprocessing.brain_extraction import FoundBrain, find_brain
 from flaxflair.preprocessing.final_grid import correct_scans, refine_mask
 from flaxflair.preprocessing.options import DEFAULTS, Preparation, choose_reference
 from flaxflair.preprocessing.session_bias import (
@@ -53,10 +54,39 @@ _VOXEL = 2.0  # mm, to which images are subsampled
 # Edge of the blocks, mm, over which scans with voxels of at most 0.5 mm are averaged for brain
 # extraction, registration and bias estimation.
 _WORKING_VOXEL = 1.0
-_FINDERS: Mapping[str, Callable[[Volume], Array]] = {
+_FINDERS: Mapping[str, Callable[[Volume], FoundBrain]] = {
     "template": find_brain,
-    "hdbet": hdbet.find_brain,
+    "hdbet": lambda volume: FoundBrain(hdbet.find_brain(volume), {}),
 }
+
+
+class Alignment(NamedTuple):
+    """Similarity of a registered scan and the reference.
+
+    Attributes:
+      coefficient: uncertainty coefficient in the brain, 0 to 1.
+      ratio: its ratio to the mean after shifts of 12 mm.
+    """
+
+    coefficient: float
+    ratio: float
+
+
+class Movement(NamedTuple):
+    """Size of a registration's transform.
+
+    Attributes:
+      shift: of the grid's centre, mm.
+      rotation: degrees.
+      stretch: largest absolute logarithm of a stretch.
+    """
+
+    shift: float
+    rotation: float
+    stretch: float
+
+
+_STILL = Movement(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -75,6 +105,9 @@ class Prepared:
         those of the grid.
       bias_weights: sequence -> sequence -> weight of the latter's field in the bias of the former;
         see `bias_field.bias_weights`.
+      bias_spread: sequence -> SD in the brain of the logarithm of the bias that was removed.
+      template: measures of the template's fit, see `template_fit.template_quality`; empty without
+        a brain extraction by the template.
     """
 
     reference: str
@@ -86,6 +119,8 @@ class Prepared:
     covered: Mapping[str, float]
     scanned: Mapping[str, tuple[float, float, float]]
     bias_weights: Mapping[str, Mapping[str, float]]
+    bias_spread: Mapping[str, float]
+    template: Mapping[str, float]
 
     @property
     def geometry(self) -> Geometry:
@@ -107,8 +142,24 @@ class Prepared:
     @cached_property
     def aligned(self) -> Mapping[str, Array]:
         """Images of the reference and of the scans aligned with it."""
-        reference = self.reference
-        return {n: i for n, i in self.images.items() if n == reference or _is_aligned(self, n)}
+        failed = {name for name, found in self.alignments.items() if not _is_aligned(found)}
+        return {name: image for name, image in self.images.items() if name not in failed}
+
+    @cached_property
+    def alignments(self) -> Mapping[str, Alignment]:
+        """Sequence -> similarity to the reference, of the other scans."""
+        return {n: _compare_with_reference(self, n) for n in self.images if n != self.reference}
+
+    @cached_property
+    def anatomy(self) -> Mapping[str, float]:
+        """Sequence -> ratio of `anatomy_check`, of the scans aligned with the reference."""
+        return anatomy_ratios(self.aligned, self.reference, self.brain, self.geometry)
+
+    @cached_property
+    def movements(self) -> Mapping[str, Movement]:
+        """Sequence -> size of its transform, of all scans but the reference."""
+        transforms = {n: matrix for n, matrix in self.transforms.items() if n != self.reference}
+        return {n: _measure_transform(m, self.geometry) for n, m in transforms.items()}
 
 
 def prepare_session(
@@ -135,22 +186,26 @@ def prepare_session(
     scans = {name: to_frame(frame, volume) for name, volume in volumes.items()}
     del volumes  # `correct_scans` releases each scan
     given = None if brain is None else to_frame(frame, brain)
-    transforms, brain_map, bias = _estimate(scans, reference, given, options)
+    estimate = _estimate(scans, reference, given, options)
+    transforms, bias = estimate.transforms, estimate.bias
     grid = scans[reference].geometry
     scanned = {name: edges_along(scan.geometry, grid) for name, scan in scans.items()}
     biases = {name: bias.bias(name) for name in scans}
     images = correct_scans(scans, reference, transforms, biases, options.workers)
     back = np.linalg.inv(frame)
+    inside = bias.brain.array > 0.5
     return Prepared(
         reference,
         native,
         tuple(transforms),
         images,
-        _mask_on(grid, given, brain_map),
+        _mask_on(grid, given, estimate.brain),
         {name: frame @ transform @ back for name, transform in transforms.items()},
         {name: float(part.mean()) for name, part in bias.coverage.items()},
         scanned,
         bias.weights,
+        {name: float(field.array[inside].std()) for name, field in biases.items()},
+        estimate.template,
     )
 
 
@@ -161,9 +216,25 @@ def _mask_on(grid: Geometry, given: Volume | None, brain: Volume) -> Array:
     return refine_mask(brain, grid)
 
 
+class _Estimate(NamedTuple):
+    """What is estimated in averages of voxels; see `Prepared`.
+
+    Attributes:
+      transforms: sequence -> float64[4, 4], mm of the reference to mm of the scan.
+      brain: float32 from 0 to 1, on the reference's grid or a coarser one.
+      bias: bias of the scans.
+      template: measures of the template's fit.
+    """
+
+    transforms: dict[str, Array]
+    brain: Volume
+    bias: SessionBias
+    template: Mapping[str, float]
+
+
 def _estimate(
     scans: Mapping[str, Volume], reference: str, given: Volume | None, options: Preparation
-) -> tuple[dict[str, Array], Volume, SessionBias]:
+) -> _Estimate:
     """Returns transforms, brain and bias of a session, estimated in averages of voxels.
 
     Args:
@@ -171,26 +242,23 @@ def _estimate(
       reference: sequence that the others are registered onto.
       given: brain mask; None for brain extraction.
       options: options of the preparation.
-
-    Returns:
-      Sequence -> float64[4, 4], mm of the reference to mm of the scan, in the order of `scans`;
-      the brain, float32 from 0 to 1, on the reference's grid or a coarser one; and the bias.
     """
     working = {name: coarsen(scan, _WORKING_VOXEL) for name, scan in scans.items()}
-    masked, mask = _find_brain(scans, working, reference, given, _FINDERS[options.finder])
+    masked, mask, template = _find_brain(scans, working, reference, given, _FINDERS[options.finder])
     corrected = map_scans(lambda name: correct_scan(working[name], mask), scans, options.workers)
     transforms, brain = align(corrected, reference, masked, mask, options)
     t1 = corrected.get(TEMPLATE_SEQUENCE)
-    return transforms, brain, estimate_bias(working, transforms, brain, t1, options)
+    bias = estimate_bias(working, transforms, brain, t1, options)
+    return _Estimate(transforms, brain, bias, template)
 
 
 def preparation_warnings(prepared: Prepared) -> tuple[str, ...]:
     """Returns warnings about a prepared session, one sentence each."""
     warnings = []
-    for name, matrix in prepared.transforms.items():
+    for name in prepared.transforms:
         if (part := prepared.covered[name]) < _MIN_COVERED:
             warnings.append(f"the {name} covers {100 * part:.0f} % of the brain; the rest is empty")
-        shift, rotation, stretch = _transform_size(matrix, prepared.geometry)
+        shift, rotation, stretch = prepared.movements.get(name, _STILL)
         if shift > _MAX_SHIFT or rotation > _MAX_ROTATION or stretch > _MAX_STRETCH:
             warnings.append(
                 f"the {name} was moved by {shift:.0f} mm, rotated by {rotation:.0f}° and stretched "
@@ -201,10 +269,7 @@ def preparation_warnings(prepared: Prepared) -> tuple[str, ...]:
                 f"the {name} seems misaligned with the {prepared.reference}: their mutual "
                 "information after registration is too low; look at its outline"
             )
-    warnings += anatomy_warnings(
-        prepared.aligned, prepared.reference, prepared.brain, prepared.geometry
-    )
-    return tuple(warnings)
+    return (*warnings, *anatomy_warnings(prepared.anatomy, prepared.reference))
 
 
 def check_sequences(prepared: Prepared) -> list[Finding]:
@@ -215,8 +280,12 @@ def check_sequences(prepared: Prepared) -> list[Finding]:
     return check_contrasts(prepared.aligned, prepared.brain, prepared.geometry.voxel_size)
 
 
-def _is_aligned(prepared: Prepared, name: str) -> bool:
+def _is_aligned(found: Alignment) -> bool:
     """Whether a scan is aligned: shifts decrease its mutual information with the reference."""
+    return found.coefficient >= _MIN_COEFFICIENT and found.ratio >= _MIN_RATIO
+
+
+def _compare_with_reference(prepared: Prepared, name: str) -> Alignment:
     moving, fixed, brain = (
         subsample(Volume(array, prepared.geometry), _VOXEL)
         for array in (
@@ -231,17 +300,16 @@ def _is_aligned(prepared: Prepared, name: str) -> bool:
         comparison.uncertainty_coefficient(translation(_SHIFT * step))
         for step in (*np.eye(3), *-np.eye(3))
     ]
-    return aligned >= _MIN_COEFFICIENT and aligned >= _MIN_RATIO * float(np.mean(shifted))
+    return Alignment(aligned, aligned / max(float(np.mean(shifted)), 1e-9))
 
 
-def _transform_size(matrix: Array, geometry: Geometry) -> tuple[float, float, float]:
-    """Returns shift of the centre (mm), rotation (degrees) and largest absolute log stretch."""
+def _measure_transform(matrix: Array, geometry: Geometry) -> Movement:
     centre = geometry.centre
     shift = np.linalg.norm(matrix[:3, :3] @ centre + matrix[:3, 3] - centre)
     sides, stretches, axes = np.linalg.svd(matrix[:3, :3])
     cosine = (np.trace(sides @ axes) - 1) / 2
     rotation = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-    return float(shift), float(rotation), float(np.abs(np.log(stretches)).max())
+    return Movement(float(shift), float(rotation), float(np.abs(np.log(stretches)).max()))
 
 
 def _find_brain(
@@ -249,9 +317,11 @@ def _find_brain(
     working: Mapping[str, Volume],
     reference: str,
     given: Volume | None,
-    find: Callable[[Volume], Array],
-) -> tuple[str, Volume]:
-    """Returns the sequence that a brain mask is aligned with, and the mask, float32 from 0 to 1.
+    find: Callable[[Volume], FoundBrain],
+) -> tuple[str, Volume, Mapping[str, float]]:
+    """Returns the sequence that a brain mask is aligned with, the mask, and measures of its fit.
+
+    The mask is float32 from 0 to 1.
 
     Args:
       scans: sequence -> scan.
@@ -265,9 +335,7 @@ def _find_brain(
         names = (reference, *scans)
         same_grid = (name for name in names if scans[name].geometry.matches(given.geometry))
         masked = next(same_grid, reference)
-        mask = given.array > 0.5
-    else:
-        masked = TEMPLATE_SEQUENCE if TEMPLATE_SEQUENCE in scans else reference
-        mask = find(working[masked])
-    geometry = given.geometry if given is not None else working[masked].geometry
-    return masked, Volume(mask.astype(np.float32), geometry)
+        return masked, Volume((given.array > 0.5).astype(np.float32), given.geometry), {}
+    masked = TEMPLATE_SEQUENCE if TEMPLATE_SEQUENCE in scans else reference
+    found = find(working[masked])
+    return masked, Volume(found.mask.astype(np.float32), working[masked].geometry), found.quality

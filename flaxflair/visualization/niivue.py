@@ -53,6 +53,9 @@ class Scene:
       layers: images and overlays; the panels initially show the first two images.
       facts: names and values.
       warnings: sentences shown above everything else.
+      grade: verdict on the session (`good`, `look`, `unusable`), shown in its colour; empty for
+        none.
+      reasons: reasons of the verdict, one sentence each.
     """
 
     title: str
@@ -60,6 +63,8 @@ class Scene:
     layers: tuple[Layer, ...]
     facts: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    grade: str = ""
+    reasons: tuple[str, ...] = ()
 
 
 def make_page(title: str, lead: str, scenes: Sequence[Scene]) -> str:
@@ -81,6 +86,8 @@ def make_page(title: str, lead: str, scenes: Sequence[Scene]) -> str:
             "title": scene.title,
             "facts": scene.facts,
             "warnings": scene.warnings,
+            "grade": scene.grade,
+            "reasons": scene.reasons,
             "layers": [_pack(layer, scene.geometry) for layer in scene.layers],
         }
         for scene in scenes

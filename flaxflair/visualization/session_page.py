@@ -20,7 +20,7 @@ from skimage.feature import canny
 from flaxflair.core.atomic_files import write_text
 from flaxflair.core.json_objects import read_object
 from flaxflair.core.notice import NOTICE
-from flaxflair.core.records import Array, Geometry, InputError, Subject, strides
+from flaxflair.core.records import Array, Geometry, InputError, Subject, Verdict, strides
 from flaxflair.core.sequences import SEQUENCES, TARGET, parse_patterns
 from flaxflair.evaluation.scoring import score, score_truth
 from flaxflair.imaging.resampling import bounding_box
@@ -39,7 +39,13 @@ _SHOWN = 3  # default number of sessions of a run
 
 
 def write_page(
-    path: Path, subject: Subject, flair: Array, facts: Mapping[str, str], title: str = ""
+    path: Path,
+    subject: Subject,
+    flair: Array,
+    facts: Mapping[str, str],
+    title: str = "",
+    *,
+    verdict: Verdict | None = None,
 ) -> None:
     """Writes the page of one session atomically.
 
@@ -49,8 +55,11 @@ def write_page(
       flair: [x, y, z], synthetic.
       facts: additional rows of the table below the images.
       title: title of the page; by default the session's name.
+      verdict: verdict on the session; None if it was not judged.
     """
     scene = make_scene(subject, flair, facts=facts)
+    if verdict is not None:
+        scene = replace(scene, grade=verdict.grade, reasons=verdict.reasons)
     page = make_page(title or f"Synthetic FLAIR of {subject.name}", f"{NOTICE}.", [scene])
     write_text(path, page)
 
@@ -290,7 +299,17 @@ def write_session_page(folder: Path, path: Path) -> None:
     inputs = tuple(name for name in known if name in found[0].sequences)
     subject = load_session(replace(found[0], inputs=inputs))
     facts = {"model": ", ".join(f"{k} {v}" for k, v in model.items())}
-    write_page(path, subject, derivatives.read_image(synthetic[0].path, subject), facts)
+    flair = derivatives.read_image(synthetic[0].path, subject)
+    write_page(path, subject, flair, facts, verdict=_read_verdict(beside))
+
+
+def _read_verdict(beside: Path) -> Verdict | None:
+    """Returns the verdict in a sidecar of `predict`; None in those of earlier versions."""
+    found = read_object(beside, _WAY_OUT).get("Verdict")
+    if found is None:
+        return None
+    with _expecting(beside):
+        return Verdict(found["Grade"], tuple(map(str, found["Reasons"])))
 
 
 _DESCRIPTION = "dataset_description.json"

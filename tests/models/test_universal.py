@@ -27,6 +27,7 @@ from flaxflair.models.model import choose_inputs, level_warnings, predict, salie
 from flaxflair.models.saving import SHIPPED, digest_model, export_model, load_model
 from flaxflair.models.universal import (
     UniversalModel,
+    flair_quality,
     flair_warnings,
     make_network,
     predict_standard,
@@ -233,7 +234,7 @@ def test_invalid_facts_on_a_model_are_refused(
 def test_a_flair_of_implausible_level_gives_a_warning(level: float, warned: bool):
     subject = ball((4.0, 4.0, 4.0))
     flair = Volume(np.full(subject.geometry.shape, 1000 * level, np.float32), subject.geometry)
-    assert bool(flair_warnings(subject, flair)) == warned
+    assert bool(flair_warnings(flair_quality(subject, flair))) == warned
 
 
 def test_the_shipped_model_fits_into_the_wheel_and_states_its_training():

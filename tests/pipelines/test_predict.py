@@ -20,6 +20,7 @@ import flaxflair
 from flaxflair.config import NetworkConfig
 from flaxflair.core.atomic_files import WriteError
 from flaxflair.core.records import InputError, Subject, Volume
+from flaxflair.evaluation.verdict import GRADES
 from flaxflair.imaging.normalization import Normalization, Stats
 from flaxflair.io import bids, derivatives
 from flaxflair.models.estimators import FittedNetwork
@@ -223,6 +224,26 @@ def test_a_data_set_is_predicted_as_its_subjects_are_one_by_one(
         }
         assert sidecar["Sources"] == [f"bids:source:{source}" for source in subject.sources]
         assert sidecar["SkullStripped"] is True
+        assert sidecar["Verdict"]["Grade"] in GRADES
+        assert sidecar["Quality"]["brain_volume"] > 0
+    header, *rows = (tmp_path / "out/quality.tsv").read_text().splitlines()
+    assert header.startswith("participant_id\tsession_id\tverdict\treasons\tbrain_volume")
+    assert [row.split("\t")[0] for row in rows] == list(SESSIONS)
+
+
+def test_sessions_that_were_finished_or_failed_are_in_the_table_too(
+    model: Model, dataset: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
+    predict_cohort(model, dataset, out, participants=["01"])
+    (dataset / "sub-02/anat/sub-02_T2w.nii.gz").write_bytes(b"")
+    report = predict_cohort(model, dataset, out)
+    assert report.kept == ("sub-01",)
+    rows = [line.split("\t") for line in (out / "quality.tsv").read_text().splitlines()[1:]]
+    verdicts = {row[0]: row[2] for row in rows}
+    assert verdicts["sub-02"] == "failed"
+    assert {verdicts["sub-01"], verdicts["sub-03"]} <= set(GRADES)
+    assert "sub-02_T2w.nii.gz" in rows[1][3]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def overlap(simulation: Simulation, sequence: str) -> float:
     """Returns the Dice coefficient of the brain found in a scan, on the FLAIR's grid."""
     scan = simulation.scans[sequence]
     volume = to_ras(scan.volume)
-    found = find_brain(volume)
+    found = find_brain(volume).mask
     grid = simulation.scans["FLAIR"].volume.geometry
     affine = volume.geometry.affine
     resampled = resample(found.astype(np.float32), affine, grid, scan.motion, beyond="zero")

@@ -10,7 +10,7 @@ import pytest
 
 from flaxflair.cli import main
 from flaxflair.core.atomic_files import write_json
-from flaxflair.core.records import InputError
+from flaxflair.core.records import InputError, Verdict
 from flaxflair.io.datasets import load_cohort
 from flaxflair.io.nifti import pack_volume
 from flaxflair.visualization.session_page import make_scene, write_page
@@ -37,13 +37,15 @@ def test_session_page_opens_without_console_messages(phantom: Path, tmp_path: Pa
     subject = load_cohort(phantom, ("T1", "T2"))[0]
     assert subject.flair is not None
     path = tmp_path / "page.html"
-    write_page(path, subject, 0.9 * subject.flair, {"model": "</script> & co"})
+    verdict = Verdict("look", ("the T1 is noisy",))
+    write_page(path, subject, 0.9 * subject.flair, {"model": "</script> & co"}, verdict=verdict)
     page = open_page(path, width=1200, ready="document.body.dataset.ready")
     assert page.console == []
     assert page.requests == [path.as_uri()]
     assert page.overflow == 0
     assert "synthetic FLAIR" in page.text
     assert "</script> & co" in page.text
+    assert "Verdict: look\nthe T1 is noisy" in page.text
 
 
 def test_scene_begins_with_input_and_synthetic_flair(phantom: Path):
