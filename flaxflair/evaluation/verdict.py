@@ -47,7 +47,7 @@ MEASURES: Mapping[str, Measure] = {
     "template_similarity": Measure(
         "uncertainty coefficient of the scan and the registered template",
         "",
-        (0.075, _INF),
+        (0.09, _INF),
         (0.05, _INF),
         "the template head fits the scan poorly (similarity {value}, usually at least {limit}): "
         "check the orientation and the outline of the brain",
@@ -56,8 +56,8 @@ MEASURES: Mapping[str, Measure] = {
     "template_ratio": Measure(
         "template similarity relative to its mean after shifts of 12 mm",
         "",
-        (1.5, _INF),
-        (1.2, _INF),
+        (2.0, _INF),
+        (1.3, _INF),
         "the template head is hardly better placed than 12 mm off ({value} times as similar, "
         "usually at least {limit}): check the outline of the brain",
         per_scan=False,
@@ -65,7 +65,7 @@ MEASURES: Mapping[str, Measure] = {
     "template_overlap": Measure(
         "Dice coefficient of the brain found and the registered template's",
         "",
-        (0.88, _INF),
+        (0.9, _INF),
         (0.75, _INF),
         "the brain found differs from the template's (Dice {value}, usually at least {limit}): "
         "check its outline",
@@ -74,7 +74,7 @@ MEASURES: Mapping[str, Measure] = {
     "brain_symmetry": Measure(
         "Dice coefficient of the brain and its mirror image",
         "",
-        (0.93, _INF),
+        (0.94, _INF),
         (0.85, _INF),
         "the two halves of the brain differ (Dice {value}, usually at least {limit}): check that "
         "the whole head was scanned",
@@ -83,7 +83,7 @@ MEASURES: Mapping[str, Measure] = {
     "head_symmetry": Measure(
         "correlation of the scan and its mirror image in the template's brain",
         "",
-        (0.7, _INF),
+        (0.8, _INF),
         (0.4, _INF),
         "the two halves of the head differ in intensity (correlation {value}, usually at least "
         "{limit}): check that the whole head was scanned, and the orientation",
@@ -101,7 +101,7 @@ MEASURES: Mapping[str, Measure] = {
     "brain_length_to_width": Measure(
         "length of the brain relative to its width",
         "",
-        (1.0, 1.5),
+        (1.05, 1.5),
         (0.8, 1.9),
         "the brain is {value} times as long as it is wide, where {limit} is the limit of usual "
         "ones: check its outline and the voxel size",
@@ -166,7 +166,7 @@ MEASURES: Mapping[str, Measure] = {
     "mirror_ratio": Measure(
         "similarity to the T2, or the first sequence, of the mirrored scan relative to the scan",
         "",
-        (0.0, 0.8),
+        (0.0, 0.75),
         (0.0, 1.1),
         "the {scan} fits the other scan {value} times as well after left and right are exchanged, "
         "usually at most {limit}: one of their headers exchanges left and right",
@@ -181,7 +181,7 @@ MEASURES: Mapping[str, Measure] = {
     "bias": Measure(
         "SD of the logarithm of the bias field that was removed, in the brain",
         "",
-        (0.0, 0.2),
+        (0.0, 0.15),
         (0.0, 0.45),
         "the {scan} has a strong bias field (SD {value}, usually at most {limit}): check that its "
         "brightness is even",
@@ -197,15 +197,23 @@ MEASURES: Mapping[str, Measure] = {
     "implausible": Measure(
         "share of the brain's voxels far outside the standard tissue levels",
         "",
-        (0.0, 0.06),
+        (0.0, 0.04),
         (0.0, 0.2),
         "a share of {value} of the brain in the {scan} is far brighter or darker than any tissue, "
         "usually at most {limit}",
     ),
+    "bright": Measure(
+        "share of voxels brighter than any tissue, more than 10 mm deep in the brain",
+        "",
+        (0.0, 0.01),
+        (0.0, 0.1),
+        "a share of {value} of the {scan} deep in the brain is brighter than any tissue, usually "
+        "at most {limit}: check for a contrast agent",
+    ),
     "level_deviation": Measure(
         "largest deviation of a tissue level from the standard, in SD among scanners",
         "SD",
-        (0.0, 3.5),
+        (0.0, 3.0),
         (0.0, 8.0),
         "the tissue levels of the {scan} deviate by {value} SD from those of its sequence, usually "
         "at most {limit}: check the sequence",
@@ -214,7 +222,7 @@ MEASURES: Mapping[str, Measure] = {
         "SD of the noise relative to white matter",
         "",
         (0.0, 0.12),
-        (0.0, 0.3),
+        (0.0, 0.25),
         "the {scan} is noisy (SD {value} of white matter, usually at most {limit})",
     ),
     "contrast_to_noise": Measure(
@@ -228,23 +236,23 @@ MEASURES: Mapping[str, Measure] = {
     "sharpness": Measure(
         "mean squared differences at 2 mm relative to those at 8 mm",
         "",
-        (0.12, _INF),
+        (0.16, _INF),
         (0.05, _INF),
         "the {scan} is blurred (sharpness {value}, usually at least {limit})",
     ),
     "slice_jump": Measure(
         "largest deviation of a slice's median from that of its neighbours, relative",
         "",
-        (0.0, 0.4),
-        (0.0, 0.8),
+        (0.0, 0.3),
+        (0.0, 0.6),
         "a slice of the {scan} differs by {value} of the median from its neighbours, usually at "
         "most {limit}: check for missing and shifted slices",
     ),
     "air": Measure(
         "median intensity outside the head relative to white matter",
         "",
-        (0.0, 0.12),
-        (0.0, 0.4),
+        (0.0, 0.1),
+        (0.0, 0.3),
         "the {scan} is bright outside the head ({value} of white matter, usually at most {limit}): "
         "check for ghosts and noise",
     ),

@@ -33,6 +33,9 @@ _EMPTY = 0.05  # of the brain's median, below which a voxel is empty
 # Standardised intensities beyond this multiple of the highest level, or below this part of the
 # lowest, are implausible.
 _HIGHEST, _LOWEST = 1.35, 0.4
+# Depth in mm beyond which there are few vessels and no meninges, and the multiple of the highest
+# level above which a voxel there is bright, as after a contrast agent.
+_CORE, _BRIGHT = 10.0, 1.25
 _AIR = 30.0  # mm outside the brain, above its centre, beyond which there is air
 _FEWEST = 200  # voxels of a measure
 _LARGE = 0.35  # of the largest slice's area, below which the tissues of a slice are others
@@ -62,8 +65,9 @@ def image_quality(
       matter relative to that SD; `sharpness`: squared differences at 2 mm relative to those at
       8 mm; `slice_jump`: largest deviation of a slice's median from that of its neighbours;
       `empty`: share of empty voxels; `implausible`: share of voxels far outside the standard
-      levels; `level_deviation`: largest deviation of a tissue level, relative to its SD among
-      scanners; `air`: median outside the head, relative to the reference tissue.
+      levels; `bright`: share of voxels brighter than white matter deep in the brain, if that is the
+      brightest tissue; `level_deviation`: largest deviation of a tissue level, relative to its SD
+      among scanners; `air`: median outside the head, relative to the reference tissue.
     """
     found = {}
     steps = strides(voxel_size, _APART)
@@ -84,6 +88,11 @@ def image_quality(
         sampled = image[coarse]
         deep = sampled[depth > _RIM]
         row = {} if deep.size < _FEWEST else _measure_voxels(deep, level, name)
+        core = sampled[depth > _CORE]
+        # Where fluid or grey matter is brightest, normal voxels may exceed its level.
+        if core.size >= _FEWEST and CONTRASTS[name].order[-1] == "white":
+            top = _BRIGHT * standard_landmarks(name)[-1]
+            row["bright"] = float((to_standard(core, level, name) > top).mean())
         edges = scanned.get(name, voxel_size)
         texture = _measure_texture(image[slab], brain[slab], voxel_size, edges)
         if "noise" in texture:

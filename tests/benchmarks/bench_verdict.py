@@ -28,16 +28,23 @@ from flaxflair.core.json_objects import read_object
 from flaxflair.core.records import InputError, Volume
 from flaxflair.core.sequences import TARGET
 from flaxflair.evaluation.verdict import judge
+from flaxflair.imaging.resampling import resample
 from flaxflair.io.nifti import read_volume, write_volume
 from flaxflair.io.session_files import SessionFiles, find_sessions, name_files
 from flaxflair.preprocessing.dataset import load_subject
 from flaxflair.preprocessing.options import DEFAULTS
+from flaxflair.preprocessing.similarity import translation
 from flaxflair.simulation.phantom import write_phantom
 from tests.benchmarks.record import describe_run
 from tests.benchmarks.spoilt import MILD, SPOILT, SPOILT_PREPARED, Session
 
 _READ = ("T1", "T2")
-_OF_HEADER = ("superior called anterior", "voxels too large by the header")
+# Ways for which prepared sessions are refused trivially: without a brain mask, ghosts in the air
+# of an extracted brain; with one, a header that it contradicts.
+_EXCLUDED = {
+    False: ("motion ghosts",),
+    True: ("superior called anterior", "voxels too large by the header"),
+}
 _TUNED = ("sub-01", "sub-07", "sub-20")  # the thresholds were chosen with these
 
 
@@ -86,9 +93,8 @@ def find_cases(roots: Sequence[tuple[str, Path]]) -> Iterator[Case]:
                 if source != "prepared" or way in ("unchanged", "mild noise"):
                     yield Case(files.name, way, source, files, other)
             for way, (_, needed) in ways.items():
-                # A given mask would contradict another header.
-                of_header = source == "prepared" and way in _OF_HEADER
-                if set(needed) <= set(files.sequences) and not (of_header and _mask(files)):
+                excluded = source == "prepared" and way in _EXCLUDED[_mask(files) is not None]
+                if set(needed) <= set(files.sequences) and not excluded:
                     yield Case(files.name, way, source, files, other)
 
 
@@ -105,9 +111,13 @@ def read_session(case: Case) -> Session:
         images = {name: files.image_of(name) for name in names if name in files.sequences}
         return {name: read_volume(i.path) for name, i in images.items() if i is not None}
 
-    return Session(
-        read(case.files, *_READ), read(case.files, TARGET)[TARGET], read(case.other, *_READ)
-    )
+    scans, other = read(case.files, *_READ), read(case.other, *_READ)
+    if case.source == "prepared" and "T2" in scans:  # the other head moves onto the same grid
+        onto, image = scans["T2"].geometry, other["T2"]
+        move = translation(image.geometry.centre - onto.centre)
+        array = resample(image.array, image.geometry.affine, onto, move, beyond="zero")
+        other["T2"] = Volume(array, onto)
+    return Session(scans, read(case.files, TARGET)[TARGET], other)
 
 
 def run_case(case: Case) -> dict[str, Any]:

@@ -236,14 +236,16 @@ def enhance(volume: Volume, rng: np.random.Generator) -> Volume:
     """Brightens vessels, meninges and lesions, as gadolinium does on a T1."""
     edges = np.array(volume.geometry.voxel_size)
     head = _head(volume.array)
-    depth = np.asarray(ndimage.distance_transform_edt(head, sampling=edges))
+    filled = np.pad(np.asarray(ndimage.binary_fill_holes(head)), 1)
+    depth = np.asarray(ndimage.distance_transform_edt(filled, sampling=edges))[1:-1, 1:-1, 1:-1]
     pattern = ndimage.gaussian_filter(rng.standard_normal(head.shape), 1.5 / edges)
     inner = depth > 18
     white = np.percentile(volume.array[inner], 85)
     vessels = inner & (pattern > np.percentile(pattern[inner], 99.2))
     meninges = (depth > 12) & (depth < 16) & (pattern > np.percentile(pattern[inner], 70))
     spots = ndimage.gaussian_filter(rng.standard_normal(head.shape), 5.0 / edges)
-    lesions = (depth > 35) & (spots > np.percentile(spots[depth > 35], 98.5))
+    deep = depth > 0.5 * depth.max()
+    lesions = deep & (spots > np.percentile(spots[deep], 98.5))
     array = volume.array.copy()
     array[vessels] = np.maximum(array[vessels], 2.2 * white)
     array[meninges] = np.maximum(array[meninges], 1.6 * white)
@@ -314,6 +316,8 @@ SPOILT_PREPARED: Mapping[str, tuple[Way, tuple[str, ...]]] = {
     name: SPOILT[name]
     for name in (
         "sequences exchanged",
+        "gadolinium",
+        "motion ghosts",
         "T2 of another patient",
         "strong noise",
         "clipped",
