@@ -29,9 +29,9 @@ def page_path(root: Path, session: str) -> Path:
 
 def start(root: Path, source: Path) -> None:
     """Creates the data set `root`, derived from `source`; see `bids.start_derivative`."""
-    # BIDS has no suffix for saliency maps, transforms and pages. The suffix of the input would be
-    # wrong for a map: a pipeline that collects T1w files must not include it.
-    unnamed = ("*_p3s.nii.gz", "*_p3s.json", "*_xfm.txt", "*.html")
+    # BIDS has no suffix for saliency maps, transforms, pages and tables of lesions. The suffix of
+    # the input would be wrong for a map: a pipeline that collects T1w files must not include it.
+    unnamed = ("*_p3s.nii.gz", "*_p3s.json", "*_xfm.txt", "*.html", "*_morph.tsv", "*_morph.json")
     bids.start_derivative(root, NAME, source, unnamed)
 
 
@@ -122,7 +122,7 @@ def write_flair(
     written = write_image(destination.image, flair.array, subject)
     sidecar = {
         "Description": f"Synthetic FLAIR, predicted from {', '.join(subject.sequences)}",
-        "Sources": [f"{destination.scheme}{path}" for path in _inputs_of(subject)],
+        "Sources": describe_sources(destination, subject),
         "SkullStripped": extracted,
         "Model": model,
         "Warnings": list(subject.warnings),
@@ -202,6 +202,11 @@ def _locate(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:
     # The space `FLAIR` is that of the image itself and is omitted.
     space = None if subject.space in (None, "FLAIR") else subject.space
     return folder, {"sub": subject.participant, "ses": subject.session, "space": space}
+
+
+def describe_sources(destination: Destination, subject: Subject) -> list[str]:
+    """Returns the inputs of a subject as sources in a sidecar."""
+    return [f"{destination.scheme}{path}" for path in _inputs_of(subject)]
 
 
 def _inputs_of(subject: Subject) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -44,6 +44,36 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+      cells: as displayed.
+      mm: world mm (RAS+), where a click on the row moves the cross.
+    """
+
+    cells: tuple[str, ...]
+    mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A list of places in the images.
+
+    Attributes:
+      title: heading.
+      note: sentences below it.
+      columns: names of the cells.
+      rows: the places.
+    """
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
 class Scene:
     """One session.
 
@@ -53,6 +83,7 @@ class Scene:
       layers: images and overlays; the panels initially show the first two images.
       facts: names and values.
       warnings: sentences shown above everything else.
+      table: places to go to; None for none.
     """
 
     title: str
@@ -60,6 +91,7 @@ class Scene:
     layers: tuple[Layer, ...]
     facts: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    table: Table | None = None
 
 
 def make_page(title: str, lead: str, scenes: Sequence[Scene]) -> str:
@@ -81,6 +113,7 @@ def make_page(title: str, lead: str, scenes: Sequence[Scene]) -> str:
             "title": scene.title,
             "facts": scene.facts,
             "warnings": scene.warnings,
+            "table": None if scene.table is None else asdict(scene.table),
             "layers": [_pack(layer, scene.geometry) for layer in scene.layers],
         }
         for scene in scenes
