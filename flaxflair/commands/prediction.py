@@ -26,9 +26,10 @@ from flaxflair.console import (
 from flaxflair.core.atomic_files import expect_writable
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import SEQUENCES, TARGET
-from flaxflair.io import bids, derivatives
+from flaxflair.io import bids, derivatives, lesion_files
 from flaxflair.io.session_files import name_files
 from flaxflair.models import model as models
+from flaxflair.models.lesions import expect_lesions
 from flaxflair.models.model import AnyModel, choose_inputs, wanted_inputs
 from flaxflair.models.saliency import shares
 from flaxflair.models.saving import load_model
@@ -66,6 +67,8 @@ def predict(args: argparse.Namespace) -> None:
     expect_tile_voxels(args)
     enable_compilation_cache()
     model = load_model(args.model, args.fold)
+    if args.lesions:
+        expect_lesions(model)
     if args.out is None:
         _predict_cohort(args, model)
     else:
@@ -91,6 +94,7 @@ def _predict_cohort(args: argparse.Namespace, model: AnyModel) -> None:
             workers=args.workers,
             overwrite=args.overwrite,
             pages=not args.no_page,
+            lesions=args.lesions,
             about=_about(args),
             on_done=bar.advance,
         )
@@ -121,12 +125,15 @@ def _predict_files(args: argparse.Namespace, model: AnyModel) -> None:
         brain=args.brain,
         tile_voxels=choose_tile_voxels(args, model),
         page=page,
+        lesions=args.lesions,
         about=_about(args),
     )
     for sentence in warnings:
         print(f"flaxflair: warning: {sentence}", file=sys.stderr)
     grid = "×".join(map(str, volume.geometry.shape))
     beside = "" if page is None else f"; look at it in {page}"
+    if args.lesions:
+        beside = f", and lesions in {lesion_files.table_path(args.out)}{beside}"
     row = quality_table.read_verdict(bids.sidecar(args.out))
     verdict = ": ".join((row.verdict, *row.reasons[:1]))
     console.print(f"{args.out}: written, {grid} voxels{beside}; verdict: {verdict}", soft_wrap=True)

@@ -257,8 +257,8 @@ def _components(
     brightness: Array, white: Array, fluid: Array, threshold: float, voxel_size: VoxelSize
 ) -> _Level:
     """Finds the components above a threshold, and the tissue shares of their rims."""
-    labels, count = _label(brightness > threshold)
-    distance, nearest = _nearest(labels == 0, voxel_size)
+    labels, count = label_components(brightness > threshold)
+    distance, nearest = nearest_voxels(labels == 0, voxel_size)
     rim = (distance > 0) & (distance <= max(RIM_MM, 1.001 * max(voxel_size)))
     owner = labels[tuple(axis[rim] for axis in nearest)]
 
@@ -291,16 +291,16 @@ def _classify(evidence: _Evidence, config: SegmentationConfig) -> Array:
         return accepted
     # A scan blurs a lesion's border, which therefore is at an intensity between peak and white
     # matter; it may be outside the component, if at a lower level the lesion merged with cortex.
-    labels, count = _label(accepted)
-    _, nearest = _nearest(~accepted, evidence.voxel_size)
+    labels, count = label_components(accepted)
+    _, nearest = nearest_voxels(~accepted, evidence.voxel_size)
     owner = labels[tuple(nearest)]
     peak = _peaks(brightness[accepted], labels[accepted], count)[owner]
     height = brightness - evidence.around
     high = height >= config.edge * (peak - evidence.around)
     lesion = high & accepted
-    distance, _ = _nearest(~lesion, evidence.voxel_size)
+    distance, _ = nearest_voxels(~lesion, evidence.voxel_size)
     lesion |= high & (distance <= REACH_MM)
-    labels, _ = _label(lesion)
+    labels, _ = label_components(lesion)
     volume = np.bincount(labels.ravel()) * np.prod(evidence.voxel_size)
     return lesion & (volume >= config.volume)[labels]
 
@@ -348,13 +348,14 @@ def _mode(values: Array) -> tuple[float, float]:
     return float((edges[top] + edges[top + 1]) / 2), float(width / FWHM_TO_SD)
 
 
-def _label(mask: Array) -> tuple[Array, int]:
+def label_components(mask: Array) -> tuple[Array, int]:
+    """Returns the components of a mask whose voxels touch, int32 from 1, and their number."""
     labels, count = np.empty(mask.shape, np.int32), 0
     count = int(ndimage.label(mask, TOUCHING, output=labels))  # pyright: ignore[reportArgumentType]
     return labels, count
 
 
-def _nearest(outside: Array, voxel_size: VoxelSize) -> tuple[Array, Array]:
+def nearest_voxels(outside: Array, voxel_size: VoxelSize) -> tuple[Array, Array]:
     """Returns each voxel's distance in mm to the nearest that is not outside, and its indices."""
     distance = np.empty(outside.shape, np.float64)
     indices = np.empty((3, *outside.shape), np.int32)

@@ -32,9 +32,11 @@ def page_path(root: Path, session: str) -> Path:
 
 def start(root: Path, source: Path) -> None:
     """Creates the data set `root`, derived from `source`; see `bids.start_derivative`."""
-    # BIDS has no name for saliency maps, transforms, pages and verdicts. The suffix of the input
-    # would be wrong for a map: a pipeline that collects T1w files must not include it.
-    unnamed = ("*_p3s.nii.gz", "*_p3s.json", "*_xfm.txt", "*.html", "quality.tsv", "quality.json")
+    # BIDS has no name for saliency maps, transforms, pages, verdicts, bounds and tables of lesions.
+    # The suffix of the input would be wrong for a map: a pipeline that collects T1w files must not
+    # include it.
+    unnamed = [f"*_{name}" for name in ("p3s.nii.gz", "p3s.json", "bound.nii.gz", "bound.json")]
+    unnamed += ["*_xfm.txt", "*.html", "quality.tsv", "quality.json", "*_morph.tsv", "*_morph.json"]
     bids.start_derivative(root, NAME, source, unnamed)
 
 
@@ -131,7 +133,7 @@ def write_flair(
         "Description": f"Synthetic FLAIR, predicted from {', '.join(subject.sequences)}",
         NOTICE_KEY: NOTICE,
         SEQUENCES_USED: list(subject.sequences),
-        "Sources": [f"{destination.scheme}{path}" for path in _inputs_of(subject)],
+        "Sources": describe_sources(destination, subject),
         "SkullStripped": extracted,
         "Model": model,
         "Warnings": list(subject.warnings),
@@ -216,6 +218,11 @@ def _locate(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:
     # The space `FLAIR` is that of the image itself and is omitted.
     space = None if subject.space in (None, "FLAIR") else subject.space
     return folder, {"sub": subject.participant, "ses": subject.session, "space": space}
+
+
+def describe_sources(destination: Destination, subject: Subject) -> list[str]:
+    """Returns the inputs of a subject as sources in a sidecar."""
+    return [f"{destination.scheme}{path}" for path in _inputs_of(subject)]
 
 
 def _inputs_of(subject: Subject) -> list[str]:

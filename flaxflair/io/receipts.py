@@ -38,11 +38,13 @@ class Receipts:
       request: session -> everything that its outputs depend on: digests of inputs and model, and
         options. Equal requests give equal files.
       pages: whether outputs include an HTML page.
+      endings: endings of names of further files that outputs include.
     """
 
     root: Path
     request: Callable[[SessionFiles], Mapping[str, Any]]
     pages: bool = False
+    endings: tuple[str, ...] = ()
 
     def find(self, files: SessionFiles) -> Finished | None:
         """Returns the result of a finished session; None if request or outputs have changed."""
@@ -55,6 +57,8 @@ class Receipts:
                 return None
             digests: Mapping[str, str] = receipt["files"]
             if self.pages and self._relative(self._page(files)) not in digests:
+                return None
+            if not all(any(name.endswith(end) for name in digests) for end in self.endings):
                 return None
             if any(digest_file(self.root / name) != stored for name, stored in digests.items()):
                 return None

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit
 
 from flaxflair.config.universal import ConditionalConfig
-from flaxflair.core.records import Array, Subject, Volume
+from flaxflair.core.records import Array, Geometry, Subject, Volume
 from flaxflair.core.sequences import INPUTS
 from flaxflair.evaluation.metrics import fit_intensity
 from flaxflair.evaluation.verdict import judge
@@ -144,7 +145,7 @@ def predict_standard(
             tile_voxels=tile_voxels or VOXELS,
             stride=model.network.stride,
         )
-    return np.maximum(out[..., 0], 0), 1 / (1 + np.exp(-out[..., 1]))
+    return np.maximum(out[..., 0], 0), expit(out[..., 1])
 
 
 def predict_flair(
@@ -174,6 +175,20 @@ def predict_flair(
     geometry = standard.geometry
     flair, _ = predict_standard(model, standard, tile_voxels=tile_voxels, device=device)
     del standard
+    return to_flair(subject, flair, geometry, brain_only=brain_only)
+
+
+def to_flair(
+    subject: Subject, flair: Array, geometry: Geometry, *, brain_only: bool = True
+) -> Volume:
+    """Returns the FLAIR of `predict_standard` on the subject's grid, white matter at `WHITE`.
+
+    Args:
+      subject: the session.
+      flair: [x, y, z], white matter about 1.
+      geometry: grid of the FLAIR.
+      brain_only: whether the result is zero outside the brain.
+    """
     array = to_subject_grid(subject, WHITE * flair, geometry)
     if brain_only:  # in place, since an image may take most of the memory
         np.copyto(array, 0, where=~subject.masks.brain)

@@ -55,6 +55,12 @@ def _add_predict(commands: Commands) -> None:
         help="the sequences are on one grid already (if the data set is a derivative)",
     )
     add_preparation(raw)
+    predict.add_argument(
+        "--lesions",
+        action="store_true",
+        help="also write a lesion probability map and a table of the lesions, with the inputs that "
+        "each rests on (universal models only)",
+    )
     predict.add_argument("--no-page", action="store_true", help="write no HTML page")
     predict.add_argument("--dry-run", action="store_true", help="print what would be done")
     add_machine(predict)

@@ -15,11 +15,14 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from flaxflair.core.records import Subject, Volume
+from flaxflair.evaluation.lesion_table import describe_columns, lesion_rows
 from flaxflair.evaluation.verdict import Verdict, judge
-from flaxflair.io import bids, derivatives
+from flaxflair.io import bids, derivatives, lesion_files
 from flaxflair.io.fingerprints import fingerprint
+from flaxflair.io.lesion_files import write_lesions
 from flaxflair.io.receipts import Receipts, run_unfinished
 from flaxflair.io.session_files import SessionFiles, find_sessions, name_files
+from flaxflair.models.lesions import LesionPrediction, expect_lesions, predict_with_lesions
 from flaxflair.models.model import (
     AnyModel,
     choose_inputs,
@@ -35,6 +38,7 @@ from flaxflair.preprocessing.dataset import load_subject
 from flaxflair.preprocessing.options import DEFAULTS, Preparation
 from flaxflair.runtime.sessions import Finished, Report, expect_workers
 from flaxflair.runtime.stages import Stage
+from flaxflair.visualization.lesion_list import LesionList
 from flaxflair.visualization.session_page import write_page
 
 
@@ -51,6 +55,7 @@ def predict_cohort(
     tile_voxels: int = 0,
     workers: int = 2,
     pages: bool = False,
+    lesions: bool = False,
     about: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     on_done: Callable[[int, int], None] = lambda done, total: None,
@@ -73,51 +78,39 @@ def predict_cohort(
       participants: labels, with or without `sub-`; None for all.
       sessions: labels, with or without `ses-`; None for all.
       tile_voxels: see `predict`.
-      workers: threads of each of the three stages: reading, prediction, writing. Memory holds
-        about three sessions per worker.
+      workers: threads of each of the three stages; memory holds about three sessions per worker.
       pages: whether an HTML page for inspection is written for each session.
+      lesions: whether lesions are written too; see `predict_session`.
       about: additional facts on the model for the sidecars.
       overwrite: whether finished sessions are recomputed.
       on_done: called with the number of sessions done and the total, first with zero done.
 
     Raises:
       InputError: `root` is no data set, has no such label, or is `out`; or `out` holds another data
-        set.
+        set; or lesions are wanted of a model without them.
     """
     root, out, inputs = Path(root), Path(out), wanted_inputs(model)
     expect_workers(workers)
-    labels = {"participants": participants, "sessions": sessions}
-    found = find_sessions(root, inputs, flair="ignored", patterns=patterns, **labels)
+    labels = {"participants": participants, "sessions": sessions, "patterns": patterns}
+    found = find_sessions(root, inputs, flair="ignored", **labels)
     raw = not bids.is_derivative(root) if raw is None else raw
-    derivatives.start(out, root)
     preparation = options if raw else None
-    receipts = Receipts(out, _requests(model, preparation), pages)
-    chosen = {"tile_voxels": tile_voxels, "pages": pages, "about": about}
-    stages = make_stages(_cohort_steps(model, preparation, out, **chosen), workers)
-    report = run_unfinished(found, stages, receipts, on_done, overwrite=overwrite)
+    outputs = {"tile_voxels": tile_voxels, "pages": pages, "lesions": lesions, "about": about}
+    steps = _cohort_steps(model, preparation, out, **outputs)
+    derivatives.start(out, root)
+    endings = lesion_files.ENDINGS if lesions else ()
+    receipts = Receipts(out, _requests(model, preparation), pages, endings)
+    report = run_unfinished(
+        found, make_stages(steps, workers), receipts, on_done, overwrite=overwrite
+    )
     write_quality_table(out, report)
     return report
 
 
-def _cohort_steps(
-    model: AnyModel,
-    options: Preparation | None,
-    out: Path,
-    *,
-    tile_voxels: int,
-    pages: bool,
-    about: Mapping[str, Any] | None,
-) -> Steps:
+def _cohort_steps(model: AnyModel, options: Preparation | None, out: Path, **outputs: Any) -> Steps:
     """Returns the steps of a data set, whose prepared images are written too if it is raw."""
-    return make_steps(
-        model,
-        options,
-        partial(derivatives.in_derivative, out),
-        derivative=out if options else None,
-        tile_voxels=tile_voxels,
-        pages=pages,
-        about=about,
-    )
+    place = partial(derivatives.in_derivative, out)
+    return make_steps(model, options, place, derivative=out if options else None, **outputs)
 
 
 def _requests(
@@ -134,18 +127,32 @@ def _requests(
     return request
 
 
+class Predicted(NamedTuple):
+    """A predicted session.
+
+    Attributes:
+      subject: subject with the warnings of the prediction.
+      flair: synthetic FLAIR on the subject's grid.
+      lesions: None if they are not wanted.
+    """
+
+    subject: Subject
+    flair: Volume
+    lesions: LesionPrediction | None = None
+
+
 class Steps(NamedTuple):
     """The three steps from the files of a session to its FLAIR on disk.
 
     Attributes:
       load: files -> subject.
-      predict: subject -> subject and FLAIR.
-      write: subject and FLAIR -> output file and the volume written.
+      predict: subject -> prediction.
+      write: prediction -> output file and the volume written.
     """
 
     load: Callable[[SessionFiles], Subject]
-    predict: Callable[[Subject], tuple[Subject, Volume]]
-    write: Callable[[tuple[Subject, Volume]], tuple[Finished, Volume]]
+    predict: Callable[[Subject], Predicted]
+    write: Callable[[Predicted], tuple[Finished, Volume]]
 
 
 def make_steps(
@@ -156,6 +163,7 @@ def make_steps(
     derivative: Path | None = None,
     tile_voxels: int = 0,
     pages: bool = False,
+    lesions: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> Steps:
     """Returns the steps of one model, for single sessions and whole data sets alike.
@@ -167,7 +175,11 @@ def make_steps(
       derivative: see `load_subject`.
       tile_voxels: see `predict`.
       pages: whether an HTML page for inspection is written for each session.
+      lesions: whether lesions are written too; see `predict_session`.
       about: additional facts on the model for the sidecars.
+
+    Raises:
+      InputError: lesions are wanted of a model that is not universal.
     """
     model_facts = {
         "Method": method_name(model),
@@ -183,24 +195,23 @@ def make_steps(
         subject = load_subject(chosen, options, model.voxel_size, derivative=derivative)
         return replace(subject, warnings=(*subject.warnings, *level_warnings(model, subject)))
 
-    def synthesise(subject: Subject) -> tuple[Subject, Volume]:
-        flair = predict(model, subject, tile_voxels=tile_voxels, device=device)
-        if isinstance(model, UniversalModel):
-            quality = flair_quality(subject, flair)
-            warnings = (*subject.warnings, *flair_warnings(quality))
-            subject = replace(subject, warnings=warnings, quality={**subject.quality, **quality})
-        return subject, flair
+    if lesions:
+        expect_lesions(model)
 
-    def write(predicted: tuple[Subject, Volume]) -> tuple[Finished, Volume]:
-        subject, flair = predicted
-        destination = place(subject)
-        verdict, extracted = _judge(model, subject), model.region == "brain"
+    def synthesise(subject: Subject) -> Predicted:
+        return _synthesise(model, subject, lesions, tile_voxels=tile_voxels, device=device)
+
+    def write(predicted: Predicted) -> tuple[Finished, Volume]:
+        subject, flair, found = predicted
+        destination, verdict = place(subject), _judge(model, subject)
+        extracted = model.region == "brain"
         written = derivatives.write_flair(
             destination, subject, flair, extracted=extracted, model=model_facts, verdict=verdict
         )
+        listed = found and _write_lesions(destination, subject, found, model_facts)
         if pages:
             facts, page = {"model": _format_facts(model_facts)}, destination.page
-            write_page(page, subject, flair.array, facts, destination.title, verdict=verdict)
+            write_page(page, subject, flair.array, facts, destination.title, listed, verdict)
         return Finished(destination.image, subject.warnings), written
 
     return Steps(load, synthesise, write)
@@ -210,6 +221,33 @@ def _judge(model: AnyModel, subject: Subject) -> Verdict:
     """Returns the verdict on a subject; warnings that every FLAIR of the model has do not count."""
     of_model = model.warnings if isinstance(model, UniversalModel) else ()
     return judge(subject.quality, [text for text in subject.warnings if text not in of_model])
+
+
+def _synthesise(model: AnyModel, subject: Subject, lesions: bool, **computation: Any) -> Predicted:
+    """Predicts a session; see `predict` for `computation`."""
+    found = None
+    if lesions:
+        flair, found = predict_with_lesions(expect_lesions(model), subject, **computation)
+    else:
+        flair = predict(model, subject, **computation)
+    if isinstance(model, UniversalModel):
+        quality = flair_quality(subject, flair)
+        warnings = (*subject.warnings, *flair_warnings(quality))
+        subject = replace(subject, warnings=warnings, quality={**subject.quality, **quality})
+    return Predicted(subject, flair, found)
+
+
+def _write_lesions(
+    destination: derivatives.Destination,
+    subject: Subject,
+    found: LesionPrediction,
+    model_facts: Mapping[str, Any],
+) -> LesionList:
+    """Writes the lesions of a session, and returns them as they are listed on its page."""
+    columns = describe_columns(subject.sequences)
+    rows = tuple(lesion_rows(found.lesions, subject.sequences))
+    write_lesions(destination, subject, found.probability, columns, rows, model_facts)
+    return LesionList(found.probability, tuple(columns), rows)
 
 
 def make_stages(steps: Steps, workers: int = 2) -> tuple[Stage, ...]:
@@ -230,6 +268,7 @@ def predict_session(
     brain: str | Path | None = None,
     tile_voxels: int = 0,
     page: str | Path | None = None,
+    lesions: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> tuple[Volume, tuple[str, ...]]:
     """Synthesises a FLAIR from the files of one session, raw or prepared.
@@ -245,13 +284,17 @@ def predict_session(
         prepared ones have to be brain-extracted.
       tile_voxels: see `predict`.
       page: HTML page for inspection to write; None for none.
+      lesions: whether a lesion probability map and a table of lesions are written beside `out`, as
+        `OUT_desc-lesion_probseg.nii.gz` and `OUT_desc-lesions_morph.tsv`, each with a sidecar; of a
+        universal model only.
       about: additional facts on the model for the sidecar.
 
     Returns:
       The FLAIR written, and warnings, one sentence each.
 
     Raises:
-      InputError: a sequence is missing, or a file or the session cannot be used.
+      InputError: a sequence is missing, or a file or the session cannot be used; or lesions are
+        wanted of another model.
       GeometryError: the grids of prepared files differ.
       WriteError: `out` is not the name of an image, or its folder is missing, read-only or full; no
         partial file remains.
@@ -259,7 +302,10 @@ def predict_session(
     out = Path(out)
     paths = {name: Path(path) for name, path in inputs.items()}
     page = None if page is None else Path(page)
-    derivatives.expect_file(out, [*paths.values(), *([Path(brain)] if brain else [])], page)
+    read = [*paths.values(), *([Path(brain)] if brain else [])]
+    derivatives.expect_file(out, read, page)
+    if lesions:
+        lesion_files.expect_lesion_files(out, read)
     files = name_files(paths, wanted_inputs(model), brain=None if brain is None else Path(brain))
     destination = derivatives.at_file(out, page)
     steps = make_steps(
@@ -268,6 +314,7 @@ def predict_session(
         lambda subject: destination,
         tile_voxels=tile_voxels,
         pages=page is not None,
+        lesions=lesions,
         about=about,
     )
     finished, volume = steps.write(steps.predict(steps.load(files)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -44,6 +44,36 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+      cells: as displayed.
+      mm: world mm (RAS+), where a click on the row moves the cross.
+    """
+
+    cells: tuple[str, ...]
+    mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A list of places in the images.
+
+    Attributes:
+      title: heading.
+      note: sentences below it.
+      columns: names of the cells.
+      rows: the places.
+    """
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
 class Scene:
     """One session.
 
@@ -56,6 +86,7 @@ class Scene:
       grade: verdict on the session (`good`, `look`, `unusable`), shown in its colour; empty for
         none.
       reasons: reasons of the verdict, one sentence each.
+      table: places to go to; None for none.
     """
 
     title: str
@@ -65,6 +96,7 @@ class Scene:
     warnings: tuple[str, ...] = ()
     grade: str = ""
     reasons: tuple[str, ...] = ()
+    table: Table | None = None
 
 
 def make_page(title: str, lead: str, scenes: Sequence[Scene]) -> str:
@@ -88,6 +120,7 @@ def make_page(title: str, lead: str, scenes: Sequence[Scene]) -> str:
             "warnings": scene.warnings,
             "grade": scene.grade,
             "reasons": scene.reasons,
+            "table": None if scene.table is None else asdict(scene.table),
             "layers": [_pack(layer, scene.geometry) for layer in scene.layers],
         }
         for scene in scenes

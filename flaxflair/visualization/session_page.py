@@ -22,6 +22,7 @@ from flaxflair.core.json_objects import read_object
 from flaxflair.core.notice import NOTICE
 from flaxflair.core.records import Array, Geometry, InputError, Subject, Verdict, strides
 from flaxflair.core.sequences import SEQUENCES, TARGET, parse_patterns
+from flaxflair.evaluation.lesion_evidence import DETECTION
 from flaxflair.evaluation.scoring import score, score_truth
 from flaxflair.imaging.resampling import bounding_box
 from flaxflair.io import bids, derivatives
@@ -29,6 +30,7 @@ from flaxflair.io.datasets import extract_brain, load_session
 from flaxflair.io.fingerprints import fingerprint
 from flaxflair.io.session_files import find_sessions
 from flaxflair.models.model import Run, load_run
+from flaxflair.visualization.lesion_list import LesionList, read_lesions, tabulate
 from flaxflair.visualization.niivue import Layer, Scene, make_page
 from flaxflair.visualization.panels import grey_range
 
@@ -44,7 +46,7 @@ def write_page(
     flair: Array,
     facts: Mapping[str, str],
     title: str = "",
-    *,
+    lesions: LesionList | None = None,
     verdict: Verdict | None = None,
 ) -> None:
     """Writes the page of one session atomically.
@@ -55,9 +57,10 @@ def write_page(
       flair: [x, y, z], synthetic.
       facts: additional rows of the table below the images.
       title: title of the page; by default the session's name.
+      lesions: lesions to list; None for none.
       verdict: verdict on the session; None if it was not judged.
     """
-    scene = make_scene(subject, flair, facts=facts)
+    scene = make_scene(subject, flair, facts=facts, lesions=lesions)
     if verdict is not None:
         scene = replace(scene, grade=verdict.grade, reasons=verdict.reasons)
     page = make_page(title or f"Synthetic FLAIR of {subject.name}", f"{NOTICE}.", [scene])
@@ -70,6 +73,7 @@ def make_scene(
     *,
     maps: Array | None = None,
     facts: Mapping[str, str] | None = None,
+    lesions: LesionList | None = None,
 ) -> Scene:
     """Returns the scene of one session.
 
@@ -78,6 +82,7 @@ def make_scene(
       flair: [x, y, z], synthetic.
       maps: [x, y, z, m], saliency of each input; None for none.
       facts: names and values.
+      lesions: predicted lesions; None for none.
     """
     brain = subject.masks.brain
     geometry, at = _displayed(subject.geometry, brain)
@@ -99,12 +104,39 @@ def make_scene(
             Layer(_TRUE, subject.flair[at], scale),
             Layer("absolute error", error, (0.0, top), colours="inferno"),
         ]
+    overlays = _overlays(subject, images[0].array, at, maps, lesions)
+    return Scene(
+        subject.name,
+        geometry,
+        (*images, *inputs, *overlays),
+        tuple({**_describe(subject, flair), **_describe_steps(at), **(facts or {})}.items()),
+        subject.warnings,
+        table=None if lesions is None else tabulate(lesions),
+    )
+
+
+def _overlays(
+    subject: Subject,
+    image: Array,
+    at: tuple[slice, slice, slice],
+    maps: Array | None,
+    lesions: LesionList | None,
+) -> list[Layer]:
+    """Returns the overlays of the displayed part `at`, in which `image` is the reference."""
+    brain = subject.masks.brain
     overlays = [_outline("outline of the brain", brain[at], "red")]
     reference = SEQUENCES[_reference_input(subject)].title
-    edges = _edges(images[0].array, brain[at])
+    edges = _edges(image, brain[at])
     overlays.append(Layer(f"edges of the {reference}", edges, (0.5, 1.0), "overlay", "green"))
     if subject.masks.lesion is not None and subject.masks.lesion.any():
         overlays.append(_outline("outline of the lesions", subject.masks.lesion[at], "blue"))
+    if lesions is not None:
+        probability = lesions.probability[at]
+        found = probability >= DETECTION.threshold
+        overlays += [
+            Layer("lesion probability", probability, (0.1, 1.0), "overlay", "hot"),
+            _outline("outline of the lesions listed", found, "green"),
+        ]
     if maps is not None:
         top = float(np.percentile(maps[brain], 99.5))
         overlays += [
@@ -117,13 +149,7 @@ def make_scene(
             )
             for m, name in enumerate(subject.sequences)
         ]
-    return Scene(
-        subject.name,
-        geometry,
-        (*images, *inputs, *overlays),
-        tuple({**_describe(subject, flair), **_describe_steps(at), **(facts or {})}.items()),
-        subject.warnings,
-    )
+    return overlays
 
 
 def _displayed(geometry: Geometry, brain: Array) -> tuple[Geometry, tuple[slice, slice, slice]]:
@@ -300,7 +326,8 @@ def write_session_page(folder: Path, path: Path) -> None:
     subject = load_session(replace(found[0], inputs=inputs))
     facts = {"model": ", ".join(f"{k} {v}" for k, v in model.items())}
     flair = derivatives.read_image(synthetic[0].path, subject)
-    write_page(path, subject, flair, facts, verdict=_read_verdict(beside))
+    lesions = read_lesions(synthetic[0].path, subject)
+    write_page(path, subject, flair, facts, lesions=lesions, verdict=_read_verdict(beside))
 
 
 def _read_verdict(beside: Path) -> Verdict | None:
