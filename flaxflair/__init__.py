@@ -20,7 +20,7 @@ The public functions, imported when first used so that `import flaxflair` costs 
     write_volume    one NIfTI volume, whole or not at all
 
 and the records that they take and give: `Run`, `Model`, `Subject`, `Masks`, `Volume`, `Geometry`,
-`Preparation`, `Prepared`; what cannot be used raises `InputError`.
+`Preparation`, `Prepared`, `Extras`; what cannot be used raises `InputError`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
     from flaxflair.models.saliency import p3s
     from flaxflair.models.saving import export_model, load_model
+    from flaxflair.pipelines.extras import Extras
     from flaxflair.pipelines.predict import predict_cohort, predict_session
     from flaxflair.preprocessing.dataset import prepare_dataset
     from flaxflair.preprocessing.inspection import inspect_files
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from flaxflair.preprocessing.session import Prepared, prepare_session
 
 __all__ = [
+    "Extras",
     "Geometry",
     "InputError",
     "Masks",
@@ -78,6 +80,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Extras": "pipelines.extras",
     "load_cohort": "io.datasets",
     "score": "evaluation.scoring",
     "inspect_files": "preprocessing.inspection",

@@ -29,11 +29,11 @@ from flaxflair.core.sequences import SEQUENCES, TARGET
 from flaxflair.io import bids, derivatives, lesion_files
 from flaxflair.io.session_files import name_files
 from flaxflair.models import model as models
-from flaxflair.models.lesions import expect_lesions
 from flaxflair.models.model import AnyModel, choose_inputs, wanted_inputs
 from flaxflair.models.saliency import shares
 from flaxflair.models.saving import load_model
 from flaxflair.pipelines import quality_table
+from flaxflair.pipelines.extras import Extras
 from flaxflair.pipelines.predict import predict_cohort, predict_session
 from flaxflair.preprocessing.dataset import load_subject
 from flaxflair.preprocessing.inspection import inspect_files
@@ -67,8 +67,7 @@ def predict(args: argparse.Namespace) -> None:
     expect_tile_voxels(args)
     enable_compilation_cache()
     model = load_model(args.model, args.fold)
-    if args.lesions:
-        expect_lesions(model)
+    _extras(args).expect_model(model)
     if args.out is None:
         _predict_cohort(args, model)
     else:
@@ -94,7 +93,7 @@ def _predict_cohort(args: argparse.Namespace, model: AnyModel) -> None:
             workers=args.workers,
             overwrite=args.overwrite,
             pages=not args.no_page,
-            lesions=args.lesions,
+            wanted=_extras(args),
             about=_about(args),
             on_done=bar.advance,
         )
@@ -125,7 +124,7 @@ def _predict_files(args: argparse.Namespace, model: AnyModel) -> None:
         brain=args.brain,
         tile_voxels=choose_tile_voxels(args, model),
         page=page,
-        lesions=args.lesions,
+        wanted=_extras(args),
         about=_about(args),
     )
     for sentence in warnings:
@@ -170,3 +169,9 @@ def saliency(args: argparse.Namespace) -> None:
 
 def _about(args: argparse.Namespace) -> dict[str, Any]:
     return {} if args.model is None else {"Run": str(args.model.resolve()), "Fold": args.fold}
+
+
+def _extras(args: argparse.Namespace) -> Extras:
+    """Returns what is wanted beside a FLAIR."""
+    coverage = None if args.uncertainty is None else args.uncertainty / 100
+    return Extras(args.lesions, coverage)

@@ -225,6 +225,14 @@ def describe_sources(destination: Destination, subject: Subject) -> list[str]:
     return [f"{destination.scheme}{path}" for path in _inputs_of(subject)]
 
 
+def stem_of(image: Path) -> str:
+    """Returns the beginning of the names of files beside a synthetic FLAIR.
+
+    `sub-01_desc-synth_FLAIR.nii.gz` -> `sub-01`, and `F.nii` -> `F`.
+    """
+    return bids.strip_extension(image.name).removesuffix("_desc-synth_FLAIR")
+
+
 def _inputs_of(subject: Subject) -> list[str]:
     # They come first; a FLAIR, of which only the grid is used, comes last.
     return list(subject.sources[: len(subject.sequences)])

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from flaxflair.core.atomic_files import expect_name, write_json
+from flaxflair.core.notice import NOTICE, NOTICE_KEY
 from flaxflair.core.records import Array, Subject
 from flaxflair.core.text_files import read_text
 from flaxflair.io import bids
-from flaxflair.io.derivatives import Destination, describe_sources, write_image
+from flaxflair.io.derivatives import Destination, describe_sources, stem_of, write_image
 from flaxflair.io.nifti import expect_image_output
 
-_FLAIR = "_desc-synth_FLAIR"
 _MAP, _TABLE = "_desc-lesion_probseg", "_desc-lesions_morph"
 # Endings of the files of every session, for its receipt.
 ENDINGS = (f"{_MAP}.nii.gz", f"{_TABLE}.tsv")
-RESEARCH_ONLY = "synthetic, for research only, not for diagnosis"
 
 
 def map_path(image: Path) -> Path:
@@ -29,12 +28,12 @@ def map_path(image: Path) -> Path:
     `sub-01_desc-synth_FLAIR.nii.gz` -> `sub-01_desc-lesion_probseg.nii.gz`, and `F.nii` ->
     `F_desc-lesion_probseg.nii.gz`.
     """
-    return image.with_name(f"{_stem(image)}{_MAP}.nii.gz")
+    return image.with_name(f"{stem_of(image)}{_MAP}.nii.gz")
 
 
 def table_path(image: Path) -> Path:
     """Returns the path of the table of lesions beside a synthetic FLAIR."""
-    return image.with_name(f"{_stem(image)}{_TABLE}.tsv")
+    return image.with_name(f"{stem_of(image)}{_TABLE}.tsv")
 
 
 def expect_lesion_files(image: Path, inputs: Iterable[Path]) -> None:
@@ -76,15 +75,16 @@ def write_lesions(
     made_from = {
         "Sources": describe_sources(destination, subject),
         "Model": model,
-        "Warnings": [f"{RESEARCH_ONLY}", *subject.warnings],
+        NOTICE_KEY: NOTICE,
+        "Warnings": list(subject.warnings),
     }
     named = ", ".join(subject.sequences)
     path = map_path(destination.image)
-    write_image(path, probability, subject)
-    description = f"Probability that a voxel is lesion, predicted from {named}; {RESEARCH_ONLY}"
+    write_image(path, probability, subject, NOTICE)
+    description = f"Probability that a voxel is lesion, predicted from {named}"
     write_json(bids.sidecar(path), {"Description": description, **made_from})
     table = table_path(destination.image)
-    description = f"Lesions of the probability map {path.name}; {RESEARCH_ONLY}"
+    description = f"Lesions of the probability map {path.name}"
     about = {"Description": description, **made_from}
     bids.write_tsv(table, tuple(columns), iter(rows))
     # `Table` is no column: BIDS has no other place for facts on a whole table.
@@ -101,10 +101,6 @@ def read_table(path: Path) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]
     lines = read_text(path, remedy).splitlines() or [""]
     columns, *rows = (tuple(line.split("\t")) for line in lines)
     return columns, tuple(rows)
-
-
-def _stem(image: Path) -> str:
-    return bids.strip_extension(image.name).removesuffix(_FLAIR)
 
 
 def _columns_path(image: Path) -> Path:

@@ -15,7 +15,7 @@ from flaxflair.core.records import Array, InputError, Subject, Volume
 from flaxflair.core.sequences import INPUTS
 from flaxflair.imaging.standard import Standard, to_subject_grid
 from flaxflair.imaging.tissue_classes import classify
-from flaxflair.models.error_scale import ScaleForward, scale_inputs, scale_network
+from flaxflair.models.error_scale import Calibration, ScaleForward, scale_inputs, scale_network
 from flaxflair.models.inference import predict_streamed
 from flaxflair.models.universal import VOXELS, WHITE, UniversalModel
 
@@ -32,6 +32,26 @@ class Interval(NamedTuple):
     lower: Volume
     upper: Volume
     coverage: float
+
+
+def expect_intervals(model: object, coverage: float) -> Calibration:
+    """Returns the calibration of a model.
+
+    Args:
+      model: of any kind.
+      coverage: one of `COVERAGES`.
+
+    Raises:
+      InputError: the model has no calibrated intervals, or none of this coverage.
+    """
+    scale = model.scale if isinstance(model, UniversalModel) else None
+    if scale is None or scale.calibration is None:
+        raise InputError(
+            "the model has no calibrated intervals; use the model in the package, or leave out "
+            "--uncertainty"
+        )
+    scale.calibration.ends(("T1",), coverage)
+    return scale.calibration
 
 
 def predict_scale(
@@ -97,11 +117,7 @@ def predict_interval(
     Raises:
       InputError: the model has no intervals, or none of this coverage.
     """
-    if model.scale is None or model.scale.calibration is None:
-        raise InputError(
-            "the model has no calibrated intervals; use the model in the package, or omit them"
-        )
-    ends = model.scale.calibration.ends(subject.sequences, coverage)
+    ends = expect_intervals(model, coverage).ends(subject.sequences, coverage)
     scale = predict_scale(model, standard, flair, lesion, tile_voxels=tile_voxels, device=device)
     channels = [INPUTS.index(name) for name in subject.sequences]
     classes = classify(standard.images[..., channels], subject.sequences, lesion)

@@ -15,7 +15,7 @@ import numpy as np
 from flaxflair.core.records import Array, Geometry, InputError, Subject, Volume
 from flaxflair.evaluation.lesion_evidence import Lesion, find_lesions, measure_lesions
 from flaxflair.imaging.normalization import zero_outside
-from flaxflair.imaging.standard import standardize, to_subject_grid
+from flaxflair.imaging.standard import Standard, standardize, to_subject_grid
 from flaxflair.models.model import AnyModel, method_name
 from flaxflair.models.universal import UniversalModel, predict_standard, to_flair
 
@@ -71,35 +71,51 @@ def predict_with_lesions(
     Raises:
       InputError: see `standardize`.
     """
-    geometry, brain, flair, probability = predict_maps(
-        model, subject, tile_voxels=tile_voxels, device=device
-    )
-    labels = find_lesions(probability, geometry.voxel_size)
-    several = len(subject.sequences) > 1 and labels.any()
-    without = {}
-    for name in subject.sequences if several else ():
-        rest = leave_out(subject, name)
-        maps = predict_maps(model, rest, tile_voxels=tile_voxels, device=device)
-        without[name] = maps.probability
-    lesions = measure_lesions(labels, probability, flair, brain, geometry, without)
-    on_grid = to_probability(subject, probability, geometry)
-    return to_flair(subject, flair, geometry), LesionPrediction(on_grid, lesions)
+    maps = predict_maps(model, subject, tile_voxels=tile_voxels, device=device)
+    lesions = trace_lesions(model, subject, maps, tile_voxels=tile_voxels, device=device)
+    return to_flair(subject, maps.flair, maps.standard.geometry), lesions
 
 
 class Maps(NamedTuple):
     """Output of the network on the standard grid.
 
     Attributes:
-      geometry: the grid.
-      brain: bool[x, y, z].
+      standard: the session in standard form.
       flair: float32[x, y, z], white matter about 1.
       probability: float32[x, y, z], that a voxel is lesion; zero outside the brain.
     """
 
-    geometry: Geometry
-    brain: Array
+    standard: Standard
     flair: Array
     probability: Array
+
+
+def trace_lesions(
+    model: UniversalModel,
+    subject: Subject,
+    maps: Maps,
+    *,
+    tile_voxels: int = 0,
+    device: AbstractContextManager[Any] | None = None,
+) -> LesionPrediction:
+    """Finds the lesions of a session, with one further pass of the network for each input.
+
+    Args:
+      model: from `load_model`.
+      subject: the session.
+      maps: from `predict_maps`.
+      tile_voxels: see `predict_with_lesions`.
+      device: held while the network computes.
+    """
+    geometry, brain = maps.standard.geometry, maps.standard.brain
+    labels = find_lesions(maps.probability, geometry.voxel_size)
+    several = len(subject.sequences) > 1 and labels.any()
+    without = {}
+    for name in subject.sequences if several else ():
+        rest = predict_maps(model, leave_out(subject, name), tile_voxels=tile_voxels, device=device)
+        without[name] = rest.probability
+    lesions = measure_lesions(labels, maps.probability, maps.flair, brain, geometry, without)
+    return LesionPrediction(to_probability(subject, maps.probability, geometry), lesions)
 
 
 def predict_maps(
@@ -113,7 +129,7 @@ def predict_maps(
     standard = standardize(subject)
     flair, probability = predict_standard(model, standard, tile_voxels=tile_voxels, device=device)
     probability = zero_outside(standard.brain, probability)
-    return Maps(standard.geometry, standard.brain, flair, probability)
+    return Maps(standard, flair, probability)
 
 
 def to_probability(subject: Subject, probability: Array, geometry: Geometry) -> Array:

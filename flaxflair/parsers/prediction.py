@@ -61,6 +61,13 @@ def _add_predict(commands: Commands) -> None:
         help="also write a lesion probability map and a table of the lesions, with the inputs that "
         "each rests on (universal models only)",
     )
+    predict.add_argument(
+        "--uncertainty",
+        type=float,
+        metavar="PERCENT",
+        help="also write the bounds between which the true FLAIR of 50, 80, 90 or 95 %% of the "
+        "voxels lies (universal models only)",
+    )
     predict.add_argument("--no-page", action="store_true", help="write no HTML page")
     predict.add_argument("--dry-run", action="store_true", help="print what would be done")
     add_machine(predict)

@@ -15,30 +15,27 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from flaxflair.core.records import Subject, Volume
-from flaxflair.evaluation.lesion_table import describe_columns, lesion_rows
 from flaxflair.evaluation.verdict import Verdict, judge
-from flaxflair.io import bids, derivatives, lesion_files
+from flaxflair.io import bids, derivatives
 from flaxflair.io.fingerprints import fingerprint
-from flaxflair.io.lesion_files import write_lesions
 from flaxflair.io.receipts import Receipts, run_unfinished
 from flaxflair.io.session_files import SessionFiles, find_sessions, name_files
-from flaxflair.models.lesions import LesionPrediction, expect_lesions, predict_with_lesions
 from flaxflair.models.model import (
     AnyModel,
     choose_inputs,
     level_warnings,
     method_name,
-    predict,
     wanted_inputs,
 )
 from flaxflair.models.saving import digest_model
 from flaxflair.models.universal import UniversalModel, flair_quality, flair_warnings
+from flaxflair.pipelines import extras
+from flaxflair.pipelines.extras import NOTHING, Extras, Found
 from flaxflair.pipelines.quality_table import write_quality_table
 from flaxflair.preprocessing.dataset import load_subject
 from flaxflair.preprocessing.options import DEFAULTS, Preparation
 from flaxflair.runtime.sessions import Finished, Report, expect_workers
 from flaxflair.runtime.stages import Stage
-from flaxflair.visualization.lesion_list import LesionList
 from flaxflair.visualization.session_page import write_page
 
 
@@ -55,7 +52,7 @@ def predict_cohort(
     tile_voxels: int = 0,
     workers: int = 2,
     pages: bool = False,
-    lesions: bool = False,
+    wanted: Extras = NOTHING,
     about: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     on_done: Callable[[int, int], None] = lambda done, total: None,
@@ -80,14 +77,14 @@ def predict_cohort(
       tile_voxels: see `predict`.
       workers: threads of each of the three stages; memory holds about three sessions per worker.
       pages: whether an HTML page for inspection is written for each session.
-      lesions: whether lesions are written too; see `predict_session`.
+      wanted: what is written beside the FLAIRs.
       about: additional facts on the model for the sidecars.
       overwrite: whether finished sessions are recomputed.
       on_done: called with the number of sessions done and the total, first with zero done.
 
     Raises:
       InputError: `root` is no data set, has no such label, or is `out`; or `out` holds another data
-        set; or lesions are wanted of a model without them.
+        set; or the model does not have what is wanted.
     """
     root, out, inputs = Path(root), Path(out), wanted_inputs(model)
     expect_workers(workers)
@@ -95,11 +92,10 @@ def predict_cohort(
     found = find_sessions(root, inputs, flair="ignored", **labels)
     raw = not bids.is_derivative(root) if raw is None else raw
     preparation = options if raw else None
-    outputs = {"tile_voxels": tile_voxels, "pages": pages, "lesions": lesions, "about": about}
+    outputs = {"tile_voxels": tile_voxels, "pages": pages, "wanted": wanted, "about": about}
     steps = _cohort_steps(model, preparation, out, **outputs)
     derivatives.start(out, root)
-    endings = lesion_files.ENDINGS if lesions else ()
-    receipts = Receipts(out, _requests(model, preparation), pages, endings)
+    receipts = Receipts(out, _requests(model, preparation), pages, wanted.endings)
     report = run_unfinished(
         found, make_stages(steps, workers), receipts, on_done, overwrite=overwrite
     )
@@ -133,12 +129,12 @@ class Predicted(NamedTuple):
     Attributes:
       subject: subject with the warnings of the prediction.
       flair: synthetic FLAIR on the subject's grid.
-      lesions: None if they are not wanted.
+      found: what was predicted beside it.
     """
 
     subject: Subject
     flair: Volume
-    lesions: LesionPrediction | None = None
+    found: Found = Found()
 
 
 class Steps(NamedTuple):
@@ -163,7 +159,7 @@ def make_steps(
     derivative: Path | None = None,
     tile_voxels: int = 0,
     pages: bool = False,
-    lesions: bool = False,
+    wanted: Extras = NOTHING,
     about: Mapping[str, Any] | None = None,
 ) -> Steps:
     """Returns the steps of one model, for single sessions and whole data sets alike.
@@ -175,11 +171,11 @@ def make_steps(
       derivative: see `load_subject`.
       tile_voxels: see `predict`.
       pages: whether an HTML page for inspection is written for each session.
-      lesions: whether lesions are written too; see `predict_session`.
+      wanted: what is written beside the FLAIR.
       about: additional facts on the model for the sidecars.
 
     Raises:
-      InputError: lesions are wanted of a model that is not universal.
+      InputError: the model does not have what is wanted.
     """
     model_facts = {
         "Method": method_name(model),
@@ -195,11 +191,10 @@ def make_steps(
         subject = load_subject(chosen, options, model.voxel_size, derivative=derivative)
         return replace(subject, warnings=(*subject.warnings, *level_warnings(model, subject)))
 
-    if lesions:
-        expect_lesions(model)
+    wanted.expect_model(model)
 
     def synthesise(subject: Subject) -> Predicted:
-        return _synthesise(model, subject, lesions, tile_voxels=tile_voxels, device=device)
+        return _synthesise(model, subject, wanted, tile_voxels=tile_voxels, device=device)
 
     def write(predicted: Predicted) -> tuple[Finished, Volume]:
         subject, flair, found = predicted
@@ -208,10 +203,11 @@ def make_steps(
         written = derivatives.write_flair(
             destination, subject, flair, extracted=extracted, model=model_facts, verdict=verdict
         )
-        listed = found and _write_lesions(destination, subject, found, model_facts)
+        shown = extras.write(destination, subject, found, model_facts)
         if pages:
             facts, page = {"model": _format_facts(model_facts)}, destination.page
-            write_page(page, subject, flair.array, facts, destination.title, listed, verdict)
+            title, array = destination.title, flair.array
+            write_page(page, subject, array, facts, title, *shown, verdict=verdict)
         return Finished(destination.image, subject.warnings), written
 
     return Steps(load, synthesise, write)
@@ -223,31 +219,14 @@ def _judge(model: AnyModel, subject: Subject) -> Verdict:
     return judge(subject.quality, [text for text in subject.warnings if text not in of_model])
 
 
-def _synthesise(model: AnyModel, subject: Subject, lesions: bool, **computation: Any) -> Predicted:
+def _synthesise(model: AnyModel, subject: Subject, wanted: Extras, **computation: Any) -> Predicted:
     """Predicts a session; see `predict` for `computation`."""
-    found = None
-    if lesions:
-        flair, found = predict_with_lesions(expect_lesions(model), subject, **computation)
-    else:
-        flair = predict(model, subject, **computation)
+    flair, found = extras.predict_session(model, subject, wanted, **computation)
     if isinstance(model, UniversalModel):
         quality = flair_quality(subject, flair)
         warnings = (*subject.warnings, *flair_warnings(quality))
         subject = replace(subject, warnings=warnings, quality={**subject.quality, **quality})
     return Predicted(subject, flair, found)
-
-
-def _write_lesions(
-    destination: derivatives.Destination,
-    subject: Subject,
-    found: LesionPrediction,
-    model_facts: Mapping[str, Any],
-) -> LesionList:
-    """Writes the lesions of a session, and returns them as they are listed on its page."""
-    columns = describe_columns(subject.sequences)
-    rows = tuple(lesion_rows(found.lesions, subject.sequences))
-    write_lesions(destination, subject, found.probability, columns, rows, model_facts)
-    return LesionList(found.probability, tuple(columns), rows)
 
 
 def make_stages(steps: Steps, workers: int = 2) -> tuple[Stage, ...]:
@@ -268,7 +247,7 @@ def predict_session(
     brain: str | Path | None = None,
     tile_voxels: int = 0,
     page: str | Path | None = None,
-    lesions: bool = False,
+    wanted: Extras = NOTHING,
     about: Mapping[str, Any] | None = None,
 ) -> tuple[Volume, tuple[str, ...]]:
     """Synthesises a FLAIR from the files of one session, raw or prepared.
@@ -284,17 +263,17 @@ def predict_session(
         prepared ones have to be brain-extracted.
       tile_voxels: see `predict`.
       page: HTML page for inspection to write; None for none.
-      lesions: whether a lesion probability map and a table of lesions are written beside `out`, as
-        `OUT_desc-lesion_probseg.nii.gz` and `OUT_desc-lesions_morph.tsv`, each with a sidecar; of a
-        universal model only.
+      wanted: what is written beside `out`, of a universal model only: lesions as
+        `OUT_desc-lesion_probseg.nii.gz` and `OUT_desc-lesions_morph.tsv`, intervals as
+        `OUT_desc-lower90_bound.nii.gz` and `OUT_desc-upper90_bound.nii.gz`.
       about: additional facts on the model for the sidecar.
 
     Returns:
       The FLAIR written, and warnings, one sentence each.
 
     Raises:
-      InputError: a sequence is missing, or a file or the session cannot be used; or lesions are
-        wanted of another model.
+      InputError: a sequence is missing, or a file or the session cannot be used; or the model
+        does not have what is wanted.
       GeometryError: the grids of prepared files differ.
       WriteError: `out` is not the name of an image, or its folder is missing, read-only or full; no
         partial file remains.
@@ -304,8 +283,7 @@ def predict_session(
     page = None if page is None else Path(page)
     read = [*paths.values(), *([Path(brain)] if brain else [])]
     derivatives.expect_file(out, read, page)
-    if lesions:
-        lesion_files.expect_lesion_files(out, read)
+    wanted.expect_files(out, read)
     files = name_files(paths, wanted_inputs(model), brain=None if brain is None else Path(brain))
     destination = derivatives.at_file(out, page)
     steps = make_steps(
@@ -314,7 +292,7 @@ def predict_session(
         lambda subject: destination,
         tile_voxels=tile_voxels,
         pages=page is not None,
-        lesions=lesions,
+        wanted=wanted,
         about=about,
     )
     finished, volume = steps.write(steps.predict(steps.load(files)))

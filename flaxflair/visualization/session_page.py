@@ -47,6 +47,8 @@ def write_page(
     facts: Mapping[str, str],
     title: str = "",
     lesions: LesionList | None = None,
+    overlays: Mapping[str, Array] | None = None,
+    *,
     verdict: Verdict | None = None,
 ) -> None:
     """Writes the page of one session atomically.
@@ -58,9 +60,10 @@ def write_page(
       facts: additional rows of the table below the images.
       title: title of the page; by default the session's name.
       lesions: lesions to list; None for none.
+      overlays: title -> [x, y, z], further maps to show; None for none.
       verdict: verdict on the session; None if it was not judged.
     """
-    scene = make_scene(subject, flair, facts=facts, lesions=lesions)
+    scene = make_scene(subject, flair, facts=facts, lesions=lesions, overlays=overlays)
     if verdict is not None:
         scene = replace(scene, grade=verdict.grade, reasons=verdict.reasons)
     page = make_page(title or f"Synthetic FLAIR of {subject.name}", f"{NOTICE}.", [scene])
@@ -74,6 +77,7 @@ def make_scene(
     maps: Array | None = None,
     facts: Mapping[str, str] | None = None,
     lesions: LesionList | None = None,
+    overlays: Mapping[str, Array] | None = None,
 ) -> Scene:
     """Returns the scene of one session.
 
@@ -83,6 +87,7 @@ def make_scene(
       maps: [x, y, z, m], saliency of each input; None for none.
       facts: names and values.
       lesions: predicted lesions; None for none.
+      overlays: title -> [x, y, z], further maps; None for none.
     """
     brain = subject.masks.brain
     geometry, at = _displayed(subject.geometry, brain)
@@ -104,11 +109,12 @@ def make_scene(
             Layer(_TRUE, subject.flair[at], scale),
             Layer("absolute error", error, (0.0, top), colours="inferno"),
         ]
-    overlays = _overlays(subject, images[0].array, at, maps, lesions)
+    saliency = {} if maps is None else _name_maps(subject, maps)
+    shown = _overlays(subject, images[0].array, at, lesions, {**saliency, **(overlays or {})})
     return Scene(
         subject.name,
         geometry,
-        (*images, *inputs, *overlays),
+        (*images, *inputs, *shown),
         tuple({**_describe(subject, flair), **_describe_steps(at), **(facts or {})}.items()),
         subject.warnings,
         table=None if lesions is None else tabulate(lesions),
@@ -119,10 +125,13 @@ def _overlays(
     subject: Subject,
     image: Array,
     at: tuple[slice, slice, slice],
-    maps: Array | None,
     lesions: LesionList | None,
+    maps: Mapping[str, Array],
 ) -> list[Layer]:
-    """Returns the overlays of the displayed part `at`, in which `image` is the reference."""
+    """Returns the overlays of the displayed part `at`, in which `image` is the reference.
+
+    `maps` are by title, on the whole grid.
+    """
     brain = subject.masks.brain
     overlays = [_outline("outline of the brain", brain[at], "red")]
     reference = SEQUENCES[_reference_input(subject)].title
@@ -137,19 +146,18 @@ def _overlays(
             Layer("lesion probability", probability, (0.1, 1.0), "overlay", "hot"),
             _outline("outline of the lesions listed", found, "green"),
         ]
-    if maps is not None:
-        top = float(np.percentile(maps[brain], 99.5))
-        overlays += [
-            Layer(
-                f"saliency of {SEQUENCES[name].title}",
-                maps[(*at, m)],
-                (0.1 * top, top),
-                "overlay",
-                "hot",
-            )
-            for m, name in enumerate(subject.sequences)
-        ]
+    for title, values in maps.items():
+        top = float(np.percentile(values[brain], 99.5))
+        overlays.append(Layer(title, values[at], (0.1 * top, top), "overlay", "hot"))
     return overlays
+
+
+def _name_maps(subject: Subject, maps: Array) -> dict[str, Array]:
+    """Returns title -> saliency map, from [x, y, z, m]."""
+    return {
+        f"saliency of {SEQUENCES[name].title}": maps[..., m]
+        for m, name in enumerate(subject.sequences)
+    }
 
 
 def _displayed(geometry: Geometry, brain: Array) -> tuple[Geometry, tuple[slice, slice, slice]]:

@@ -161,7 +161,8 @@ def evaluate(model: UniversalModel, subject: Subject, t1: Array) -> dict[str, An
 
 def predict_probability(model: UniversalModel, subject: Subject) -> tuple[Array, Array]:
     """Returns the synthetic FLAIR and the lesion probability on the subject's grid."""
-    geometry, _, flair, probability = predict_maps(model, subject)
+    standard, flair, probability = predict_maps(model, subject)
+    geometry = standard.geometry
     return to_flair(subject, flair, geometry).array, to_probability(subject, probability, geometry)
 
 

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from flaxflair.config.universal import ConditionalConfig
 from flaxflair.core.records import Array, InputError, Subject
+from flaxflair.imaging.standard import Standard
 from flaxflair.models import lesions as under_test
 from flaxflair.models.lesions import Maps, expect_lesions, leave_out, predict_with_lesions
 from flaxflair.models.model import predict
@@ -55,7 +56,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         probability = np.zeros(subject.geometry.shape, np.float32)
         probability[8:14, 15:20, 12:16] = 0.9 if "T2" in subject.sequences else 0.1
         flair: Array = np.ones(subject.geometry.shape, np.float32)
-        return Maps(subject.geometry, subject.masks.brain, flair, probability)
+        none = np.zeros(0, np.float32)
+        standard = Standard(none, none, subject.masks.brain, subject.geometry)
+        return Maps(standard, flair, probability)
 
     monkeypatch.setattr(under_test, "predict_maps", maps)
     return passes

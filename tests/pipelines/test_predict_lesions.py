@@ -1,4 +1,4 @@
-"""`predict --lesions`: the files that are written, found again and refused."""
+"""`predict --lesions --uncertainty`: files that are written, found again and refused."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from scipy import ndimage
 from flaxflair.cli import main
 from flaxflair.config.universal import ConditionalConfig
 from flaxflair.core.atomic_files import WriteError
-from flaxflair.io import lesion_files
+from flaxflair.core.notice import NOTICE
+from flaxflair.io import bound_files, lesion_files
 from flaxflair.io.nifti import read_volume, write_volume
+from flaxflair.models.error_scale import ErrorScale, scale_network
 from flaxflair.models.saving import digest_model, export_model
 from flaxflair.models.universal import UniversalModel, make_network
+from flaxflair.pipelines.extras import Extras
 from flaxflair.pipelines.predict import predict_cohort, predict_session
+from tests.models.test_intervals import CALIBRATION
 from tests.samples import ball
 
+LESIONS = Extras(lesions=True)
 CONFIG = ConditionalConfig(widths=(4,), convolutions=1, fine=2)
 
 
@@ -34,7 +39,8 @@ def model() -> UniversalModel:
         return rng.normal(0, 0.5, leaf.shape).astype(np.float32)
 
     shapes = jax.eval_shape(network.init, jax.random.key(0))
-    return UniversalModel(CONFIG, network, jax.tree.map(draw, shapes))
+    scale = ErrorScale(scale_network().init(jax.random.key(1)), CALIBRATION)
+    return UniversalModel(CONFIG, network, jax.tree.map(draw, shapes), scale=scale)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,7 @@ def test_files_of_a_session_lie_beside_its_flair(
     out = tmp_path / "F.nii"
     inputs = {name: scans[name] for name in ("T1", "T2")}
     page = tmp_path / "F.html"
-    predict_session(model, inputs, out, None, brain=scans["brain"], page=page, lesions=True)
+    predict_session(model, inputs, out, None, brain=scans["brain"], page=page, wanted=LESIONS)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("F.nii", "F.json", "F.html", "F_desc-lesion_probseg.nii.gz"),
         *("F_desc-lesion_probseg.json", "F_desc-lesions_morph.tsv", "F_desc-lesions_morph.json"),
@@ -69,7 +75,7 @@ def test_files_of_a_session_lie_beside_its_flair(
     probability = read_volume(lesion_files.map_path(out))
     assert probability.geometry.matches(read_volume(out).geometry)
     sidecar = json.loads((tmp_path / "F_desc-lesion_probseg.json").read_text())
-    assert "synthetic, for research only" in sidecar["Description"]
+    assert sidecar["Notice"] == NOTICE
     assert sidecar["Sources"] == [str(path) for path in inputs.values()]
     assert sidecar["Model"]["Digest"] == digest_model(model)
     rows = read_rows(lesion_files.table_path(out))
@@ -93,7 +99,7 @@ def test_a_data_set_is_resumed_by_whether_lesions_are_there(
     out = tmp_path / "out"
     kept = []
     for lesions in (False, True, True, False):
-        report = predict_cohort(model, root, out, lesions=lesions)
+        report = predict_cohort(model, root, out, wanted=Extras(lesions=lesions))
         assert report.failures == {}
         kept.append(report.kept)
     assert kept == [(), (), ("sub-01",), ("sub-01",)]
@@ -110,6 +116,40 @@ def test_a_data_set_is_resumed_by_whether_lesions_are_there(
     table = anat / "sub-01_desc-lesions_morph.tsv"
     table.write_text("index\tx\n1\tfar\n")
     assert main(["report", str(out / "sub-01"), "--out", str(page)]) == 1
+
+
+def test_bounds_of_a_session_lie_beside_its_flair(
+    model: UniversalModel, scans: dict[str, Path], tmp_path: Path
+):
+    export_model(model, tmp_path / "model.safetensors")
+    out = tmp_path / "F.nii.gz"
+    command = ["predict", "--model", str(tmp_path / "model.safetensors"), "--prepared"]
+    command += ["--t1w", str(scans["T1"]), "--brain", str(scans["brain"]), "--out", str(out)]
+    assert main([*command, "--uncertainty", "80"]) == 0
+    flair = read_volume(out)
+    lower, upper = map(read_volume, bound_files.bound_paths(out, 0.8))
+    assert lower.geometry.matches(flair.geometry)
+    assert (lower.array <= upper.array).all()
+    inside = (flair.array > lower.array - 1) & (flair.array < upper.array + 1)
+    assert inside[flair.array > 0].mean() > 0.99
+    sidecar = json.loads((tmp_path / "F_desc-upper80_bound.json").read_text())
+    assert sidecar["Coverage"] == 0.8
+    assert sidecar["Notice"] == NOTICE
+    assert "width of the 80 % interval" in out.with_name("F.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"), [("85", "no intervals of 85 %; choose from 50, 80, 90, 95")]
+)
+def test_a_coverage_that_was_not_calibrated_is_refused(
+    model: UniversalModel, scans: dict[str, Path], tmp_path: Path, capsys, flag: str, message: str
+):
+    export_model(model, tmp_path / "model.safetensors")
+    command = ["predict", "--model", str(tmp_path / "model.safetensors"), "--prepared"]
+    command += ["--t1w", str(scans["T1"]), "--out", str(tmp_path / "F.nii.gz")]
+    assert main([*command, "--uncertainty", flag]) == 1
+    assert message in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors"}
 
 
 def test_other_models_are_refused_before_anything_is_written(
@@ -130,5 +170,5 @@ def test_the_map_does_not_replace_an_input(
     given = tmp_path / "F_desc-lesion_probseg.nii.gz"
     given.write_bytes(scans["T1"].read_bytes())
     with pytest.raises(WriteError, match="is one of the inputs"):
-        predict_session(model, {"T1": given}, tmp_path / "F.nii.gz", None, lesions=True)
+        predict_session(model, {"T1": given}, tmp_path / "F.nii.gz", None, wanted=LESIONS)
     assert list(tmp_path.iterdir()) == [given]
