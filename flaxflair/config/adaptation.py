@@ -20,7 +20,7 @@ class Adaptation:
       save_every_seconds: time between two checkpoints.
     """
 
-    steps: int = 150
+    steps: int = 120
     windows: int = 2
     window: int = 48
     optimizer: str = "muon"

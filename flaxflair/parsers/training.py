@@ -35,7 +35,7 @@ def _add_adapt(commands: Commands) -> None:
     adapt.add_argument(
         "--model", type=Path, help="universal model to start from (the model in the package)"
     )
-    adapt.add_argument("--steps", type=int, help="steps of each fine-tuning (150)")
+    adapt.add_argument("--steps", type=int, help="steps of each fine-tuning (120)")
     adapt.add_argument("--seed", type=int, help="random seed of the training windows (0)")
     adapt.add_argument(
         "--workdir",
