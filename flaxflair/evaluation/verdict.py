@@ -205,7 +205,7 @@ MEASURES: Mapping[str, Measure] = {
     "bright": Measure(
         "share of voxels brighter than any tissue, more than 10 mm deep in the brain",
         "",
-        (0.0, 0.01),
+        (0.0, 0.006),
         (0.0, 0.1),
         "a share of {value} of the {scan} deep in the brain is brighter than any tissue, usually "
         "at most {limit}: check for a contrast agent",
@@ -243,7 +243,7 @@ MEASURES: Mapping[str, Measure] = {
     "slice_jump": Measure(
         "largest deviation of a slice's median from that of its neighbours, relative",
         "",
-        (0.0, 0.3),
+        (0.0, 0.25),
         (0.0, 0.6),
         "a slice of the {scan} differs by {value} of the median from its neighbours, usually at "
         "most {limit}: check for missing and shifted slices",

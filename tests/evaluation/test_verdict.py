@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from flaxflair.core.records import Verdict
 from flaxflair.core.sequences import SEQUENCES
-from flaxflair.evaluation.verdict import GRADES, MEASURES, judge, split_name
+from flaxflair.evaluation.verdict import GRADES, MEASURES, describe_range, judge, split_name
 
 
 def inside(limits: tuple[float, float]) -> float:
@@ -74,3 +75,11 @@ def test_the_name_of_a_measure_holds_its_sequence(scan: str):
 
 def test_every_grade_is_explained():
     assert set(GRADES) == {"good", "look", "unusable"}
+
+
+def test_the_documentation_has_the_ranges_of_every_measure():
+    text = (Path(__file__).parents[2] / "docs" / "verdict.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    for name, row in MEASURES.items():
+        ranges = f"| {describe_range(row.good)} | {describe_range(row.usable)} |"
+        assert rows[name].endswith(ranges)

@@ -12,7 +12,7 @@ from flaxflair.imaging.orientation import to_ras
 from flaxflair.imaging.resampling import resample
 from flaxflair.io.bids import name_file, name_sequence
 from flaxflair.io.nifti import read_volume
-from flaxflair.preprocessing.anatomy_check import anatomy_warnings
+from flaxflair.preprocessing.anatomy_check import anatomy_ratios, anatomy_warnings
 from flaxflair.simulation.phantom import write_phantom
 
 
@@ -34,6 +34,11 @@ def read(root: Path, patient: int, name: str) -> Volume:
     return to_ras(read_volume(root / f"sub-{label}/anat" / path))
 
 
+def warn(images: dict[str, Array], brain: Array, geometry: Geometry) -> tuple[str, ...]:
+    """Returns the warnings of images that are compared with the T2."""
+    return anatomy_warnings(anatomy_ratios(images, "T2", brain, geometry), "T2")
+
+
 def fit(moving: Volume, brain: Array, onto: Array, geometry: Geometry) -> Array:
     """Aligns one brain with another by position and extent, as a registration would."""
 
@@ -53,14 +58,14 @@ def fit(moving: Volume, brain: Array, onto: Array, geometry: Geometry) -> Array:
 def test_scans_of_one_head_give_no_warning(root: Path, name: str):
     t2, brain = read(root, 1, "T2"), read(root, 1, "brain").array > 0.5
     images = {"T2": t2.array, name: read(root, 1, name).array}
-    assert anatomy_warnings(images, "T2", brain, t2.geometry) == ()
+    assert warn(images, brain, t2.geometry) == ()
 
 
 def test_a_t1_of_another_patient_gives_a_warning(root: Path):
     t2, t1 = read(root, 1, "T2"), read(root, 2, "T1")
     own, other = (read(root, patient, "brain").array > 0.5 for patient in (1, 2))
     images = {"T2": t2.array, "T1": fit(t1, other, own, t2.geometry)}
-    (sentence,) = anatomy_warnings(images, "T2", own, t2.geometry)
+    (sentence,) = warn(images, own, t2.geometry)
     assert sentence.startswith(
         "the T1 and the T2 differ in their anatomy, like scans of two persons"
     )
@@ -72,4 +77,4 @@ def test_a_t1_misaligned_by_a_centimetre_gives_a_warning(root: Path):
     off = np.eye(4)
     off[1, 3] = 10.0
     moved = resample(t1.array, t1.geometry.affine, t2.geometry, off, beyond="zero")
-    assert anatomy_warnings({"T2": t2.array, "T1": moved}, "T2", brain, t2.geometry)
+    assert warn({"T2": t2.array, "T1": moved}, brain, t2.geometry)
