@@ -87,6 +87,7 @@ def test_a_stored_scale_is_loaded_as_it_was(model: UniversalModel, tmp_path):
     loaded = load_model(path)
     assert isinstance(loaded, UniversalModel)
     assert loaded.scale is not None
+    assert model.scale is not None
     assert loaded.scale.calibration == CALIBRATION
     assert digest_model(loaded) == digest_model(model)
     jax.tree.map(assert_array_equal, loaded.scale.params, model.scale.params)
