@@ -60,6 +60,8 @@ def subject_quality(subject: Subject, anatomy: Mapping[str, float]) -> dict[str,
     """
     brain, geometry = subject.masks.brain, subject.geometry
     size = geometry.voxel_size
+    if not subject.sequences:
+        return _describe_brain(brain, geometry)
     rows: dict[str, dict[str, float]] = {name: {} for name in subject.sequences}
     for name in subject.sequences:
         if name in anatomy:

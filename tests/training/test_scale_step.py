@@ -61,9 +61,10 @@ def test_the_scale_is_learnt_where_errors_are_large_and_the_flair_does_not_chang
     state = init_synthesis(network.init(jax.random.key(0)), optimizer)
     rng = np.random.default_rng(1)
     size = np.where(np.arange(8) >= 4, 0.4, 0.04)[None, :, None, None]
-    for _ in range(60):
-        batch = a_batch(size * rng.laplace(0, 1, SHAPE))
+    batches = [a_batch(size * rng.laplace(0, 1, SHAPE)) for _ in range(60)]
+    for batch in batches:
         state, _ = step(state, batch)
+    batch = batches[0]
     values = inputs(jnp.asarray(batch.images), jnp.ones(SHAPE), 0.5 * jnp.ones(SHAPE))
     found = to_scale(network.forward(state.params, values, jnp.asarray(batch.condition))[0])
     small, large = float(found[:, 1:3].mean()), float(found[:, 5:7].mean())
