@@ -64,10 +64,11 @@ def image_quality(
       noise relative to the reference tissue; `contrast_to_noise`: difference of grey and white
       matter relative to that SD; `sharpness`: squared differences at 2 mm relative to those at
       8 mm; `slice_jump`: largest deviation of a slice's median from that of its neighbours;
-      `empty`: share of empty voxels; `implausible`: share of voxels far outside the standard
-      levels; `bright`: share of voxels brighter than white matter deep in the brain, if that is the
-      brightest tissue; `level_deviation`: largest deviation of a tissue level, relative to its SD
-      among scanners; `air`: median outside the head, relative to the reference tissue.
+      `empty`: share of empty voxels; `empty_slice`: largest share of zeros in a slice;
+      `implausible`: share of voxels far outside the standard levels; `bright`: share of voxels
+      brighter than white matter deep in the brain, if that is the brightest tissue;
+      `level_deviation`: largest deviation of a tissue level, relative to its SD among scanners;
+      `air`: median outside the head, relative to the reference tissue.
     """
     found = {}
     steps = strides(voxel_size, _APART)
@@ -88,19 +89,10 @@ def image_quality(
         sampled = image[coarse]
         deep = sampled[depth > _RIM]
         row = {} if deep.size < _FEWEST else _measure_voxels(deep, level, name)
-        core = sampled[depth > _CORE]
-        # Where fluid or grey matter is brightest, normal voxels may exceed its level.
-        if core.size >= _FEWEST and CONTRASTS[name].order[-1] == "white":
-            top = _BRIGHT * standard_landmarks(name)[-1]
-            row["bright"] = float((to_standard(core, level, name) > top).mean())
+        row |= _measure_core(sampled[depth > _CORE], level, name)
         edges = scanned.get(name, voxel_size)
-        texture = _measure_texture(image[slab], brain[slab], voxel_size, edges)
-        if "noise" in texture:
-            least = 1e-6 * _reference(level, name)
-            contrast = abs(level.grey - level.white)
-            row["contrast_to_noise"] = contrast / max(texture["noise"], least)
-            texture["noise"] /= _reference(level, name)
-        row |= texture
+        row |= _measure_texture(image[slab], brain[slab], voxel_size, edges, level, name)
+        row["empty_slice"] = _find_empty(image, brain)
         row["slice_jump"] = _find_jump(image[every], brain[every], thick)
         around = image[sparse][air]
         if around.size >= _FEWEST and around.any():
@@ -133,13 +125,24 @@ def _measure_voxels(deep: Array, level: Levels, name: str) -> dict[str, float]:
     }
 
 
+def _measure_core(core: Array, level: Levels, name: str) -> dict[str, float]:
+    """Returns the share of bright voxels among those deep in the brain, float32[n]."""
+    # Where fluid or grey matter is brightest, normal voxels may exceed its level.
+    if core.size < _FEWEST or CONTRASTS[name].order[-1] != "white":
+        return {}
+    top = _BRIGHT * standard_landmarks(name)[-1]
+    return {"bright": float((to_standard(core, level, name) > top).mean())}
+
+
 def _measure_texture(
     image: Array,
     brain: Array,
     voxel_size: tuple[float, float, float],
     scanned: tuple[float, float, float],
+    level: Levels,
+    name: str,
 ) -> dict[str, float]:
-    """Returns the SD of the noise and the sharpness, along the two axes of the finest voxels.
+    """Returns the measures of noise and sharpness, along the two axes of the finest voxels.
 
     Noise is measured between voxels at least a scanned voxel apart, since interpolation makes
     nearer ones alike.
@@ -162,7 +165,12 @@ def _measure_texture(
         distance: sum(_square(image, inner, a, distance / voxel_size[a]) for a in axes)
         for distance in (_NEAR, _FAR)
     }
-    return {"noise": noise, "sharpness": differences[_NEAR] / max(differences[_FAR], 1e-12)}
+    reference = _reference(level, name)
+    return {
+        "noise": noise / reference,
+        "contrast_to_noise": abs(level.grey - level.white) / max(noise, 1e-6 * reference),
+        "sharpness": differences[_NEAR] / max(differences[_FAR], 1e-12),
+    }
 
 
 def _square(image: Array, inner: Array, axis: int, voxels: float) -> float:
@@ -172,6 +180,16 @@ def _square(image: Array, inner: Array, axis: int, voxels: float) -> float:
     where = np.moveaxis(inner, axis, 0)
     both = where[:-step] & where[step:]
     return float(np.mean((second[both] - first[both]) ** 2)) if both.any() else float("nan")
+
+
+def _find_empty(image: Array, brain: Array) -> float:
+    """Returns the largest share of zeros in a slice of the brain along any axis."""
+    empty, shares = brain & (image == 0), [0.0]
+    for axes in ((1, 2), (0, 2), (0, 1)):
+        areas = brain.sum(axis=axes)
+        large = areas >= max(_FEWEST, _LARGE * areas.max())
+        shares += (empty.sum(axis=axes)[large] / areas[large]).tolist()
+    return float(max(shares))
 
 
 def _find_jump(image: Array, inside: Array, axis: int) -> float:
