@@ -183,12 +183,18 @@ def _square(image: Array, inner: Array, axis: int, voxels: float) -> float:
 
 
 def _find_empty(image: Array, brain: Array) -> float:
-    """Returns the largest share of zeros in a slice of the brain along any axis."""
-    empty, shares = brain & (image == 0), [0.0]
+    """Returns the largest share of zeros in a slice of the brain along any axis.
+
+    A mask made of nonzero voxels lacks the slices of zeros; each slice is therefore assumed to have
+    at least the area of its smaller neighbour.
+    """
+    present, shares = brain & (image != 0), [0.0]
     for axes in ((1, 2), (0, 2), (0, 1)):
         areas = brain.sum(axis=axes)
-        large = areas >= max(_FEWEST, _LARGE * areas.max())
-        shares += (empty.sum(axis=axes)[large] / areas[large]).tolist()
+        expected = areas.copy()
+        expected[1:-1] = np.maximum(areas[1:-1], np.minimum(areas[:-2], areas[2:]))
+        large = expected >= max(_FEWEST, _LARGE * areas.max())
+        shares += (1 - present.sum(axis=axes)[large] / expected[large]).tolist()
     return float(max(shares))
 
 
