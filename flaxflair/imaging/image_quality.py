@@ -81,8 +81,9 @@ def image_quality(
     air = _find_air(
         brain[sparse], [edge * step for edge, step in zip(voxel_size, outside, strict=True)]
     )
-    slab = _central_slab(brain, voxel_size)
     thick = _thick_axis(voxel_size)
+    box = _bounds(brain)
+    slab = _middle_third(box, thick)
     every = tuple(slice(None, None, 1 if k == thick else s) for k, s in enumerate(steps))
     for channel, name in enumerate(sequences):
         image, level = images[..., channel], levels[name]
@@ -92,7 +93,7 @@ def image_quality(
         row |= _measure_core(sampled[depth > _CORE], level, name)
         edges = scanned.get(name, voxel_size)
         row |= _measure_texture(image[slab], brain[slab], voxel_size, edges, level, name)
-        row["empty_slice"] = _find_empty(image, brain)
+        row["empty_slice"] = _find_empty(image[box], brain[box])
         row["slice_jump"] = _find_jump(image[every], brain[every], thick)
         around = image[sparse][air]
         if around.size >= _FEWEST and around.any():
@@ -225,16 +226,20 @@ def _thick_axis(voxel_size: Sequence[float]) -> int:
     return 2 - int(np.argmax(np.round(voxel_size, 2)[::-1]))
 
 
-def _central_slab(brain: Array, voxel_size: tuple[float, float, float]) -> tuple[slice, ...]:
-    """Returns the box of the brain, its middle third along the axis of the largest voxels."""
-    thick = _thick_axis(voxel_size)
+def _bounds(brain: Array) -> tuple[slice, ...]:
+    """Returns the box of the brain."""
     box = []
     for axis in range(3):
         rows = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
-        first, last = (int(rows[0]), int(rows[-1]) + 1) if rows.size else (0, 0)
-        third = (last - first) // 3 if axis == thick else 0
-        box.append(slice(first + third, last - third))
+        box.append(slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 0))
     return tuple(box)
+
+
+def _middle_third(box: tuple[slice, ...], axis: int) -> tuple[slice, ...]:
+    """Returns the middle third of a box along one axis."""
+    low, high = box[axis].start, box[axis].stop
+    third = (high - low) // 3
+    return (*box[:axis], slice(low + third, high - third), *box[axis + 1 :])
 
 
 def flatten(measures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
