@@ -194,6 +194,14 @@ MEASURES: Mapping[str, Measure] = {
         "a share of {value} of the brain is empty in the {scan}, usually at most {limit}: check "
         "for missing slices and for the outline of the brain",
     ),
+    "empty_slice": Measure(
+        "largest share of zeros in a slice of the brain",
+        "",
+        (0.0, 0.5),
+        (0.0, 1.0),
+        "a share of {value} of a slice of the brain is zero in the {scan}, usually at most "
+        "{limit}: check for missing slices",
+    ),
     "implausible": Measure(
         "share of the brain's voxels far outside the standard tissue levels",
         "",

@@ -64,10 +64,11 @@ def image_quality(
       noise relative to the reference tissue; `contrast_to_noise`: difference of grey and white
       matter relative to that SD; `sharpness`: squared differences at 2 mm relative to those at
       8 mm; `slice_jump`: largest deviation of a slice's median from that of its neighbours;
-      `empty`: share of empty voxels; `implausible`: share of voxels far outside the standard
-      levels; `bright`: share of voxels brighter than white matter deep in the brain, if that is the
-      brightest tissue; `level_deviation`: largest deviation of a tissue level, relative to its SD
-      among scanners; `air`: median outside the head, relative to the reference tissue.
+      `empty`: share of empty voxels; `empty_slice`: largest share of zeros in a slice;
+      `implausible`: share of voxels far outside the standard levels; `bright`: share of voxels
+      brighter than white matter deep in the brain, if that is the brightest tissue;
+      `level_deviation`: largest deviation of a tissue level, relative to its SD among scanners;
+      `air`: median outside the head, relative to the reference tissue.
     """
     found = {}
     steps = strides(voxel_size, _APART)
@@ -80,27 +81,19 @@ def image_quality(
     air = _find_air(
         brain[sparse], [edge * step for edge, step in zip(voxel_size, outside, strict=True)]
     )
-    slab = _central_slab(brain, voxel_size)
     thick = _thick_axis(voxel_size)
+    box = _bounds(brain)
+    slab = _middle_third(box, thick)
     every = tuple(slice(None, None, 1 if k == thick else s) for k, s in enumerate(steps))
     for channel, name in enumerate(sequences):
         image, level = images[..., channel], levels[name]
         sampled = image[coarse]
         deep = sampled[depth > _RIM]
         row = {} if deep.size < _FEWEST else _measure_voxels(deep, level, name)
-        core = sampled[depth > _CORE]
-        # Where fluid or grey matter is brightest, normal voxels may exceed its level.
-        if core.size >= _FEWEST and CONTRASTS[name].order[-1] == "white":
-            top = _BRIGHT * standard_landmarks(name)[-1]
-            row["bright"] = float((to_standard(core, level, name) > top).mean())
+        row |= _measure_core(sampled[depth > _CORE], level, name)
         edges = scanned.get(name, voxel_size)
-        texture = _measure_texture(image[slab], brain[slab], voxel_size, edges)
-        if "noise" in texture:
-            least = 1e-6 * _reference(level, name)
-            contrast = abs(level.grey - level.white)
-            row["contrast_to_noise"] = contrast / max(texture["noise"], least)
-            texture["noise"] /= _reference(level, name)
-        row |= texture
+        row |= _measure_texture(image[slab], brain[slab], voxel_size, edges, level, name)
+        row["empty_slice"] = _find_empty(image[box], brain[box])
         row["slice_jump"] = _find_jump(image[every], brain[every], thick)
         around = image[sparse][air]
         if around.size >= _FEWEST and around.any():
@@ -133,13 +126,24 @@ def _measure_voxels(deep: Array, level: Levels, name: str) -> dict[str, float]:
     }
 
 
+def _measure_core(core: Array, level: Levels, name: str) -> dict[str, float]:
+    """Returns the share of bright voxels among those deep in the brain, float32[n]."""
+    # Where fluid or grey matter is brightest, normal voxels may exceed its level.
+    if core.size < _FEWEST or CONTRASTS[name].order[-1] != "white":
+        return {}
+    top = _BRIGHT * standard_landmarks(name)[-1]
+    return {"bright": float((to_standard(core, level, name) > top).mean())}
+
+
 def _measure_texture(
     image: Array,
     brain: Array,
     voxel_size: tuple[float, float, float],
     scanned: tuple[float, float, float],
+    level: Levels,
+    name: str,
 ) -> dict[str, float]:
-    """Returns the SD of the noise and the sharpness, along the two axes of the finest voxels.
+    """Returns the measures of noise and sharpness, along the two axes of the finest voxels.
 
     Noise is measured between voxels at least a scanned voxel apart, since interpolation makes
     nearer ones alike.
@@ -162,7 +166,12 @@ def _measure_texture(
         distance: sum(_square(image, inner, a, distance / voxel_size[a]) for a in axes)
         for distance in (_NEAR, _FAR)
     }
-    return {"noise": noise, "sharpness": differences[_NEAR] / max(differences[_FAR], 1e-12)}
+    reference = _reference(level, name)
+    return {
+        "noise": noise / reference,
+        "contrast_to_noise": abs(level.grey - level.white) / max(noise, 1e-6 * reference),
+        "sharpness": differences[_NEAR] / max(differences[_FAR], 1e-12),
+    }
 
 
 def _square(image: Array, inner: Array, axis: int, voxels: float) -> float:
@@ -172,6 +181,22 @@ def _square(image: Array, inner: Array, axis: int, voxels: float) -> float:
     where = np.moveaxis(inner, axis, 0)
     both = where[:-step] & where[step:]
     return float(np.mean((second[both] - first[both]) ** 2)) if both.any() else float("nan")
+
+
+def _find_empty(image: Array, brain: Array) -> float:
+    """Returns the largest share of zeros in a slice of the brain along any axis.
+
+    A mask made of nonzero voxels lacks the slices of zeros; each slice is therefore assumed to have
+    at least the area of its smaller neighbour.
+    """
+    present, shares = brain & (image != 0), [0.0]
+    for axes in ((1, 2), (0, 2), (0, 1)):
+        areas = brain.sum(axis=axes)
+        expected = areas.copy()
+        expected[1:-1] = np.maximum(areas[1:-1], np.minimum(areas[:-2], areas[2:]))
+        large = expected >= max(_FEWEST, _LARGE * areas.max())
+        shares += (1 - present.sum(axis=axes)[large] / expected[large]).tolist()
+    return float(max(shares))
 
 
 def _find_jump(image: Array, inside: Array, axis: int) -> float:
@@ -201,16 +226,20 @@ def _thick_axis(voxel_size: Sequence[float]) -> int:
     return 2 - int(np.argmax(np.round(voxel_size, 2)[::-1]))
 
 
-def _central_slab(brain: Array, voxel_size: tuple[float, float, float]) -> tuple[slice, ...]:
-    """Returns the box of the brain, its middle third along the axis of the largest voxels."""
-    thick = _thick_axis(voxel_size)
+def _bounds(brain: Array) -> tuple[slice, ...]:
+    """Returns the box of the brain."""
     box = []
     for axis in range(3):
         rows = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
-        first, last = (int(rows[0]), int(rows[-1]) + 1) if rows.size else (0, 0)
-        third = (last - first) // 3 if axis == thick else 0
-        box.append(slice(first + third, last - third))
+        box.append(slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 0))
     return tuple(box)
+
+
+def _middle_third(box: tuple[slice, ...], axis: int) -> tuple[slice, ...]:
+    """Returns the middle third of a box along one axis."""
+    low, high = box[axis].start, box[axis].stop
+    third = (high - low) // 3
+    return (*box[:axis], slice(low + third, high - third), *box[axis + 1 :])
 
 
 def flatten(measures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -44,9 +44,10 @@ def zero_slices(image: Array) -> Array:
         (lambda x: x + RNG.normal(0, 60, x.shape).astype(np.float32), "noise", 0.1),
         (lambda x: np.where(np.arange(80)[:, None, None] > 50, 4 * x, x), "implausible", 0.1),
         (zero_slices, "empty", 0.04),
+        (zero_slices, "empty_slice", 0.9),
         (lambda x: x * np.where(np.arange(80) % 7 == 3, 1.6, 1.0), "slice_jump", 0.3),
     ],
-    ids=["noise", "bright side", "empty slices", "bright slices"],
+    ids=["noise", "bright side", "empty voxels", "empty slices", "bright slices"],
 )
 def test_a_defect_raises_its_measure_and_leaves_the_other_scan(
     usual: dict[str, float], change: Callable[[Array], Array], name: str, least: float
@@ -74,3 +75,14 @@ def test_measures_are_omitted_where_there_are_too_few_voxels():
     levels = fit_tissue_levels(subject.images, subject.sequences, subject.masks.brain, size)
     found = image_quality(subject.images, subject.sequences, brain, size, levels, {})
     assert "noise" not in found["T1"]
+
+
+def test_slices_of_zeros_are_noticed_where_the_mask_lacks_them_too():
+    subject = ball()
+    images, brain = subject.images.copy(), subject.masks.brain.copy()
+    images[:, :, 40, 0] = 0
+    brain[:, :, 40] = False
+    size = subject.geometry.voxel_size
+    levels = fit_tissue_levels(subject.images, subject.sequences, brain, size)
+    found = image_quality(images, subject.sequences, brain, size, levels, {})
+    assert found["T1"]["empty_slice"] > 0.9
