@@ -172,4 +172,6 @@ def unprepared(volumes: dict[str, Volume], options: object, *, brain: object) ->
         covered=dict.fromkeys(names, 1.0),
         scanned=dict.fromkeys(names, (1.0, 1.0, 1.0)),
         bias_weights={name: {name: 1.0} for name in names},
+        bias_spread=dict.fromkeys(names, 0.0),
+        template={},
     )

@@ -199,6 +199,8 @@ def test_a_misaligned_scan_gives_a_warning_however_small_its_transform(
         whole,
         {},
         {},
+        {},
+        {},
     )
     assert (
         any("the T2 seems misaligned with the FLAIR" in s for s in preparation_warnings(prepared))
