@@ -114,7 +114,7 @@ def advise(args: argparse.Namespace) -> None:
     for added, found in compare(have, could):
         observed = "" if found.observed is None else f"{found.observed:.2f} ({found.patients})"
         table.add_row(
-            "+".join(added) or f"nothing to {'+'.join(found.sequences)}",
+            "+".join(added) or f"none ({'+'.join(found.sequences)})",
             f"{found.nmse:.2f}",
             f"{100 * found.width:.0f} %",
             f"{100 * found.recall:.0f} %",

@@ -52,7 +52,7 @@ def test_a_damaged_table_is_named(tmp_path):
 def test_the_command_prints_a_row_for_each_addition(capsys):
     assert main(["advise", "--have", "T1", "--could", "T2,PD"]) == 0
     out = capsys.readouterr().out
-    for text in ("nothing to T1", "T2+PD", "simulated"):
+    for text in ("none (T1)", "T2+PD", "simulated"):
         assert text in out
     assert main(["advise", "--have", "T1,T9"]) == 1
     assert "T9 is not an input" in capsys.readouterr().err
