@@ -159,6 +159,17 @@ def validate(config: UniversalConfig) -> UniversalConfig:
             f"config.train.cooldown is {train.cooldown}; it must be from 0 to the steps after the "
             f"warm-up ({train.steps - train.warmup})"
         )
+    _validate_network(network)
+    stride = network.reduction * 2 ** (len(network.widths) - 1)
+    if train.window < stride or train.window % stride:
+        raise InputError(
+            f"config.train.window is {train.window}; it must be a multiple of {stride}, the stride "
+            "of the network"
+        )
+    return config
+
+
+def _validate_network(network: ConditionalConfig) -> None:
     if not network.widths or min(network.widths) < 1:
         raise InputError(f"config.network.widths is {network.widths}; give filters of each level")
     if network.reduction not in (1, 2):
@@ -176,10 +187,3 @@ def validate(config: UniversalConfig) -> UniversalConfig:
         raise InputError(
             f"config.network.dtype is {network.dtype!r}; choose from {', '.join(dtypes)}"
         )
-    stride = network.reduction * 2 ** (len(network.widths) - 1)
-    if train.window < stride or train.window % stride:
-        raise InputError(
-            f"config.train.window is {train.window}; it must be a multiple of {stride}, the stride "
-            "of the network"
-        )
-    return config

@@ -90,15 +90,13 @@ def predict_cohort(
     expect_workers(workers)
     labels = {"participants": participants, "sessions": sessions, "patterns": patterns}
     found = find_sessions(root, inputs, flair="ignored", **labels)
-    raw = not bids.is_derivative(root) if raw is None else raw
-    preparation = options if raw else None
+    preparation = options if (not bids.is_derivative(root) if raw is None else raw) else None
     outputs = {"tile_voxels": tile_voxels, "pages": pages, "wanted": wanted, "about": about}
     steps = _cohort_steps(model, preparation, out, **outputs)
     derivatives.start(out, root)
     receipts = Receipts(out, _requests(model, preparation), pages, wanted.endings)
-    report = run_unfinished(
-        found, make_stages(steps, workers), receipts, on_done, overwrite=overwrite
-    )
+    stages = make_stages(steps, workers)
+    report = run_unfinished(found, stages, receipts, on_done, overwrite=overwrite)
     write_quality_table(out, report)
     return report
 
