@@ -31,7 +31,7 @@ from flaxflair.models import model as models
 from flaxflair.paper import reproduce, studies
 from flaxflair.paper.outcomes import read_flair, read_outcome
 from flaxflair.paper.studies import Scale
-from flaxflair.pipelines import fold_scoring, predict
+from flaxflair.pipelines import extras, fold_scoring, predict
 from flaxflair.visualization import montage, panels, session_page
 from flaxflair.visualization.niivue import Scene
 from tests.samples import image_of, reorder, tilt, tiny_config
@@ -278,7 +278,7 @@ def predicted(perfect: Perfect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def know(model: object, subject: Subject, **options: object) -> Volume:
         return Volume(known[subject.images.tobytes()], subject.geometry)
 
-    monkeypatch.setattr(predict, "predict", know)
+    monkeypatch.setattr(extras, "predict", know)
     out = tmp_path / "out"
     report = predict.predict_cohort(flaxflair.load_model(perfect.run), perfect.source, out)
     assert not report.failures

@@ -304,7 +304,7 @@ def test_an_error_that_nobody_foresaw_is_reported_with_its_kind(
     def fail(*_: object, **__: object) -> None:
         raise MemoryError("out of memory\nof what kind")
 
-    monkeypatch.setattr("flaxflair.pipelines.predict.predict", fail)
+    monkeypatch.setattr("flaxflair.pipelines.extras.predict", fail)
     report = predict_cohort(model, dataset, tmp_path / "out", participants=["02"])
     assert report.failures == {"sub-02": "MemoryError: out of memory"}
 
