@@ -16,7 +16,7 @@ SQUARED_WEIGHT = 4.0
 # Additional weight of the error in lesions. It biases possible lesion voxels above their mean. With
 # 20, lesions were learnt earlier, but with false positives.
 LESION_WEIGHT = 4.0
-HEAD_WEIGHT = 1.0  # weight of the lesion segmentation
+HEAD_WEIGHT = 0.3  # weight of the lesion segmentation
 LESION_BALANCE = 10.0  # weight of lesion voxels in the cross-entropy, since they are few
 # Prior on a real FLAIR's gain and offset, in voxels: small windows hold little contrast.
 FIT_PRIOR = 2000.0

@@ -30,7 +30,8 @@ from flaxflair.simulation.generator.storage import load_arrays, write_folder
 
 LESION_CENTRED = 0.6  # share of windows around a lesion, if the session has lesions
 ALL_SEQUENCES = 0.5  # share of windows with every sequence of the session
-DEGRADED = 0.4  # share of windows of high-resolution sessions with simulated lower resolution
+DEGRADED = 0.2  # share of windows of high-resolution sessions with simulated lower resolution
+LEVEL_ERRORS = 0.5  # SD of the errors of tissue levels, relative to those of simulated windows
 THICK = 1.6  # mm; finer scans may be degraded, and finer FLAIRs need no slice profile
 
 
@@ -197,11 +198,11 @@ def _disturb_levels(
 ) -> Array:
     """Returns an image at standard levels with simulated errors of the estimated levels."""
     standard = STANDARD[name]
-    errors = np.exp(np.array(ranges.level_sd) * rng.standard_normal(3))
+    errors = np.exp(LEVEL_ERRORS * np.array(ranges.level_sd) * rng.standard_normal(3))
     levels = separate_levels(
         np.array([standard.fluid, standard.grey, standard.white]) * errors, name
     )
-    gamma = np.exp(rng.normal(0, ranges.gamma_sd))
+    gamma = np.exp(rng.normal(0, LEVEL_ERRORS * ranges.gamma_sd))
     transformed = np.maximum(to_standard(image, levels, name), 0) ** gamma
     return np.clip(transformed, 0, BRIGHTEST).astype(np.float32)
 
