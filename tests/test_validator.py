@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import flaxflair
+from flaxflair.cli import main
 from flaxflair.simulation.phantom import write_phantom
 from tests.validator import errors_of
 
@@ -34,6 +36,15 @@ def test_a_predicted_data_set_is_valid_wherever_it_is_written(
         assert not flaxflair.predict_cohort(model, root, out, participants=["01", "02"]).failures
         assert errors_of(out) == []
     assert errors_of(root) == []
+
+
+def test_raw_sessions_that_were_predicted_are_valid(raw_phantom: Path, tmp_path: Path) -> None:
+    options = ["--dof", "6", "--lesions", "--uncertainty", "90", "--no-page"]
+    assert main(["predict", str(raw_phantom), str(tmp_path / "out"), "participant", *options]) == 0
+    (flair,) = tmp_path.glob("out/sub-01/anat/*_space-T2w_desc-synth_FLAIR.json")
+    reference = json.loads(flair.read_text())["SpatialReference"]
+    assert reference == "bids:source:sub-01/anat/sub-01_T2w.nii.gz"
+    assert errors_of(tmp_path / "out") == []
 
 
 def test_the_validator_does_find_errors(finished: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from flaxflair.core.atomic_files import expect_name, write_json
 from flaxflair.core.notice import NOTICE, NOTICE_KEY
 from flaxflair.core.records import Array, Subject
 from flaxflair.io import bids
-from flaxflair.io.derivatives import Destination, describe_sources, stem_of, write_image
+from flaxflair.io.derivatives import Destination, describe_origin, stem_of, write_image
 from flaxflair.io.nifti import expect_image_output
 
 _ENDS = ("lower", "upper")
@@ -89,7 +89,7 @@ def write_bounds(
             "voxels of a brain are between both bounds",
             NOTICE_KEY: NOTICE,
             "Coverage": coverage,
-            "Sources": describe_sources(destination, subject),
+            **describe_origin(subject, destination.scheme),
             "Model": model,
             "Warnings": list(subject.warnings),
         }

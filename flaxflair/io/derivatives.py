@@ -15,7 +15,7 @@ import numpy as np
 from flaxflair.core.atomic_files import WriteError, expect_name, expect_output, write_json
 from flaxflair.core.notice import NOTICE, NOTICE_KEY
 from flaxflair.core.records import Array, GeometryError, Subject, Verdict, Volume
-from flaxflair.core.sequences import SEQUENCES
+from flaxflair.core.sequences import SEQUENCES, TARGET
 from flaxflair.imaging.orientation import from_native, to_native
 from flaxflair.io import bids
 from flaxflair.io.nifti import expect_image_output, read_volume, write_volume
@@ -23,6 +23,7 @@ from flaxflair.io.nifti import expect_image_output, read_volume, write_volume
 NAME = "Synthetic FLAIR and saliency"
 # Field of a sidecar: the sequences that the FLAIR was predicted from.
 SEQUENCES_USED = "SequencesUsed"
+_FROM_SOURCE = "bids:source:"  # prefix of paths in the source data set
 
 
 def page_path(root: Path, session: str) -> Path:
@@ -72,7 +73,7 @@ def in_derivative(root: Path, subject: Subject) -> Destination:
     """Returns the output paths of a subject's FLAIR in a derivative."""
     title = f"Synthetic FLAIR of {subject.name}"
     return Destination(
-        flair_path(root, subject), page_path(root, subject.name), title, "bids:source:"
+        flair_path(root, subject), page_path(root, subject.name), title, _FROM_SOURCE
     )
 
 
@@ -133,7 +134,7 @@ def write_flair(
         "Description": f"Synthetic FLAIR, predicted from {', '.join(subject.sequences)}",
         NOTICE_KEY: NOTICE,
         SEQUENCES_USED: list(subject.sequences),
-        "Sources": describe_sources(destination, subject),
+        **describe_origin(subject, destination.scheme),
         "SkullStripped": extracted,
         "Model": model,
         "Warnings": list(subject.warnings),
@@ -160,7 +161,7 @@ def write_saliency(root: Path, subject: Subject, maps: Array) -> None:
         sidecar = {
             "Description": f"Saliency of {SEQUENCES[name].title}: absolute derivative of the "
             "squared error of the synthetic FLAIR with respect to this input, both as z-scores",
-            "Sources": [f"bids:source:{path}" for path in _inputs_of(subject)],
+            **describe_origin(subject, _FROM_SOURCE),
         }
         write_json(bids.sidecar(path), sidecar)
 
@@ -215,14 +216,31 @@ def read_image(path: Path, subject: Subject) -> Array:
 
 def _locate(root: Path, subject: Subject) -> tuple[Path, dict[str, str | None]]:
     folder = bids.subject_folder(root, subject.participant, subject.session)
-    # The space `FLAIR` is that of the image itself and is omitted.
-    space = None if subject.space in (None, "FLAIR") else subject.space
-    return folder, {"sub": subject.participant, "ses": subject.session, "space": space}
+    entities = {"sub": subject.participant, "ses": subject.session}
+    return folder, {**entities, "space": _space_of(subject)}
 
 
-def describe_sources(destination: Destination, subject: Subject) -> list[str]:
-    """Returns the inputs of a subject as sources in a sidecar."""
-    return [f"{destination.scheme}{path}" for path in _inputs_of(subject)]
+def _space_of(subject: Subject) -> str | None:
+    """Returns the `space` of a subject's images; `FLAIR` is that of a FLAIR itself, and omitted."""
+    return None if subject.space == TARGET else subject.space
+
+
+def describe_origin(subject: Subject, scheme: str) -> dict[str, Any]:
+    """Returns the fields of a sidecar on the inputs, and on the one whose grid the image has.
+
+    BIDS requires the latter, `SpatialReference`, of images with a `space` that is no standard one.
+
+    Args:
+      subject: subject of the image.
+      scheme: see `Destination`.
+    """
+    # All sources but a FLAIR, which comes last and of which only the grid is used.
+    inputs = [f"{scheme}{path}" for path in subject.sources[: len(subject.sequences)]]
+    if not inputs or _space_of(subject) is None:
+        return {"Sources": inputs}
+    suffixes = [SEQUENCES[name].suffix for name in subject.sequences]
+    index = suffixes.index(subject.space) if subject.space in suffixes else 0
+    return {"Sources": inputs, "SpatialReference": inputs[index]}
 
 
 def stem_of(image: Path) -> str:
@@ -231,8 +249,3 @@ def stem_of(image: Path) -> str:
     `sub-01_desc-synth_FLAIR.nii.gz` -> `sub-01`, and `F.nii` -> `F`.
     """
     return bids.strip_extension(image.name).removesuffix("_desc-synth_FLAIR")
-
-
-def _inputs_of(subject: Subject) -> list[str]:
-    # They come first; a FLAIR, of which only the grid is used, comes last.
-    return list(subject.sources[: len(subject.sequences)])

@@ -14,7 +14,7 @@ from flaxflair.core.notice import NOTICE, NOTICE_KEY
 from flaxflair.core.records import Array, Subject
 from flaxflair.core.text_files import read_text
 from flaxflair.io import bids
-from flaxflair.io.derivatives import Destination, describe_sources, stem_of, write_image
+from flaxflair.io.derivatives import Destination, describe_origin, stem_of, write_image
 from flaxflair.io.nifti import expect_image_output
 
 _MAP, _TABLE = "_desc-lesion_probseg", "_desc-lesions_morph"
@@ -73,7 +73,7 @@ def write_lesions(
       WriteError: a file cannot be written.
     """
     made_from = {
-        "Sources": describe_sources(destination, subject),
+        **describe_origin(subject, destination.scheme),
         "Model": model,
         NOTICE_KEY: NOTICE,
         "Warnings": list(subject.warnings),

@@ -106,8 +106,13 @@ def read_verdict(path: Path) -> Row:
 
 
 def count_verdicts(root: Path) -> Counter[str]:
-    """Returns verdict -> number of sessions, of a derivative."""
-    return Counter(row.verdict for row in read_rows(root).values())
+    """Returns verdict -> number of sessions, from the table of a derivative.
+
+    The sidecars, which may be 100,000, are not read again.
+    """
+    header, *lines = (root / NAME).read_text(encoding="utf-8").splitlines()
+    column = header.split("\t").index("verdict")
+    return Counter(line.split("\t")[column] for line in lines)
 
 
 def _read(path: Path) -> dict[str, Any]:
