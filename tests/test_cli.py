@@ -33,16 +33,28 @@ COMMANDS = (
 )
 
 
-def test_help_lists_the_commands_without_large_imports() -> None:
+def run_and_list_imports(*arguments: str | Path) -> tuple[str, set[str]]:
+    """Returns the output of a command, and the modules that it imports."""
     output = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "flaxflair.cli", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "flaxflair.cli", *arguments],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert all(command in output.stdout for command in COMMANDS)
-    imported = {line.rsplit("|", 1)[-1].strip() for line in output.stderr.splitlines()}
+    lines = output.stderr.splitlines()
+    return output.stdout, {line.rsplit("|", 1)[-1].strip() for line in lines}
+
+
+def test_help_lists_the_commands_without_large_imports() -> None:
+    output, imported = run_and_list_imports("--help")
+    assert all(command in output for command in COMMANDS)
     assert imported.isdisjoint({"jax", "flax", "nibabel", "scipy", "matplotlib", "rich"})
+
+
+def test_check_needs_no_network(phantom: Path) -> None:
+    output, imported = run_and_list_imports("check", phantom)
+    assert "sub-01" in output
+    assert imported.isdisjoint({"jax", "flax", "sklearn", "matplotlib"})
 
 
 def test_a_phantom_is_written_and_drawn(tmp_path: Path) -> None:

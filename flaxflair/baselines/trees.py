@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from sklearn.ensemble import RandomForestRegressor
 
 from flaxflair.core.arrays import Spec, expect_arrays
 from flaxflair.core.records import Array, InputError
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestRegressor
 
 # Levels between two checks for rows that have reached their leaf.
 _LEVELS = 4

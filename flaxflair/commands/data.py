@@ -1,4 +1,7 @@
-"""Commands on data: simulated data sets, pictures, preparation and checks."""
+"""Commands on data: simulated data sets, pictures, preparation and checks.
+
+JAX and Matplotlib are imported only by those that use them.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,11 @@ from flaxflair.core.records import InputError
 from flaxflair.core.sequences import identify
 from flaxflair.io import bids
 from flaxflair.io.session_files import find_sessions, usable_images
-from flaxflair.models.model import wanted_inputs
-from flaxflair.models.saving import load_model
 from flaxflair.preprocessing.dataset import load_subject, prepare_dataset
 from flaxflair.preprocessing.inspection import inspect_files
 from flaxflair.runtime.progress import show_bar
 from flaxflair.simulation.generator.anatomies import load_library
 from flaxflair.simulation.phantom import write_phantom
-from flaxflair.visualization.montage import montage as draw_montage
-from flaxflair.visualization.sample_sheet import SHOWN, draw_sample_sheet
 
 
 def phantom(args: argparse.Namespace) -> None:
@@ -53,12 +52,16 @@ def phantom(args: argparse.Namespace) -> None:
 
 def montage(args: argparse.Namespace) -> None:
     """Draws all sequences of one subject."""
+    from flaxflair.visualization.montage import montage as draw_montage
+
     expect_output(args.out, (), (".png",))
     draw_montage(args.root, args.participant, args.out)
 
 
 def simulate(args: argparse.Namespace) -> None:
     """Draws samples of simulated training data, beside real sessions."""
+    from flaxflair.visualization.sample_sheet import SHOWN, draw_sample_sheet
+
     if args.samples < 1:
         raise InputError(f"--samples is {args.samples}; it must be at least 1")
     if args.seed < 0:
@@ -104,9 +107,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Reports errors and possible problems of the images of sessions."""
-    # The default model accepts any voxel size and any sequences.
-    model = None if args.model is None else load_model(args.model, args.fold)
-    size, inputs = (None, ()) if model is None else (model.voxel_size, wanted_inputs(model))
+    size, inputs = _requirements(args)
     unusable = []
     for name, paths, problems, notes in _sessions_to_check(args, inputs):
         inspection = inspect_files(paths, size)
@@ -116,6 +117,19 @@ def check(args: argparse.Namespace) -> None:
             unusable.append(name)
     if unusable:
         raise InputError(f"{', '.join(unusable)}: cannot be used as it is; see above")
+
+
+def _requirements(
+    args: argparse.Namespace,
+) -> tuple[tuple[float, float, float] | None, tuple[str, ...]]:
+    """Returns voxel size and inputs of the model named; the default model accepts any."""
+    if args.model is None:
+        return None, ()
+    from flaxflair.models.model import wanted_inputs
+    from flaxflair.models.saving import load_model
+
+    model = load_model(args.model, args.fold)
+    return model.voxel_size, wanted_inputs(model)
 
 
 _ToCheck = tuple[str, Mapping[str, Path], tuple[str, ...], tuple[str, ...]]

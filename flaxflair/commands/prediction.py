@@ -10,7 +10,6 @@ from typing import Any
 from rich.table import Table
 
 from flaxflair.commands.shared import (
-    choose_tile_voxels,
     expect_tile_voxels,
     find_by_flags,
     read_patterns,
@@ -32,6 +31,7 @@ from flaxflair.models import model as models
 from flaxflair.models.model import AnyModel, choose_inputs, wanted_inputs
 from flaxflair.models.saliency import shares
 from flaxflair.models.saving import load_model
+from flaxflair.models.universal import UniversalModel
 from flaxflair.pipelines import quality_table
 from flaxflair.pipelines.extras import Extras
 from flaxflair.pipelines.predict import predict_cohort, predict_session
@@ -39,6 +39,8 @@ from flaxflair.preprocessing.dataset import load_subject
 from flaxflair.preprocessing.inspection import inspect_files
 from flaxflair.runtime.compilation_cache import enable_compilation_cache
 from flaxflair.runtime.progress import show_bar
+
+_TILE_VOXELS = 3_000_000  # of a tile, by default, for models of a cohort
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -89,7 +91,7 @@ def _predict_cohort(args: argparse.Namespace, model: AnyModel) -> None:
             patterns=read_patterns(args),
             participants=args.participant_label,
             sessions=args.session_label,
-            tile_voxels=choose_tile_voxels(args, model),
+            tile_voxels=_choose_tile_voxels(args, model),
             workers=args.workers,
             overwrite=args.overwrite,
             pages=not args.no_page,
@@ -122,7 +124,7 @@ def _predict_files(args: argparse.Namespace, model: AnyModel) -> None:
         args.out,
         None if args.prepared else read_preparation(args),
         brain=args.brain,
-        tile_voxels=choose_tile_voxels(args, model),
+        tile_voxels=_choose_tile_voxels(args, model),
         page=page,
         wanted=_extras(args),
         about=_about(args),
@@ -157,7 +159,7 @@ def saliency(args: argparse.Namespace) -> None:
     options = read_preparation(args)
     options = replace(options, reference=options.reference or TARGET)
     subject = load_subject(files, None if args.prepared else options, model.voxel_size)
-    maps = models.saliency_maps(model, subject, tile_voxels=choose_tile_voxels(args, model))
+    maps = models.saliency_maps(model, subject, tile_voxels=_choose_tile_voxels(args, model))
     args.out.mkdir(parents=True, exist_ok=True)
     share = shares(maps, {"brain": subject.masks.brain})["brain"]
     table = Table("sequence", "share of the saliency in the brain", "map")
@@ -175,3 +177,10 @@ def _extras(args: argparse.Namespace) -> Extras:
     """Returns what is wanted beside a FLAIR."""
     coverage = None if args.uncertainty is None else args.uncertainty / 100
     return Extras(args.lesions, coverage)
+
+
+def _choose_tile_voxels(args: argparse.Namespace, model: AnyModel) -> int:
+    """Returns the voxels of a tile: as given, or the default of the kind of model."""
+    if args.tile_voxels is not None:
+        return args.tile_voxels
+    return 0 if isinstance(model, UniversalModel) else _TILE_VOXELS

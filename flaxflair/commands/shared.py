@@ -9,11 +9,7 @@ from pathlib import Path
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import SEQUENCES, parse_patterns
 from flaxflair.io.session_files import SessionFiles, find_sessions
-from flaxflair.models.model import AnyModel
-from flaxflair.models.universal import UniversalModel
 from flaxflair.preprocessing.options import Preparation
-
-_TILE_VOXELS = 3_000_000  # of a tile, by default, for models of a cohort
 
 
 def find_by_flags(
@@ -46,13 +42,6 @@ def expect_tile_voxels(args: argparse.Namespace) -> None:
         raise InputError(
             f"--tile-voxels is {args.tile_voxels}; it must be at least 1, or 0 for the whole volume"
         )
-
-
-def choose_tile_voxels(args: argparse.Namespace, model: AnyModel) -> int:
-    """Returns the voxels of a tile: as given, or the default of the kind of model."""
-    if args.tile_voxels is not None:
-        return args.tile_voxels
-    return 0 if isinstance(model, UniversalModel) else _TILE_VOXELS
 
 
 def read_preparation(args: argparse.Namespace) -> Preparation:

@@ -86,7 +86,7 @@ class LesionRanges:
     """Lesions of multiple sclerosis, and what mimics them.
 
     Attributes:
-      healthy_share: samples without lesions.
+      healthy_share: samples without lesions, except for rims and caps.
       native_share: samples with the lesions of the label map's subject.
       mask_share: samples with the lesions of a whole patient.
       shape_share: samples with (additional) single lesions.
