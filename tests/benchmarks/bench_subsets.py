@@ -22,13 +22,13 @@ from rich.table import Table
 
 from flaxflair.core.atomic_files import write_json
 from flaxflair.core.json_objects import read_object
-from flaxflair.core.records import Array
+from flaxflair.core.records import Array, Geometry
 from flaxflair.core.sequences import INPUTS
-from flaxflair.imaging.standard import CONDITION
+from flaxflair.imaging.standard import CONDITION, Standard
 from flaxflair.imaging.tissue_classes import classify
 from flaxflair.models.error_scale import scale_inputs, scale_network, to_scale
 from flaxflair.models.saving import digest_model, load_model
-from flaxflair.models.universal import UniversalModel
+from flaxflair.models.universal import UniversalModel, predict_standard
 from flaxflair.simulation.generator.anatomies import Library, load_library
 from flaxflair.simulation.generator.generator import Example, sample
 from flaxflair.simulation.generator.ranges import Ranges
@@ -67,12 +67,14 @@ def measure(model: UniversalModel, examples: Sequence[Example]) -> dict[str, dic
     network = scale_network()
 
     @jax.jit
-    def predict(images: jax.Array, condition: jax.Array) -> tuple[jax.Array, ...]:
-        flair, logit = model.network.forward(model.params, images, condition)
-        flair, lesion = jnp.maximum(flair, 0), jax.nn.sigmoid(logit)
-        inputs = scale_inputs(images, flair, lesion)
-        output, _ = network.forward(scale.params, inputs, condition)
-        return flair[0], lesion[0], to_scale(output)[0]
+    def scale_of(inputs: jax.Array, condition: jax.Array) -> jax.Array:
+        return to_scale(network.forward(scale.params, inputs, condition)[0])
+
+    def predict(images: Array, condition: Array, brain: Array) -> tuple[Array, Array, Array]:
+        standard = Standard(images, condition, brain, Geometry(brain.shape, np.eye(4)))
+        flair, lesion = predict_standard(model, standard)
+        inputs = scale_inputs(*(jnp.asarray(each)[None] for each in (images, flair, lesion)))
+        return flair, lesion, np.asarray(scale_of(inputs, jnp.asarray(condition)[None])[0])
 
     rows = {}
     for subset in SUBSETS:
@@ -81,8 +83,8 @@ def measure(model: UniversalModel, examples: Sequence[Example]) -> dict[str, dic
         found = true = both = voxels = 0
         for example in examples:
             images, condition = keep(example, subset)
-            flair, lesion, b = map(np.asarray, predict(images[None], condition[None]))
             brain = example.brain
+            flair, lesion, b = predict(images, condition, brain)
             truth = example.flair[brain]
             squares += float(np.sum((flair[brain] - truth) ** 2))
             variances += float(np.sum((truth - truth.mean()) ** 2))

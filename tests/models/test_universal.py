@@ -82,6 +82,15 @@ def test_the_order_of_the_sequences_makes_no_difference(tiny: UniversalModel):
     assert_allclose(predict(tiny, one).array, predict(tiny, other).array, atol=2)
 
 
+def test_a_mirrored_head_gives_the_mirrored_flair(tiny: UniversalModel):
+    standard = standardize(scan(("T1", "T2")))
+    mirrored = standard._replace(images=standard.images[::-1])
+    pairs = zip(predict_standard(tiny, standard), predict_standard(tiny, mirrored), strict=True)
+    for one, other in pairs:
+        assert_near(other[::-1], one)
+    assert np.ptp(predict_standard(tiny, standard)[0]) > 0.01
+
+
 def test_tiles_give_what_the_whole_gives(tiny: UniversalModel):
     standard = standardize(ball())
     whole, lesion = predict_standard(tiny, standard)
