@@ -87,7 +87,9 @@ def test_files_of_a_session_lie_beside_its_flair(
     # The row's place is in the image, and in a lesion.
     x, y, z = (float(rows[0][axis]) for axis in ("x", "y", "z"))
     at = np.linalg.inv(probability.geometry.affine) @ (x, y, z, 1)
-    assert probability.array[tuple(np.round(at[:3]).astype(int))] > 0.3
+    around = tuple(slice(max(n - 1, 0), n + 2) for n in np.round(at[:3]).astype(int))
+    # Interpolated from the grid of 1 mm to larger voxels, in which a lesion may be small.
+    assert probability.array[around].max() > 0.3
 
 
 def test_a_data_set_is_resumed_by_whether_lesions_are_there(
