@@ -21,6 +21,7 @@ from flaxflair.core.records import InputError
 from flaxflair.core.sequences import parse_inputs
 from flaxflair.runtime.entry_point import command
 from flaxflair.runtime.huge_pages import start_with_huge_pages
+from flaxflair.runtime.processes import ALONE, Processes, join
 from flaxflair.runtime.progress import show_bar
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -30,6 +31,9 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; by default runs/CONFIG-VARIANT."
 )
 _FOLDS = flags.DEFINE_list("folds", None, "Folds to run, such as 0,3; by default all.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Share the run with the processes that srun or mpirun started with this."
+)
 _INPUTS = flags.DEFINE_string("inputs", None, "Inputs, such as T1,T2,DIR; by default the config's.")
 
 _FIELD = re.compile(r"--?config\.([^=]+)")
@@ -41,15 +45,37 @@ def main(argv: list[str]) -> None:
     """Runs the cross-validation, or the training of a universal model, that the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    with command() as console:
+    processes = ALONE
+
+    def find_processes() -> None:
+        nonlocal processes
+        if _DISTRIBUTED.value:
+            processes = _join(_CONFIG.value)
+
+    with command(find_processes) as console:
         workdir = Path(_WORKDIR.value or _default_workdir())
         if isinstance(_CONFIG.value, UniversalConfig):
             _train_universal(_CONFIG.value, workdir, console)
         else:
-            _cross_validate(_CONFIG.value, workdir, console)
+            _cross_validate(_CONFIG.value, workdir, console, processes)
 
 
-def _cross_validate(config: Config, workdir: Path, console: Console) -> None:
+def _join(config: Config | UniversalConfig) -> Processes:
+    """Joins the other processes of the command, once the configuration is known to be valid."""
+    if isinstance(config, UniversalConfig):
+        raise InputError(
+            "--distributed: a universal model is trained by one process; omit the flag"
+        )
+    validate(config)
+    if config.mesh.data * config.mesh.space > 1:
+        raise InputError(
+            "--distributed: config.mesh takes several devices for one fold, and each process "
+            "trains folds on its own; set config.mesh.data and config.mesh.space to 1"
+        )
+    return join(together=False)
+
+
+def _cross_validate(config: Config, workdir: Path, console: Console, processes: Processes) -> None:
     # JAX is imported after the restart with huge pages, not by the first process.
     from flaxflair.pipelines.cross_validation import run
 
@@ -61,6 +87,7 @@ def _cross_validate(config: Config, workdir: Path, console: Console) -> None:
         _source(config, console),
         folds=None if _FOLDS.value is None else _parse_folds(_FOLDS.value),
         console=console,
+        processes=processes,
     )
 
 

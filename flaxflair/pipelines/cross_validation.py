@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,12 @@ from flaxflair.pipelines.run_state import (
     occupied,
     take_folds,
 )
+from flaxflair.pipelines.shared_folds import share_folds
 from flaxflair.pipelines.summary import summarize, tabulate, tabulate_saliency
 from flaxflair.runtime.environment import describe_machine
+from flaxflair.runtime.processes import ALONE, Processes
 from flaxflair.runtime.progress import EventLog
+from flaxflair.runtime.signals import Agree
 from flaxflair.training.folds import split
 from flaxflair.training.step import OPTIMIZERS
 
@@ -53,6 +57,7 @@ def run(
     *,
     folds: Sequence[int] | None = None,
     console: Console | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Runs or resumes a cross-validation and returns its summary.
 
@@ -64,6 +69,8 @@ def run(
       source: prepared BIDS data set.
       folds: folds to run; None for all.
       console: output of progress; None for no output.
+      processes: this process among those that share the run; all must call this function with the
+        same arguments. Folds are dealt to them.
 
     Returns:
       The content of `summary.json`, over the folds finished so far.
@@ -86,11 +93,18 @@ def run(
     for files in found:
         choose_images(files)  # fails on missing images before anything is written
     expect_outside(workdir, [source])
+    start = partial(_start, config, workdir, source, found, folds, console, processes)
+    if processes.count > 1:
+        return share_folds(processes, workdir, start=start, run_folds=_run_folds, finish=_finish)
     with occupied(workdir):
-        job = _start(config, workdir, source, found, folds, console)
-        for fold, trained in train_folds(job, [n for n in job.wanted if not is_done(workdir, n)]):
-            score_fold(job, fold, trained)
+        job = start(lambda number: number)
+        _run_folds(job, [fold for fold in job.wanted if not is_done(workdir, fold)])
         return _finish(job)
+
+
+def _run_folds(job: Job, folds: Sequence[int]) -> None:
+    for fold, trained in train_folds(job, folds):
+        score_fold(job, fold, trained)
 
 
 def _start(
@@ -100,6 +114,8 @@ def _start(
     found: Sequence[SessionFiles],
     folds: Sequence[int] | None,
     console: Console,
+    processes: Processes,
+    agree: Agree,
 ) -> Job:
     """Writes configuration and folds of a new run, or checks those of a resumed one; see `run`."""
     expect_config(workdir, config, source)
@@ -112,14 +128,19 @@ def _start(
         subjects = _load_subjects(config, found)
     for sentence in find_twins(found, config.data.inputs, folds_record["read"]):
         console.print(f"{source}: {sentence}")
-    stored = {"source": str(source.resolve()), "config": json.loads(fields.to_json(config))}
-    write_json(workdir / "config.json", stored)
-    write_json(workdir / "folds.json", folds_record)
-    derivatives.start(workdir / "derivative", source)
-    event_log = EventLog(workdir / "log.jsonl")
+    if processes.is_first:
+        stored = {"source": str(source.resolve()), "config": json.loads(fields.to_json(config))}
+        write_json(workdir / "config.json", stored)
+        write_json(workdir / "folds.json", folds_record)
+        derivatives.start(workdir / "derivative", source)
+    # Lines that two machines append to one file of a network file system may be lost.
+    name = "log.jsonl" if processes.is_first else f"log-{processes.index}.jsonl"
+    event_log = EventLog(workdir / name)
     event_log.write("run", folds=wanted, subjects=len(found), machine=describe_machine())
     network = NETWORKS[config.network.name](len(config.data.inputs), config.network)
-    job = Job(config, workdir, source, subjects, heldout, wanted, network, event_log, console)
+    job = Job(
+        config, workdir, source, subjects, heldout, wanted, network, event_log, console, agree
+    )
     _print_plan(job)
     return job
 

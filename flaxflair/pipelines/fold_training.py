@@ -86,7 +86,7 @@ def train_folds(job: Job, folds: Sequence[int]) -> Iterator[tuple[int, Trained]]
     def report_estimate(job: Job, fold: int, seconds: float, left: int) -> None:
         """Prints the estimated duration of the run, once."""
         nonlocal reported
-        remaining = len(job.wanted) - list(job.wanted).index(fold)
+        remaining = len(folds) - list(folds).index(fold)
         if not reported:
             total = job.config.train.epochs * steps_per_epoch(job, fold)
             job.console.print(format_estimate(seconds, left, remaining, total))
@@ -169,7 +169,7 @@ def _fit_network(
         event_log=job.event_log,
         console=job.console,
         on_timed=partial(on_timed, job, task.fold),
-        signalled=signalled,
+        signalled=lambda: job.agree(signalled()),
     )
     return FittedNetwork(job.config.network, job.network, params)
 

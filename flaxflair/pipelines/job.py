@@ -12,6 +12,7 @@ from flaxflair.config import Config
 from flaxflair.core.records import Subject
 from flaxflair.networks import Network
 from flaxflair.runtime.progress import EventLog
+from flaxflair.runtime.signals import Agree
 from flaxflair.training.folds import split
 
 
@@ -29,6 +30,7 @@ class Job:
       network: network as pure functions; not used by baselines.
       event_log: `log.jsonl`.
       console: output of progress.
+      agree: agreement of all processes of the run on a signal that one of them received.
     """
 
     config: Config
@@ -40,6 +42,7 @@ class Job:
     network: Network
     event_log: EventLog
     console: Console
+    agree: Agree
 
     def sessions_of(self, participants: Sequence[str]) -> list[Subject]:
         """Returns the sessions of participants."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from absl import logging
@@ -27,10 +27,13 @@ def prepare() -> None:
 
 
 @contextmanager
-def command() -> Iterator[Console]:
+def command(before: Callable[[], object] = lambda: None) -> Iterator[Console]:
     """Sets up a command, and exits with one sentence if the block fails.
 
     The exit code is 128 plus the number of the signal after an interruption, and 1 after an error.
+
+    Args:
+      before: called before any device is used.
 
     Yields:
       The console to print on.
@@ -44,6 +47,7 @@ def command() -> Iterator[Console]:
     if not console.is_terminal:
         console.width = 120
     try:
+        before()
         require_device()
         yield console
     except Interrupted as reason:

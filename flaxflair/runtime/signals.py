@@ -15,6 +15,10 @@ from types import FrameType
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
+# Number of a signal that this process received, or None -> number on which it acts. Several
+# processes agree on one number; a single one acts on its own.
+Agree = Callable[[int | None], int | None]
+
 
 class Interrupted(Exception):
     """A run was interrupted by a signal and has saved its state.
