@@ -23,7 +23,7 @@ from flaxflair.runtime.signals import Agree, Interrupted, Wish
 
 BEAT_SECONDS = 1.0  # between two writes of a process
 LOST_SECONDS = 20.0  # without a new one, after which a process counts as dead
-START_SECONDS = 120.0  # without the first; a network file system may show new files late
+START_SECONDS = 600.0  # without the first: a process may first simulate the phantom
 POLL_SECONDS = 0.2
 _RESUME = "the same command resumes from the last checkpoints"
 
@@ -139,9 +139,12 @@ def wait_for(
     Raises:
       Interrupted: this or another process received a signal.
     """
-    while not ready():
+    while True:
+        # Asked first: a process that a signal has ended is no process that has done its work.
         if number := peers.agree(Wish(False, signalled())).number:
             raise Interrupted(f"while waiting for {what}", number)
+        if ready():
+            return
         time.sleep(POLL_SECONDS)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from flaxflair.core.records import InputError
 from flaxflair.runtime.devices import VARIABLE
-from flaxflair.runtime.error_filter import LOST, filter_errors
+from flaxflair.runtime.error_filter import LOST, filter_errors, filtered_errors
 from flaxflair.runtime.signals import Wish
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -31,6 +31,10 @@ ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 HEARTBEAT_SECONDS = 20
 _START_SECONDS = 300  # that processes wait for each other at the start
 _LAST_SECONDS = 2.0
+_ABSENT = (
+    f"--distributed: the other processes have ended, or did not answer within {_START_SECONDS} s; "
+    f"start all of them, with the same {ADDRESS}"
+)
 # What the errors of collective operations say when another process is gone.
 _LOSS = re.compile("Gloo|NCCL|collective|coordination service|barrier|Socket closed", re.IGNORECASE)
 
@@ -70,7 +74,8 @@ def join(*, together: bool) -> Processes:
         process has its own devices afterwards, and JAX knows of no other process.
 
     Raises:
-      InputError: no other process is found, or they do not answer.
+      InputError: no other process is found. If they do not answer, JAX ends this process, after
+        one sentence.
     """
     import jax  # only after flags are parsed
 
@@ -80,9 +85,8 @@ def join(*, together: bool) -> Processes:
         # An index needs no accelerator, whose memory a first client would take.
         jax.config.update("jax_platforms", "cpu")
     try:
-        if together:
-            filter_errors()
-        with _muted_output():  # Gloo prints a line in every process
+        # Gloo prints a line in every process.
+        with _muted_output(), filtered_errors(_ABSENT):
             count, index = read_environment()
             jax.distributed.initialize(
                 num_processes=count,
@@ -100,6 +104,8 @@ def join(*, together: bool) -> Processes:
         jax.config.update("jax_platforms", os.environ.get(VARIABLE))
     if not processes.is_first:
         _discard_output()
+    if together:
+        filter_errors()
     return processes
 
 

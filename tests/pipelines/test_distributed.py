@@ -202,18 +202,11 @@ def test_a_signal_to_one_process_saves_the_folds_of_both(
 
 # --- one fold on all devices ---------------------------------------------------------------------
 
-BATCH = ("--config.train.batch=2", "--config.mesh.data=2", "--folds=1")
-MESHES = {2: BATCH, 4: (*BATCH, "--config.mesh.space=2", "--config.normalization.method=brain")}
-
-
-def run_alone(
-    environment: dict[str, str], workdir: Path, phantom: Path, devices: int, *flags: str
-) -> Path:
-    """Returns the folder of a run by one process of several devices."""
-    count = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    ((status, _, errors),) = finish([start(environment | count, workdir, phantom, *flags)])
-    assert status == 0, errors
-    return workdir
+TWO_PARTS = (
+    *("--config.train.batch=2", "--config.mesh.data=2", "--folds=1"),
+    *("--config.normalization.method=brain", "--config.normalization.statistics=all"),
+)
+MESHES = {2: TWO_PARTS, 4: (*TWO_PARTS, "--config.mesh.space=2")}
 
 
 def assert_same_run(workdir: Path, other: Path) -> None:
@@ -230,7 +223,12 @@ def meshed(
     environment: dict[str, str], phantom: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The folder of a run by one process of two devices."""
-    return run_alone(environment, tmp_path_factory.mktemp("meshed"), phantom, 2, *MESHES[2])
+    workdir = tmp_path_factory.mktemp("meshed")
+    count = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    started = start(environment | count, workdir, phantom, *MESHES[2])
+    ((status, _, errors),) = finish([started])
+    assert status == 0, errors
+    return workdir
 
 
 def assert_trained_alike(
@@ -253,11 +251,10 @@ def test_two_processes_of_a_device_train_as_one_process_of_two_devices(
     processes += assert_trained_alike(environment, 2, tmp_path, phantom, meshed)
 
 
-def test_four_processes_train_in_parts_of_batches_and_slabs_as_one_process_of_four_devices(
-    environment, phantom: Path, tmp_path: Path, processes
+def test_four_processes_train_in_slabs_as_one_process_of_whole_volumes(
+    environment, phantom: Path, meshed: Path, tmp_path: Path, processes
 ):
-    reference = run_alone(environment, tmp_path / "alone", phantom, 4, *MESHES[4])
-    processes += assert_trained_alike(environment, 4, tmp_path / "run", phantom, reference)
+    processes += assert_trained_alike(environment, 4, tmp_path, phantom, meshed)
 
 
 def test_a_killed_process_of_a_mesh_ends_the_other_and_the_same_command_resumes(
