@@ -67,12 +67,7 @@ def _join(config: Config | UniversalConfig) -> Processes:
             "--distributed: a universal model is trained by one process; omit the flag"
         )
     validate(config)
-    if config.mesh.data * config.mesh.space > 1:
-        raise InputError(
-            "--distributed: config.mesh takes several devices for one fold, and each process "
-            "trains folds on its own; set config.mesh.data and config.mesh.space to 1"
-        )
-    return join(together=False)
+    return join(together=config.mesh.data * config.mesh.space > 1)
 
 
 def _cross_validate(config: Config, workdir: Path, console: Console, processes: Processes) -> None:

@@ -20,6 +20,18 @@ class LeastSquares(NamedTuple):
     coefficients: Array
 
 
+class Equations(NamedTuple):
+    """Normal equations of one subject, which add up over subjects.
+
+    Attributes:
+      gram: (m + 1) × (m + 1) numbers, products of the sequences and the constant.
+      moment: m + 1 numbers, their products with the FLAIR.
+    """
+
+    gram: list[list[float]]
+    moment: list[float]
+
+
 def fit(examples: Iterable[tuple[Array, Array, Array]]) -> LeastSquares:
     """Solves the normal equations over all voxels of the regions.
 
@@ -27,11 +39,22 @@ def fit(examples: Iterable[tuple[Array, Array, Array]]) -> LeastSquares:
       examples: (images [x, y, z, m], flair [x, y, z], region bool[x, y, z]) of each subject, seen
         one at a time. Normalised images keep the equations well conditioned.
     """
+    return solve(measure(example) for example in examples)
+
+
+def measure(example: tuple[Array, Array, Array]) -> Equations:
+    """Returns the normal equations of one subject, summed in float64; see `fit`."""
+    images, flair, region = example
+    design = _design(images[region])
+    moment = design.T @ flair[region].astype(np.float64)
+    return Equations((design.T @ design).tolist(), moment.tolist())
+
+
+def solve(equations: Iterable[Equations]) -> LeastSquares:
+    """Returns the solution of the equations of all subjects together."""
     gram, moment = np.zeros(()), np.zeros(())
-    for images, flair, region in examples:
-        design = _design(images[region])
-        gram = gram + design.T @ design
-        moment = moment + design.T @ flair[region].astype(np.float64)
+    for left, right in equations:
+        gram, moment = gram + np.array(left), moment + np.array(right)
     # lstsq, not solve: two inputs may be copies of each other.
     return LeastSquares(np.linalg.lstsq(gram, moment, rcond=None)[0])
 

@@ -9,10 +9,11 @@ input sequences of a session (see `tissue_levels`). Independent of files and net
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Real, Shaped
@@ -21,6 +22,7 @@ from flaxflair.core.records import Array, InputError, Subject
 from flaxflair.core.sequences import TARGET
 from flaxflair.imaging import tissue_levels
 from flaxflair.imaging.landmarks import LANDMARKS, match_landmarks
+from flaxflair.imaging.moments import measure, pool
 
 
 @dataclass(frozen=True)
@@ -42,30 +44,6 @@ class Stats:
         usable = np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()
         if not usable or mean.shape != std.shape:
             raise InputError(f"unusable statistics: mean {self.mean}, SD {self.std}")
-
-
-def pooled_stats(images: Iterable[Array]) -> Stats:
-    """Returns statistics over all voxels of all images (Wei et al. 2019, section 2.3).
-
-    Args:
-      images: arrays [..., m]; iterated once, one in memory at a time.
-
-    Raises:
-      ValueError: there is no image.
-      InputError: a channel is constant or not finite.
-    """
-    count, total, square = 0, np.zeros(()), np.zeros(())
-    for image in images:
-        voxels = image.reshape(-1, image.shape[-1]).astype(np.float64)
-        # Merged means and squared deviations, not raw squares: no cancellation with large offsets.
-        size, mean = len(voxels), voxels.mean(axis=0)
-        shift = mean - total
-        square = square + voxels.var(axis=0) * size + shift**2 * count * size / (count + size)
-        total = total + shift * size / (count + size)
-        count += size
-    if count == 0:
-        raise ValueError("statistics of no image")
-    return _stats(total, np.sqrt(square / count))
 
 
 def normalize(image: Real[Array, "*grid m"], stats: Stats) -> Float[Array, "*grid m"]:
@@ -163,7 +141,15 @@ Encoder = Callable[[Array], Array]
 Landmarks = Array | Sequence[float]  # k values
 
 
-def fit(subjects: Sequence[Subject], method: str) -> Normalization:
+# Name -> part of each subject of this process; returns the parts of all subjects, in their order.
+Collect = Callable[[Mapping[str, Any]], Sequence[Any]]
+
+
+def fit(
+    subjects: Sequence[Subject],
+    method: str,
+    collect: Collect = lambda parts: list(parts.values()),
+) -> Normalization:
     """Fits a normalisation to subjects with a FLAIR.
 
     With `dataset`, z-scores are over all voxels of all images (Wei et al. 2019). With the other
@@ -174,46 +160,62 @@ def fit(subjects: Sequence[Subject], method: str) -> Normalization:
     sequences of a session.
 
     Args:
-      subjects: training subjects.
+      subjects: training subjects; of several processes, those of this one, of unique names.
       method: one of `METHODS`.
+      collect: exchange of a few numbers for each subject with the other processes.
 
     Raises:
       InputError: a subject has no FLAIR, or an image whose mean in the brain is not positive.
     """
     if method == "dataset":
-        flairs = (_flair(subject)[..., None] for subject in subjects)
-        return Normalization(
-            pooled_stats(subject.images for subject in subjects), pooled_stats(flairs)
-        )
-    found, relative, gains = [], [], []
-    for subject in subjects:
-        brain, flair = subject.masks.brain, _flair(subject)[..., None]
-        with _named(subject.name):
-            inputs = find_landmarks(method, subject.images, brain, subject.sequences)
-            target = find_landmarks(method, flair, brain, (TARGET,))
-            means = [_means(image, brain) for image in (subject.images, flair)]
-            gains.append(target[0] / session_level(subject.images, brain))
-        found.append((inputs, target))
-        pairs = zip([*inputs, *target], np.concatenate(means), strict=True)
-        relative.append([row / mean for row, mean in pairs])
+        parts = {s.name: (measure(s.images), measure(_flair(s)[..., None])) for s in subjects}
+        return Normalization(*_pool_pairs(collect(parts)))
+    found = {subject.name: _find_both(subject, method) for subject in subjects}
+    levels = collect({s.name: _relative_levels(s, *found[s.name]) for s in subjects})
     if method == "tissue":
         names = (*subjects[0].sequences, TARGET)
         standard = [tissue_levels.standard_landmarks(name) for name in names]
     else:
-        standard = [np.mean(rows, axis=0) for rows in zip(*relative, strict=True)]
+        standard = [np.mean(rows, axis=0) for rows in zip(*(r for r, _ in levels), strict=True)]
+    matched = {
+        s.name: (
+            measure(_match(s.images, found[s.name][0], standard[:-1])),
+            measure(_match(_flair(s)[..., None], found[s.name][1], standard[-1:])),
+        )
+        for s in subjects
+    }
     return Normalization(
-        pooled_stats(
-            _match(s.images, marks[0], standard[:-1])
-            for s, marks in zip(subjects, found, strict=True)
-        ),
-        pooled_stats(
-            _match(_flair(s)[..., None], marks[1], standard[-1:])
-            for s, marks in zip(subjects, found, strict=True)
-        ),
+        *_pool_pairs(collect(matched)),
         method,
         tuple(tuple(float(v) for v in row) for row in standard),
-        tuple(float(v) for v in np.mean(gains, axis=0)),
+        tuple(float(v) for v in np.mean([gain for _, gain in levels], axis=0)),
     )
+
+
+def _pool_pairs(pairs: Sequence[Any]) -> tuple[Stats, Stats]:
+    """Returns the statistics of images and FLAIRs from the moments of each subject."""
+    images, flairs = zip(*pairs, strict=True) if pairs else ((), ())
+    return _stats(*pool(images)), _stats(*pool(flairs))
+
+
+def _find_both(subject: Subject, method: str) -> tuple[list[Array], list[Array]]:
+    """Returns the landmarks of a subject's inputs, and those of its FLAIR."""
+    brain, flair = subject.masks.brain, _flair(subject)[..., None]
+    with _named(subject.name):
+        inputs = find_landmarks(method, subject.images, brain, subject.sequences)
+        return inputs, find_landmarks(method, flair, brain, (TARGET,))
+
+
+def _relative_levels(
+    subject: Subject, inputs: list[Array], target: list[Array]
+) -> tuple[list[list[float]], list[float]]:
+    """Returns landmarks relative to each image's mean in the brain, and the FLAIR's gain."""
+    brain, flair = subject.masks.brain, _flair(subject)[..., None]
+    with _named(subject.name):
+        means = np.concatenate([_means(image, brain) for image in (subject.images, flair)])
+        gain = target[0] / session_level(subject.images, brain)
+    pairs = zip([*inputs, *target], means, strict=True)
+    return [(row / mean).tolist() for row, mean in pairs], gain.tolist()
 
 
 def session_level(images: Real[Array, "x y z m"], brain: Bool[Array, "x y z"]) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from flaxflair.core.atomic_files import WriteError
-from flaxflair.core.records import InputError
+from flaxflair.core.records import Array, InputError
 from flaxflair.io.model_files import digest
 
 Tree = TypeVar("Tree")
@@ -30,6 +30,8 @@ _ONE_AT_A_TIME = threading.Lock()
 def save(folder: Path, step: int, tree: object) -> None:
     """Saves a tree and its digest as the newest checkpoint in `folder`, then removes older ones.
 
+    All processes of one JAX program must call it with the same values; the first one writes.
+
     Args:
       folder: created if missing; holds one checkpoint.
       step: number of the checkpoint; skipped unless larger than that of the newest, because equal
@@ -40,6 +42,8 @@ def save(folder: Path, step: int, tree: object) -> None:
       WriteError: the disk is full or the folder read-only; the previous checkpoint remains.
     """
     named = name_leaves(tree)
+    if jax.process_count() > 1:  # orbax would have every process write its own copy
+        named = {name: np.asarray(leaf) for name, leaf in named.items()}
     try:
         with _ONE_AT_A_TIME, _open(folder) as checkpoints:
             if checkpoints.latest is None or checkpoints.latest.step < step:
@@ -114,7 +118,7 @@ def _open(folder: Path) -> ocp.training.Checkpointer:
     )
 
 
-def _digest(step: int, named: Mapping[str, jax.Array]) -> str:
+def _digest(step: int, named: Mapping[str, jax.Array | Array]) -> str:
     return digest({"step": step}, {name: np.asarray(leaf) for name, leaf in named.items()})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rich.console import Console
 from flaxflair.config import NETWORK, Config, fields, validate
 from flaxflair.core.atomic_files import write_json
 from flaxflair.core.records import InputError, Subject
-from flaxflair.core.sequences import parse_patterns
+from flaxflair.core.sequences import TARGET, parse_patterns
 from flaxflair.io import derivatives
 from flaxflair.io.datasets import (
     SessionFiles,
@@ -27,11 +28,12 @@ from flaxflair.io.datasets import (
     find_sessions,
     load_session,
 )
+from flaxflair.io.fingerprints import Fingerprint, fingerprint
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.network import count_parameters
 from flaxflair.pipelines.fold_scoring import score_fold
 from flaxflair.pipelines.fold_training import train_folds
-from flaxflair.pipelines.job import Job, steps_per_epoch
+from flaxflair.pipelines.job import Job, Team, names_of, steps_per_epoch
 from flaxflair.pipelines.run_state import (
     expect_config,
     expect_outside,
@@ -43,10 +45,10 @@ from flaxflair.pipelines.run_state import (
 from flaxflair.pipelines.shared_folds import share_folds
 from flaxflair.pipelines.summary import summarize, tabulate, tabulate_saliency
 from flaxflair.runtime.environment import describe_machine
-from flaxflair.runtime.processes import ALONE, Processes
+from flaxflair.runtime.processes import ALONE, Processes, agree, gather
 from flaxflair.runtime.progress import EventLog
-from flaxflair.runtime.signals import Agree
 from flaxflair.training.folds import split
+from flaxflair.training.sharding import held_rows, make_mesh
 from flaxflair.training.step import OPTIMIZERS
 
 
@@ -70,7 +72,8 @@ def run(
       folds: folds to run; None for all.
       console: output of progress; None for no output.
       processes: this process among those that share the run; all must call this function with the
-        same arguments. Folds are dealt to them.
+        same arguments. They train every fold together if they are one JAX program; otherwise folds
+        are dealt to them.
 
     Returns:
       The content of `summary.json`, over the folds finished so far.
@@ -94,12 +97,34 @@ def run(
         choose_images(files)  # fails on missing images before anything is written
     expect_outside(workdir, [source])
     start = partial(_start, config, workdir, source, found, folds, console, processes)
-    if processes.count > 1:
+    if processes.count > 1 and not processes.together:
         return share_folds(processes, workdir, start=start, run_folds=_run_folds, finish=_finish)
-    with occupied(workdir):
-        job = start(lambda number: number)
-        _run_folds(job, [fold for fold in job.wanted if not is_done(workdir, fold)])
-        return _finish(job)
+    team = _make_team(config, processes)
+    with occupied(workdir) if team.is_first else nullcontext():
+        job = start(team)
+        left = gather([fold for fold in job.wanted if not is_done(workdir, fold)])[0]
+        _run_folds(job, left)
+        return gather(_finish(job) if team.is_first else None)[0]
+
+
+def _make_team(config: Config, processes: Processes) -> Team:
+    """Returns the processes that train every fold together, which may be this one alone.
+
+    Raises:
+      InputError: the mesh does not fit the devices, or is asked for a baseline.
+    """
+    mesh = config.mesh
+    if mesh.data * mesh.space == 1:
+        return Team()
+    if config.method != NETWORK:
+        raise InputError(
+            f"config.method is {config.method!r}, which takes no config.mesh; set config.mesh.data "
+            "and config.mesh.space to 1"
+        )
+    held = held_rows(make_mesh(mesh.data, mesh.space))
+    if not processes.together:
+        return Team(held)
+    return Team(held, processes.index, processes.count, agree)
 
 
 def _run_folds(job: Job, folds: Sequence[int]) -> None:
@@ -115,17 +140,22 @@ def _start(
     folds: Sequence[int] | None,
     console: Console,
     processes: Processes,
-    agree: Agree,
+    team: Team,
 ) -> Job:
     """Writes configuration and folds of a new run, or checks those of a resumed one; see `run`."""
     expect_config(workdir, config, source)
     with console.status("reading the data set"):
-        heldout, folds_record = take_folds(workdir, config, found)
+        heldout, folds_record = take_folds(
+            workdir, config, found, _take_digests(config, found, team)
+        )
         wanted = list(range(len(heldout))) if folds is None else list(folds)
         for fold in wanted:
             split(heldout, fold)
             is_done(workdir, fold)  # fails on a damaged model before minutes of reading
-        subjects = _load_subjects(config, found)
+        read = partial(_read, config)
+        if team.count == 1:
+            subjects = {files.name: read(files) for files in found}
+            read = lambda files: subjects[files.name]  # noqa: E731
     for sentence in find_twins(found, config.data.inputs, folds_record["read"]):
         console.print(f"{source}: {sentence}")
     if processes.is_first:
@@ -133,26 +163,41 @@ def _start(
         write_json(workdir / "config.json", stored)
         write_json(workdir / "folds.json", folds_record)
         derivatives.start(workdir / "derivative", source)
-    # Lines that two machines append to one file of a network file system may be lost.
-    name = "log.jsonl" if processes.is_first else f"log-{processes.index}.jsonl"
-    event_log = EventLog(workdir / name)
+    event_log = EventLog(_log_path(workdir, processes))
     event_log.write("run", folds=wanted, subjects=len(found), machine=describe_machine())
     network = NETWORKS[config.network.name](len(config.data.inputs), config.network)
+    sessions: dict[str, list[SessionFiles]] = {}
+    for files in found:
+        sessions.setdefault(files.participant, []).append(files)
     job = Job(
-        config, workdir, source, subjects, heldout, wanted, network, event_log, console, agree
+        config, workdir, source, sessions, read, heldout, wanted, network, event_log, console, team
     )
     _print_plan(job)
     return job
 
 
-def _load_subjects(config: Config, found: Sequence[SessionFiles]) -> dict[str, list[Subject]]:
-    """Returns participant -> sessions, brain-extracted if the configuration says so."""
-    subjects: dict[str, list[Subject]] = {}
-    for files in found:
-        subject = load_session(files)
-        subject = extract_brain(subject) if config.data.region == "brain" else subject
-        subjects.setdefault(subject.participant, []).append(subject)
-    return subjects
+def _take_digests(
+    config: Config, found: Sequence[SessionFiles], team: Team
+) -> dict[str, Fingerprint]:
+    """Returns session -> fingerprint; each process reads the files of its share."""
+    sequences = (*config.data.inputs, TARGET)
+    digests = {files.name: fingerprint(files, sequences) for files in team.share(found)}
+    names = names_of(found)
+    return dict(zip(names, team.collect(digests, names), strict=True))
+
+
+def _read(config: Config, files: SessionFiles) -> Subject:
+    """Reads a session, brain-extracted if the configuration says so."""
+    subject = load_session(files)
+    return extract_brain(subject) if config.data.region == "brain" else subject
+
+
+def _log_path(workdir: Path, processes: Processes) -> Path | None:
+    """Returns the log of this process, or None if the first one logs what all do."""
+    if processes.is_first:
+        return workdir / "log.jsonl"
+    # Lines that two machines append to one file of a network file system may be lost.
+    return None if processes.together else workdir / f"log-{processes.index}.jsonl"
 
 
 def _finish(job: Job) -> dict[str, Any]:
@@ -168,8 +213,12 @@ def _finish(job: Job) -> dict[str, Any]:
 def _print_plan(job: Job) -> None:
     """Prints data, network, training and folds of the run."""
     config = job.config
-    shapes = {subject.geometry.shape for subject in job.sessions_of(list(job.subjects))}
-    grid = " and ".join("×".join(map(str, shape)) for shape in sorted(shapes)[:3])
+    sessions = job.sessions_of(list(job.sessions))
+    grid = ""
+    if job.team.count == 1:  # of several processes, none reads all sessions
+        shapes = {job.read(files).geometry.shape for files in sessions}
+        grids = " and ".join("×".join(map(str, shape)) for shape in sorted(shapes)[:3])
+        grid = f"on {grids} voxels"
     size = training = ""
     if config.method == NETWORK:
         window = config.train.window
@@ -182,7 +231,7 @@ def _print_plan(job: Job) -> None:
         )
     job.console.print(
         f"{job.config.title}{size}, from {', '.join(config.data.inputs)} to FLAIR\n"
-        f"{sum(map(len, job.subjects.values()))} sessions of {len(job.subjects)} participants "
-        f"on {grid} voxels, {len(job.wanted)} of {len(job.folds)} folds\n"
+        f"{len(sessions)} sessions of {len(job.sessions)} participants "
+        f"{grid or f'on {job.team.count} processes'}, {len(job.wanted)} of {len(job.folds)} folds\n"
         f"{training}into {job.workdir}"
     )

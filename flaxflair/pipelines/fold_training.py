@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from flaxflair.baselines import BASELINES
+from flaxflair.baselines import BASELINES, least_squares
 from flaxflair.config import NETWORK
-from flaxflair.core.records import InputError
+from flaxflair.core.records import InputError, Subject
+from flaxflair.imaging.normalization import Normalization
 from flaxflair.imaging.normalization import fit as fit_normalization
 from flaxflair.models.estimators import Fitted, FittedBaseline, FittedNetwork
 from flaxflair.models.inference import predict_volumes
@@ -23,9 +24,23 @@ from flaxflair.models.model import Model
 from flaxflair.models.saving import save_model
 from flaxflair.networks import NETWORKS
 from flaxflair.networks.network import Params
-from flaxflair.pipelines.job import Job, fold_dir, names_of, steps_per_epoch, subjects_of_fold
+from flaxflair.pipelines.job import (
+    FoldSessions,
+    Job,
+    fold_dir,
+    names_of,
+    sessions_of_fold,
+    steps_per_epoch,
+)
 from flaxflair.runtime.signals import deferred
-from flaxflair.training.batches import Example, by_shape, make_example
+from flaxflair.training.batches import (
+    Example,
+    Rows,
+    by_shape,
+    edges_of,
+    expect_one_shape,
+    make_example,
+)
 from flaxflair.training.fit import Engine, Fold, fit_fold, format_estimate, make_engine
 
 
@@ -56,14 +71,16 @@ class Task(NamedTuple):
 
     Attributes:
       fold: number of the fold.
-      examples: z-scores of the training subjects.
-      monitored: z-scores of the subjects whose error is monitored.
-      baseline: least squares, fitted on the examples.
+      sessions: files of the fold's sessions.
+      examples: z-scores of the training subjects of this process, row by row of the mesh.
+      monitored: session -> z-scores, of those of this process whose error is monitored.
+      baseline: least squares, fitted on the training subjects of all processes.
     """
 
     fold: int
+    sessions: FoldSessions
     examples: Sequence[Example]
-    monitored: Sequence[Example]
+    monitored: Mapping[str, Example]
     baseline: FittedBaseline
 
 
@@ -120,23 +137,55 @@ def train_folds(job: Job, folds: Sequence[int]) -> Iterator[tuple[int, Trained]]
 def _train_fold(job: Job, fold: int, fit: Fit) -> Trained:
     started = time.monotonic()
     config = job.config
-    training, monitored, heldout = subjects_of_fold(job, fold)
-    normalized = training + heldout if config.normalization.statistics == "all" else training
-    normalization = fit_normalization(normalized, config.normalization.method)
-    examples = [make_example(s, normalization, config.data.region) for s in training]
-    monitored = [make_example(s, normalization, config.data.region) for s in monitored]
-    job.event_log.write("fold", fold=fold, training=names_of(training), heldout=names_of(heldout))
-    least_squares = BASELINES["least_squares"].fit(examples, config, config.folds.seed)
-    fitted_baseline = FittedBaseline("least_squares", least_squares)
-    fitted = fit(job, Task(fold, examples, monitored, fitted_baseline))
-    sizes = np.median([subject.geometry.voxel_size for subject in training], axis=0)
-    size = (float(sizes[0]), float(sizes[1]), float(sizes[2]))
+    task, normalization, size = _prepare(job, fold)
+    fitted = fit(job, task)
     model, baseline = (
         Model(config.data.inputs, each, normalization, config.data.region, size)
-        for each in (fitted, fitted_baseline)
+        for each in (fitted, task.baseline)
     )
-    save_model(fold_dir(job.workdir, fold), model)
+    if job.team.is_first:
+        save_model(fold_dir(job.workdir, fold), model)
     return Trained(model, baseline, time.monotonic() - started)
+
+
+def _prepare(job: Job, fold: int) -> tuple[Task, Normalization, tuple[float, float, float]]:
+    """Reads and normalises this process's sessions of a fold.
+
+    Returns:
+      The data of the fold, its normalisation, and the median voxel size of the training sessions of
+      all processes in mm.
+    """
+    config = job.config
+    sessions = sessions_of_fold(job, fold)
+    names = names_of(sessions.training)
+    job.event_log.write("fold", fold=fold, training=names, heldout=names_of(sessions.heldout))
+    training = [job.read(files) for files in job.take_training(sessions.training)]
+    normalization = _fit_normalization(job, sessions, training)
+    encode = partial(make_example, normalization=normalization, region=config.data.region)
+    examples = [encode(subject) for subject in training]
+    shared = [job.read(files) for files in job.team.share(sessions.monitored)]
+    monitored = {subject.name: encode(subject) for subject in shared}
+    parts = {s.name: least_squares.measure(e) for s, e in zip(training, examples, strict=True)}
+    baseline = least_squares.solve(job.team.collect(parts, names))
+    sizes = job.team.collect({s.name: s.geometry.voxel_size for s in training}, names)
+    x, y, z = np.median(sizes, axis=0).tolist()
+    fitted_baseline = FittedBaseline("least_squares", baseline)
+    task = Task(fold, sessions, examples, monitored, fitted_baseline)
+    return task, normalization, (x, y, z)
+
+
+def _fit_normalization(
+    job: Job, sessions: FoldSessions, training: Sequence[Subject]
+) -> Normalization:
+    """Fits the normalisation to the sessions of all processes."""
+    normalization, subjects, files = job.config.normalization, [*training], sessions.training
+    if normalization.statistics == "all":
+        files = files + sessions.heldout
+        subjects += [job.read(heldout) for heldout in job.team.share(sessions.heldout)]
+    names = names_of(files)
+    return fit_normalization(
+        subjects, normalization.method, lambda parts: job.team.collect(parts, names)
+    )
 
 
 def _fit_baseline(job: Job, task: Task) -> Fitted:
@@ -156,6 +205,9 @@ def _fit_network(
     on_timed: Callable[[Job, int, float, int], None],
     signalled: Callable[[], int | None],
 ) -> Fitted:
+    training = task.sessions.training
+    monitored = names_of(task.sessions.monitored)
+    _expect_one_shape(job, task)
     params = fit_fold(
         job.config,
         Fold(
@@ -163,13 +215,15 @@ def _fit_network(
             fold_dir(job.workdir, task.fold),
             task.examples,
             _init(job, task),
-            _make_monitor(job, task.monitored) if task.monitored else None,
+            _make_monitor(job, task.monitored, monitored) if monitored else None,
+            Rows(job.team.held, job.rows, len(training)),
         ),
         engine,
         event_log=job.event_log,
         console=job.console,
         on_timed=partial(on_timed, job, task.fold),
-        signalled=lambda: job.agree(signalled()),
+        signalled=signalled,
+        agree=job.team.agree,
     )
     return FittedNetwork(job.config.network, job.network, params)
 
@@ -189,18 +243,40 @@ def _init(job: Job, task: Task) -> Params:
     return job.network.start_linear(params, task.baseline.state.coefficients)
 
 
-def _make_monitor(job: Job, examples: Sequence[Example]) -> Callable[[Params], float]:
-    """Returns parameters -> mean squared error of z-scores over the region of each example."""
+def _expect_one_shape(job: Job, task: Task) -> None:
+    """Checks the shapes of the windows of all processes; see `expect_one_shape`."""
+    train = job.config.train
+    training = job.take_training(task.sessions.training)
+    pairs = zip(training, task.examples, strict=True)
+    shapes = {files.name: edges_of(example, train.window) for files, example in pairs}
+    found = job.team.collect(shapes, names_of(task.sessions.training))
+    expect_one_shape([(x, y, z) for x, y, z in found], train.batch)
+
+
+def _make_monitor(
+    job: Job, examples: Mapping[str, Example], names: Sequence[str]
+) -> Callable[[Params], float]:
+    """Returns parameters -> mean squared error of z-scores over the region of each example.
+
+    Args:
+      job: the cross-validation.
+      examples: session -> example, of this process.
+      names: sessions of all processes.
+    """
 
     def monitor(params: Params) -> float:
-        total, count = 0.0, 0
-        for group in by_shape(examples):
+        if job.team.count > 1:  # the parameters are on the devices of all processes
+            params = jax.tree.map(np.asarray, params)
+        errors: dict[str, tuple[float, int]] = {}
+        for group in by_shape(list(examples.values())):
             images = np.stack([example.images for example in group])
             forward, batch = job.network.forward, min(job.config.predict.batch, len(group))
             flairs = np.asarray(predict_volumes(forward, params, images, batch=batch))
-            for example, flair in zip(group, flairs, strict=True):
+            members = [name for name, e in examples.items() if e.flair.shape == flairs.shape[1:]]
+            for name, example, flair in zip(members, group, flairs, strict=True):
                 error = np.square(flair - example.flair)[example.region]
-                total, count = total + float(error.sum(dtype=np.float64)), count + error.size
-        return total / count
+                errors[name] = float(error.sum(dtype=np.float64)), error.size
+        totals, counts = zip(*job.team.collect(errors, names), strict=True)
+        return sum(totals) / sum(counts)
 
     return monitor

@@ -17,7 +17,7 @@ from flaxflair.core.json_objects import read_object
 from flaxflair.core.locks import hold
 from flaxflair.core.records import InputError
 from flaxflair.core.sequences import TARGET
-from flaxflair.io.fingerprints import Fingerprint, describe_changes, fingerprint
+from flaxflair.io.fingerprints import Fingerprint, describe_changes
 from flaxflair.io.session_files import SessionFiles
 from flaxflair.models.saving import load_model
 from flaxflair.training.folds import make_folds
@@ -113,7 +113,10 @@ def expect_config(workdir: Path, config: Config, source: Path) -> None:
 
 
 def take_folds(
-    workdir: Path, config: Config, found: Sequence[SessionFiles]
+    workdir: Path,
+    config: Config,
+    found: Sequence[SessionFiles],
+    read: Mapping[str, Fingerprint],
 ) -> tuple[list[list[str]], dict[str, Any]]:
     """Returns the folds of a run, drawn at its start, and the content of `folds.json`.
 
@@ -121,15 +124,14 @@ def take_folds(
       workdir: folder of the run.
       config: configuration of the run.
       found: current sessions of the data set.
+      read: session -> its current fingerprint.
 
     Raises:
       InputError: the data set has changed since the start of the run.
     """
-    sequences = (*config.data.inputs, TARGET)
     groups: dict[str, str] = {}
     for files in found:
         groups.setdefault(files.participant, files.group)
-    read = {files.name: fingerprint(files, sequences) for files in found}
     path = workdir / "folds.json"
     if not path.is_file():
         if any(workdir.glob("fold-*/*")):

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxflair.pipelines.job import Job
+from flaxflair.pipelines.job import Job, Team
 from flaxflair.pipelines.run_state import is_done, occupied
 from flaxflair.pipelines.summary import summarize
 from flaxflair.runtime.peers import Peers, remove_earlier, wait_for, watch_peers
 from flaxflair.runtime.processes import Processes
-from flaxflair.runtime.signals import Agree, deferred
+from flaxflair.runtime.signals import deferred
 
 FOLDER = ".processes"  # in the folder of the run: what the processes tell each other
 
@@ -25,7 +25,7 @@ def share_folds(
     processes: Processes,
     workdir: Path,
     *,
-    start: Callable[[Agree], Job],
+    start: Callable[[Team], Job],
     run_folds: Callable[[Job, Sequence[int]], None],
     finish: Callable[[Job], dict[str, Any]],
 ) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def share_folds(
     Args:
       processes: this process among the others; all must call this function.
       workdir: folder of the run, shared by all processes.
-      start: checks and reads what the run needs; its argument is for `Job.agree`.
+      start: checks and reads what the run needs; its argument is for `Job.team`.
       run_folds: trains and scores folds.
       finish: writes the summary; called by the first process once all folds are done.
 
@@ -45,12 +45,12 @@ def share_folds(
     folder = workdir / FOLDER
     with watch_peers(folder, processes) as peers:
         if not processes.is_first:
-            job = start(peers.agree)
+            job = start(Team(agree=peers.agree))
             run_folds(job, _wait_for_folds(peers)[processes.index :: processes.count])
             return summarize(workdir)
         with occupied(workdir):
             remove_earlier(folder, processes)
-            job = start(peers.agree)
+            job = start(Team(agree=peers.agree))
             left = [fold for fold in job.wanted if not is_done(workdir, fold)]
             job.console.print(f"{len(left)} folds to do, dealt to {processes.count} processes")
             peers.tell({"folds": left})

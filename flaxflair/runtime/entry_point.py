@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from absl import logging
 from rich.console import Console
 
 from flaxflair.core.atomic_files import describe_error
 from flaxflair.core.records import InputError
+from flaxflair.runtime import processes
 from flaxflair.runtime.devices import require_device
 from flaxflair.runtime.signals import Interrupted
 from flaxflair.runtime.terminal import open_console, prepare_streams
@@ -52,9 +54,22 @@ def command(before: Callable[[], object] = lambda: None) -> Iterator[Console]:
         yield console
     except Interrupted as reason:
         console.print(f"interrupted: {reason}; the same command resumes from there")
-        sys.exit(128 + reason.number)
+        _exit(128 + reason.number)
     except KeyboardInterrupt:
         console.print("interrupted; the same command resumes from the last checkpoint")
-        sys.exit(130)
-    except (InputError, OSError) as error:
-        sys.exit(f"flaxflair: {describe_error(error)}")
+        _exit(130)
+    except Exception as error:
+        if loss := processes.describe_loss(error):
+            _exit(f"flaxflair: {loss}")
+        if not isinstance(error, InputError | OSError):
+            raise
+        _exit(f"flaxflair: {describe_error(error)}")
+
+
+def _exit(status: int | str) -> NoReturn:
+    """Exits like `sys.exit`; of several processes of one JAX program, without the others."""
+    if not processes.is_joined():
+        sys.exit(status)
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    processes.leave(1 if isinstance(status, str) else status)

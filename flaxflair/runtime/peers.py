@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 from flaxflair.core.atomic_files import write_json
 from flaxflair.runtime.processes import Processes
-from flaxflair.runtime.signals import Interrupted
+from flaxflair.runtime.signals import Agree, Interrupted, Wish
 
 BEAT_SECONDS = 1.0  # between two writes of a process
 LOST_SECONDS = 20.0  # without a new one, after which a process counts as dead
-START_SECONDS = 120.0  # without the first; a network file system may show new files late
+START_SECONDS = 600.0  # without the first: a process may first simulate the phantom
 POLL_SECONDS = 0.2
 _RESUME = "the same command resumes from the last checkpoints"
 
@@ -36,13 +36,12 @@ class Peers(NamedTuple):
     Attributes:
       tell: adds facts to those that this process tells; they reach the others within seconds.
       ask: index of a process -> the facts that it told last; empty before its first.
-      agree: number of a signal that this process received, or None -> number on which it acts: its
-        own, or that of another process.
+      agree: see `signals.Agree`: a signal to any process becomes the wish of all.
     """
 
     tell: Callable[[Facts], None]
     ask: Callable[[int], Facts]
-    agree: Callable[[int | None], int | None]
+    agree: Agree
 
 
 @contextmanager
@@ -70,12 +69,12 @@ def watch_peers(folder: Path, processes: Processes) -> Iterator[Peers]:
             mine.update(facts, beat=mine["beat"] + 1)
             write_json(_path(folder, processes, processes.index), mine)
 
-    def agree(number: int | None) -> int | None:
-        told = (facts.get("signal") for facts in list(heard.values()))
-        first = mine.get("signal") or number or next((signal for signal in told if signal), None)
-        if first and "signal" not in mine:
-            tell({"signal": first})
-        return first
+    def agree(wish: Wish) -> Wish:
+        told = [mine.get("signal"), wish.number, *(f.get("signal") for f in list(heard.values()))]
+        number = next((number for number in told if number), None)
+        if number and "signal" not in mine:
+            tell({"signal": number})
+        return Wish(wish.save, number)
 
     peers = Peers(tell, lambda index: heard.get(index, {}), agree)
     tell({})
@@ -109,7 +108,7 @@ def _watch(
     while not ended.wait(BEAT_SECONDS):
         with contextlib.suppress(OSError):  # a full disk ends the main thread
             peers.tell({})
-            peers.agree(None)
+            peers.agree(Wish(False, None))
         for index in others:
             facts = _read(_path(folder, processes, index))
             if facts and facts != heard.get(index):
@@ -140,9 +139,12 @@ def wait_for(
     Raises:
       Interrupted: this or another process received a signal.
     """
-    while not ready():
-        if number := peers.agree(signalled()):
+    while True:
+        # Asked first: a process that a signal has ended is no process that has done its work.
+        if number := peers.agree(Wish(False, signalled())).number:
             raise Interrupted(f"while waiting for {what}", number)
+        if ready():
+            return
         time.sleep(POLL_SECONDS)
 
 

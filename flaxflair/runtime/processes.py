@@ -8,22 +8,35 @@ what they compute.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 
 from flaxflair.core.records import InputError
 from flaxflair.runtime.devices import VARIABLE
+from flaxflair.runtime.error_filter import LOST, filter_errors, filtered_errors
+from flaxflair.runtime.signals import Wish
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 # Seconds without a sign of life after which JAX ends the other processes.
 HEARTBEAT_SECONDS = 20
 _START_SECONDS = 300  # that processes wait for each other at the start
+_LAST_SECONDS = 2.0
+_ABSENT = (
+    f"--distributed: the other processes have ended, or did not answer within {_START_SECONDS} s; "
+    f"start all of them, with the same {ADDRESS}"
+)
+# What the errors of collective operations say when another process is gone.
+_LOSS = re.compile("Gloo|NCCL|collective|coordination service|barrier|Socket closed", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,8 @@ def join(*, together: bool) -> Processes:
         process has its own devices afterwards, and JAX knows of no other process.
 
     Raises:
-      InputError: no other process is found, or they do not answer.
+      InputError: no other process is found. If they do not answer, JAX ends this process, after
+        one sentence.
     """
     import jax  # only after flags are parsed
 
@@ -71,13 +85,15 @@ def join(*, together: bool) -> Processes:
         # An index needs no accelerator, whose memory a first client would take.
         jax.config.update("jax_platforms", "cpu")
     try:
-        with _muted_output():  # Gloo prints a line in every process
+        # Gloo prints a line in every process.
+        with _muted_output(), filtered_errors(_ABSENT):
             count, index = read_environment()
             jax.distributed.initialize(
                 num_processes=count,
                 process_id=index,
                 initialization_timeout=_START_SECONDS,
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=HEARTBEAT_SECONDS,
             )
             processes = _greet(together)
             if not together:
@@ -88,6 +104,8 @@ def join(*, together: bool) -> Processes:
         jax.config.update("jax_platforms", os.environ.get(VARIABLE))
     if not processes.is_first:
         _discard_output()
+    if together:
+        filter_errors()
     return processes
 
 
@@ -111,6 +129,69 @@ def _read_number(variable: str) -> int | None:
     if text is not None and not (text.isascii() and text.isdigit()):
         raise InputError(f"{variable} is {text!r}; it must be a number")
     return None if text is None else int(text)
+
+
+def gather(value: Any) -> list[Any]:
+    """Returns the values that all processes of one JAX program pass, in the order of their index.
+
+    All of them must call it, and in the same order as their computations over all devices.
+
+    Args:
+      value: of numbers, texts, lists and dictionaries, as in JSON; floats are exchanged exactly.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([len(text)], np.int32)).ravel()
+    # Rounded up, so that few lengths are compiled.
+    padded = np.zeros(1 << int(max(lengths) - 1).bit_length(), np.uint8)
+    padded[: len(text)] = text
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    rows = rows.reshape(len(lengths), -1)
+    return [json.loads(bytes(row[:n])) for row, n in zip(rows, lengths, strict=True)]
+
+
+def agree(wish: Wish) -> Wish:
+    """See `signals.Agree`: every process gets what any of them wishes."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return wish
+    own = np.array([wish.save, wish.number or 0], np.int32)
+    save, number = np.asarray(multihost_utils.process_allgather(own)).reshape(-1, 2).max(axis=0)
+    return Wish(bool(save), int(number) or None)
+
+
+def describe_loss(error: Exception) -> str | None:
+    """Returns one sentence if an error says that another process of the program died; else None."""
+    causes = (error, error.__cause__)
+    texts = [str(each) for each in causes if isinstance(each, ValueError | RuntimeError)]
+    return LOST if is_joined() and any(map(_LOSS.search, texts)) else None
+
+
+def is_joined() -> bool:
+    """Whether this process is one of several of one JAX program."""
+    import jax
+
+    return jax.distributed.is_initialized()
+
+
+def leave(status: int) -> NoReturn:
+    """Ends a process of one JAX program before its end, without waiting for the others.
+
+    The first process ends last, since JAX ends the others at once when it does.
+    """
+    import jax
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(_LAST_SECONDS)
+    os._exit(status)
 
 
 def _greet(together: bool) -> Processes:

@@ -17,9 +17,9 @@ from flaxflair.core.atomic_files import WriteError
 
 
 class EventLog:
-    """`log.jsonl`: one JSON line per event, appended and flushed immediately."""
+    """`log.jsonl`: one JSON line per event, appended and flushed immediately; None for no log."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | None):
         self._path = path
 
     def write(self, event: str, **values: object) -> None:
@@ -28,6 +28,8 @@ class EventLog:
         Raises:
           WriteError: the disk is full or the file read-only; the line is not begun.
         """
+        if self._path is None:
+            return
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = (json.dumps({"time": stamp, "event": event, **values}) + "\n").encode()
         try:

@@ -12,12 +12,31 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType
+from typing import NamedTuple
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
-# Number of a signal that this process received, or None -> number on which it acts. Several
-# processes agree on one number; a single one acts on its own.
-Agree = Callable[[int | None], int | None]
+
+class Wish(NamedTuple):
+    """What a process wishes after a step of a training.
+
+    Attributes:
+      save: whether the state is saved.
+      number: number of a signal, after which the training ends; None for none.
+    """
+
+    save: bool
+    number: int | None
+
+
+# Wish of this process -> wish on which it acts. Processes that compute together must all wish after
+# the same step, and get the same answer.
+Agree = Callable[[Wish], Wish]
+
+
+def wish_alone(wish: Wish) -> Wish:
+    """Returns its argument: a process without others acts on its own wishes."""
+    return wish
 
 
 class Interrupted(Exception):

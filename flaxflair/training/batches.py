@@ -7,7 +7,7 @@ same draw. Independent of networks and files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from jax import lax
 from flaxflair.core.records import Array, InputError, Subject
 from flaxflair.imaging.normalization import Normalization, encode_flair, encode_images
 from flaxflair.imaging.tiling import draw_window, window_shape
+
+T = TypeVar("T")
 
 
 class Example(NamedTuple):
@@ -97,6 +99,40 @@ def make_example(subject: Subject, normalization: Normalization, region: str) ->
     )
 
 
+class Rows(NamedTuple):
+    """Rows of a mesh, each of which cuts its part of every batch from subjects of its own.
+
+    Row r of D has the examples r, r + D, r + 2D, ... of a fold, so that a batch does not depend on
+    which process holds which row.
+
+    Attributes:
+      held: rows of this process, ascending.
+      number: number of rows, D.
+      total: number of examples of all rows.
+    """
+
+    held: tuple[int, ...]
+    number: int
+    total: int
+
+
+def take_rows(items: Sequence[T], held: Sequence[int], count: int) -> list[T]:
+    """Returns the items of these rows of `count`, row by row, in the order that draws expect."""
+    return [item for row in held for item in items[row::count]]
+
+
+def count_steps(examples: int, *, windows: int, batch: int, rows: int = 1) -> int:
+    """Returns the steps in an epoch: until the longest row has shown all of its windows.
+
+    Args:
+      examples: number of training examples.
+      windows: windows of each in an epoch; 1 for whole volumes.
+      batch: examples per step.
+      rows: rows of the mesh, which divide the batch.
+    """
+    return -(-(-(-examples // rows) * windows) // (batch // rows))
+
+
 def make_draws(
     examples: Sequence[Example],
     *,
@@ -104,34 +140,33 @@ def make_draws(
     windows_per_subject: int,
     batch: int,
     address: Sequence[int],
+    rows: Rows | None = None,
 ) -> tuple[Callable[[int], Draw], int]:
     """Returns (step -> draw, steps per epoch).
 
-    An epoch contains every subject once, or `windows_per_subject` windows of it, in random order.
-    Order and windows depend only on the address and the step, not on earlier draws.
+    An epoch contains every subject once, or `windows_per_subject` windows of it, in random order; a
+    row of a mesh that has fewer subjects than another repeats some. Order and windows depend only
+    on the address and the step, not on earlier draws, nor on the number of processes.
 
     Args:
-      examples: training subjects.
+      examples: training subjects; with `rows`, those of this process, from `take_rows`.
       window: edge lengths; zeros for whole volumes.
       windows_per_subject: no effect on whole volumes.
-      batch: examples per step; the last step of an epoch is filled up from its start.
+      batch: examples per step, of all rows; the last step of an epoch is filled up from its start.
       address: seed of the random generator, such as (seed, fold).
+      rows: rows of the mesh that this process holds; None for a single row.
 
     Raises:
-      InputError: there is no example, or a batch would hold volumes of different shapes.
+      InputError: there is no example, or none for a row, or a batch would hold volumes of different
+        shapes.
     """
-    if not examples:
-        raise InputError("no subject to train on")
-    whole = not any(window)
-    shapes = {edges_of(example, window) for example in examples}
-    if batch > 1 and len(shapes) > 1:
-        raise InputError(
-            f"a batch of {batch} needs volumes of one shape and there are {len(shapes)}; "
-            "set config.train.batch to 1, or a window that fits into all of them"
-        )
-    shown = len(examples) * (1 if whole else windows_per_subject)
-    steps = -(-shown // batch)
-    centres = [None if whole else np.argwhere(example.region) for example in examples]
+    rows = rows or Rows((0,), 1, len(examples))
+    _expect_batches(examples, window, batch, rows)
+    windows = 1 if not any(window) else windows_per_subject
+    steps = count_steps(rows.total, windows=windows, batch=batch, rows=rows.number)
+    centres = [None if not any(window) else np.argwhere(example.region) for example in examples]
+    numbers = take_rows(range(rows.total), rows.held, rows.number)
+    part = batch // rows.number
 
     def start(index: int, rng: np.random.Generator) -> tuple[int, int, int]:
         inside = centres[index]
@@ -142,13 +177,46 @@ def make_draws(
 
     def draws(step: int) -> Draw:
         epoch, within = divmod(step, steps)
-        order = np.random.default_rng([*address, 0, epoch]).permutation(shown) % len(examples)
-        rng = np.random.default_rng([*address, 1, step])
-        index = [order[(within * batch + offset) % shown] for offset in range(batch)]
-        starts = [start(number, rng) for number in index]
+        index, starts = [], []
+        for row in rows.held:
+            stream = (row,) if rows.number > 1 else ()
+            own = len(range(row, rows.total, rows.number))
+            rng = np.random.default_rng([*address, 0, epoch, *stream])
+            order = numbers.index(row) + rng.permutation(own * windows) % own
+            chosen = [order[(within * part + offset) % len(order)] for offset in range(part)]
+            rng = np.random.default_rng([*address, 1, step, *stream])
+            index += chosen
+            starts += [start(number, rng) for number in chosen]
         return Draw(np.array(index, np.int32), np.array(starts, np.int32))
 
     return draws, steps
+
+
+def _expect_batches(
+    examples: Sequence[Example], window: tuple[int, int, int], batch: int, rows: Rows
+) -> None:
+    """Raises InputError if no batch can be made of the examples; see `make_draws`."""
+    if not examples:
+        raise InputError("no subject to train on")
+    if rows.total < rows.number:
+        raise InputError(
+            f"config.mesh.data is {rows.number} and a fold trains on {rows.total} sessions, of "
+            "which each part of a batch needs one; make it smaller"
+        )
+    expect_one_shape([edges_of(example, window) for example in examples], batch)
+
+
+def expect_one_shape(shapes: Sequence[tuple[int, int, int]], batch: int) -> None:
+    """Checks that the windows of a batch have one shape.
+
+    Raises:
+      InputError: they differ, and a batch holds several.
+    """
+    if batch > 1 and (number := len(set(shapes))) > 1:
+        raise InputError(
+            f"a batch of {batch} needs volumes of one shape and there are {number}; "
+            "set config.train.batch to 1, or a window that fits into all of them"
+        )
 
 
 def edges_of(example: Example, window: tuple[int, int, int]) -> tuple[int, int, int]:

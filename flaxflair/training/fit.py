@@ -22,10 +22,11 @@ from flaxflair.models import checkpoints
 from flaxflair.networks import Network
 from flaxflair.networks.network import Params
 from flaxflair.runtime.progress import EventLog, format_seconds, show_bar
-from flaxflair.runtime.signals import Interrupted
+from flaxflair.runtime.signals import Agree, Interrupted, Wish, wish_alone
 from flaxflair.training.batches import (
     Draw,
     Example,
+    Rows,
     cut_batch,
     edges_of,
     make_draws,
@@ -114,6 +115,7 @@ class Fold(NamedTuple):
       examples: training data.
       params: initial parameters.
       monitor: parameters -> monitored error, or None.
+      rows: rows of the mesh that the examples are of; None for a single row.
     """
 
     number: int
@@ -121,6 +123,7 @@ class Fold(NamedTuple):
     examples: Sequence[Example]
     params: Params
     monitor: Callable[[Params], float] | None
+    rows: Rows | None = None
 
 
 def fit_fold(
@@ -132,6 +135,7 @@ def fit_fold(
     console: Console,
     on_timed: Callable[[float, int], None],
     signalled: Callable[[], int | None],
+    agree: Agree = wish_alone,
 ) -> Params:
     """Fits one fold, from its last checkpoint if there is one, and returns the selected weights.
 
@@ -143,6 +147,7 @@ def fit_fold(
       console: output of progress.
       on_timed: called once with the seconds per step and the number of steps left.
       signalled: returns the number of a received signal, or None.
+      agree: agreement with other processes on saving and ending.
 
     Raises:
       InputError: the training has diverged; the checkpoint before is kept.
@@ -171,7 +176,8 @@ def fit_fold(
             if (seconds := timer.update(progress)) is not None:
                 event_log.write("timed", fold=fold.number, seconds_a_step=seconds)
                 on_timed(seconds, total - progress.step)
-            number, due = signalled(), time.monotonic() - saved > config.save_every_seconds
+            due = time.monotonic() - saved > config.save_every_seconds
+            due, number = agree(Wish(due, signalled()))
             if number or progress.finished or due:
                 _save(config, fold, state, event_log)
                 saved = time.monotonic()
@@ -188,6 +194,7 @@ def _make_draws(config: Config, fold: Fold) -> tuple[Callable[[int], Draw], int]
         windows_per_subject=config.train.windows_per_subject,
         batch=config.train.batch,
         address=(config.folds.seed, fold.number),
+        rows=fold.rows,
     )
 
 

@@ -37,6 +37,7 @@ BATCHED = jax.P(DATA)  # b ..., whole along x
 
 Build = Callable[[Convolution], Network]
 Tree = TypeVar("Tree")
+Item = TypeVar("Item")
 
 
 def make_mesh(data: int, space: int, devices: Sequence[Any] | None = None) -> Mesh:
@@ -62,14 +63,14 @@ def make_mesh(data: int, space: int, devices: Sequence[Any] | None = None) -> Me
 
 
 def process_share(
-    names: Sequence[str], process_index: int | None = None, process_count: int | None = None
-) -> list[str]:
+    names: Sequence[Item], process_index: int | None = None, process_count: int | None = None
+) -> list[Item]:
     """Returns the names that this process reads; every name is read by exactly one process.
 
     Shares differ by at most one name. All processes must pass the same names in the same order.
 
     Args:
-      names: names of the subjects.
+      names: names of the subjects, or their files.
       process_index: index of this process; None for JAX's.
       process_count: number of processes; None for JAX's. If the slabs of a volume are on several
         processes, all of which read it, pass the index and number of these groups instead.
@@ -246,10 +247,18 @@ def _convolution(mesh: Mesh, extent: int) -> Convolution:
     return conv3d if mesh.shape[SPACE] == 1 else halo_conv(SPACE, extent)
 
 
-def _local_rows(mesh: Mesh) -> int:
-    """Returns the number of mesh rows, along `data`, in which this process has a device."""
+def held_rows(mesh: Mesh) -> tuple[int, ...]:
+    """Returns the mesh rows, along `data`, in which this process has a device.
+
+    Where the slabs of a volume are on several processes, all of them hold its row, and read it.
+    """
     index = jax.process_index()
-    return sum(any(d.process_index == index for d in row) for row in mesh.devices)
+    rows = enumerate(mesh.devices)
+    return tuple(at for at, row in rows if any(d.process_index == index for d in row))
+
+
+def _local_rows(mesh: Mesh) -> int:
+    return len(held_rows(mesh))
 
 
 def _put(array: Array, mesh: Mesh) -> jax.Array:

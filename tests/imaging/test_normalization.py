@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,14 @@ from hypothesis.extra import numpy as hnp
 from flaxflair.core.records import InputError
 from flaxflair.imaging import normalization as norm
 from flaxflair.imaging.landmarks import LANDMARKS, match_landmarks
+from flaxflair.imaging.moments import measure, pool
 from flaxflair.imaging.tissue_levels import fit_tissue_levels, to_standard
+
+
+# A check of each subject's part: nothing but numbers may pass between processes.
+def through_text(parts):
+    return json.loads(json.dumps(list(parts.values())))
+
 
 PER_SESSION = tuple(method for method in norm.METHODS if method != "dataset")
 
@@ -38,16 +47,26 @@ def test_pooled_stats_are_those_of_all_voxels(offset: float):
     images = [
         rng.normal(offset, 3, (*shape, 2)) * [1, -2] for shape in ((5, 4, 3), (2, 9, 7), (1, 1, 1))
     ]
-    stats = norm.pooled_stats(iter(images))
+    mean, std = pool(map(measure, images))
     voxels = np.concatenate([image.reshape(-1, 2) for image in images])
-    np.testing.assert_allclose(stats.mean, voxels.mean(axis=0), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(stats.std, voxels.std(axis=0), rtol=1e-7)
+    np.testing.assert_allclose(mean, voxels.mean(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(std, voxels.std(axis=0), rtol=1e-7)
 
 
-def test_unusable_statistics_are_refused():
-    for images in ([], [np.ones((2, 2, 2, 1))], [np.full((2, 2, 2, 1), np.nan)]):
+def test_unusable_statistics_are_refused(make_subject):
+    with pytest.raises(ValueError, match="statistics"):
+        norm.fit([], "dataset")
+    for value in (1.0, np.nan):
+        subject = make_subject()
+        subject.flair[:] = value
         with pytest.raises(ValueError, match="statistics"):
-            norm.pooled_stats(images)
+            norm.fit([subject], "dataset")
+
+
+@pytest.mark.parametrize("method", norm.METHODS)
+def test_a_normalisation_is_fitted_to_numbers_of_each_subject(make_subject, method: str):
+    subjects = [make_subject(f"sub-0{number}") for number in range(1, 4)]
+    assert norm.fit(subjects, method, through_text) == norm.fit(subjects, method)
 
 
 def test_dataset_z_scores_have_zero_mean_and_unit_variance(make_subject):

@@ -15,7 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flaxflair.core.records import InputError
 from flaxflair.models.estimators import FittedNetwork
+from flaxflair.runtime.error_filter import LOST
+from flaxflair.runtime.processes import read_environment
 from tests.samples import load_fold
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +38,7 @@ TIMEOUT = 120
 # A dead process is noticed sooner than by default, and warnings of JAX are errors.
 PROGRAM = """
 from flaxflair.runtime import peers
-peers.LOST_SECONDS = 4.0
+peers.LOST_SECONDS = 3.0
 from flaxflair.main import start
 start()
 """
@@ -183,17 +186,102 @@ def test_a_killed_process_ends_the_other_and_the_same_command_ends_with_the_same
         np.testing.assert_array_equal(parameters(tmp_path, fold), parameters(alone, fold))
 
 
-@pytest.mark.parametrize("signalled", [0, 1])
 def test_a_signal_to_one_process_saves_the_folds_of_both(
-    environment, phantom: Path, tmp_path: Path, processes, signalled: int
+    environment, phantom: Path, tmp_path: Path, processes
 ):
     endless = ("--config.train.epochs=100000", SAVE_ALWAYS)
     processes += start_together(environment, 2, tmp_path, phantom, *endless)
     for name in ("log.jsonl", "log-1.jsonl"):
         wait_for_saves(tmp_path, name, processes)
-    processes[signalled].send_signal(signal.SIGTERM)
+    processes[1].send_signal(signal.SIGTERM)
     first, second = finish(processes)
     assert (first[0], second[0]) == (128 + signal.SIGTERM,) * 2
+    assert "interrupted: saved after step" in first[1]
+    assert first[2] + second[1] + second[2] == ""
+
+
+# --- one fold on all devices ---------------------------------------------------------------------
+
+TWO_PARTS = (
+    *("--config.train.batch=2", "--config.mesh.data=2", "--folds=1"),
+    *("--config.normalization.method=brain", "--config.normalization.statistics=all"),
+)
+MESHES = {2: TWO_PARTS, 4: (*TWO_PARTS, "--config.mesh.space=2")}
+
+
+def assert_same_run(workdir: Path, other: Path) -> None:
+    """Checks parameters to 1e-5 and scores of fold 1."""
+    difference = np.abs(parameters(workdir, 1) - parameters(other, 1))
+    assert difference.max() < 1e-5
+    for name, metrics in scores(other).items():
+        for metric, values in metrics.items():
+            assert scores(workdir)[name][metric]["mean"] == pytest.approx(values["mean"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def meshed(
+    environment: dict[str, str], phantom: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a run by one process of two devices."""
+    workdir = tmp_path_factory.mktemp("meshed")
+    count = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    started = start(environment | count, workdir, phantom, *MESHES[2])
+    ((status, _, errors),) = finish([started])
+    assert status == 0, errors
+    return workdir
+
+
+def assert_trained_alike(
+    environment: dict[str, str], count: int, workdir: Path, phantom: Path, reference: Path
+) -> list[Process]:
+    started = start_together(environment, count, workdir, phantom, *MESHES[count])
+    ended = finish(started)
+    assert [status for status, _, _ in ended] == [0] * count, ended
+    assert [output for _, output, _ in ended[1:]] == [""] * (count - 1)
+    assert_same_run(workdir, reference)
+    images = "derivative/sub-*/anat/*_FLAIR.nii.gz"
+    names = [[p.name for p in sorted(place.glob(images))] for place in (workdir, reference)]
+    assert names[0] == names[1] != []
+    return started
+
+
+def test_two_processes_of_a_device_train_as_one_process_of_two_devices(
+    environment, phantom: Path, meshed: Path, tmp_path: Path, processes
+):
+    processes += assert_trained_alike(environment, 2, tmp_path, phantom, meshed)
+
+
+def test_four_processes_train_in_slabs_as_one_process_of_whole_volumes(
+    environment, phantom: Path, meshed: Path, tmp_path: Path, processes
+):
+    processes += assert_trained_alike(environment, 4, tmp_path, phantom, meshed)
+
+
+def test_a_killed_process_of_a_mesh_ends_the_other_and_the_same_command_resumes(
+    environment, phantom: Path, meshed: Path, tmp_path: Path, processes
+):
+    flags = (*MESHES[2], SAVE_ALWAYS)
+    processes += start_together(environment, 2, tmp_path, phantom, *flags)
+    wait_for_saves(tmp_path, "log.jsonl", processes)
+    processes[1].kill()
+    first, _ = finish(processes)
+    assert first[0] not in (0, None)
+    assert first[2] == f"flaxflair: {LOST}\n"
+    processes += start_together(environment, 2, tmp_path, phantom, *flags)
+    assert [status for status, _, _ in finish(processes[2:])] == [0, 0]
+    assert any(event["event"] == "resumed" for event in events(tmp_path))
+    assert_same_run(tmp_path, meshed)
+
+
+def test_a_signal_to_one_process_of_a_mesh_saves_and_ends_all(
+    environment, phantom: Path, tmp_path: Path, processes
+):
+    endless = ("--config.train.epochs=100000", *MESHES[2], "--config.save_every_seconds=0.5")
+    processes += start_together(environment, 2, tmp_path, phantom, *endless)
+    wait_for_saves(tmp_path, "log.jsonl", processes)
+    processes[1].send_signal(signal.SIGTERM)
+    first, second = finish(processes)
+    assert (first[0], second[0]) == (128 + signal.SIGTERM,) * 2, first[2] + second[2]
     assert "interrupted: saved after step" in first[1]
     assert first[2] + second[1] + second[2] == ""
 
@@ -201,23 +289,44 @@ def test_a_signal_to_one_process_saves_the_folds_of_both(
 # --- refused -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("variables", "flags", "sentence"),
-    [
-        ({}, (), "the other processes are not found (coordinator_address should be defined)"),
-        ({"JAX_PROCESS_ID": "a"}, (), "JAX_PROCESS_ID is 'a'; it must be a number"),
-        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, (), "give 0 to 1"),
-    ],
-)
-def test_processes_that_cannot_be_joined_are_refused(
-    environment, phantom: Path, tmp_path: Path, processes, variables, flags, sentence: str
-):
+def refusal(environment: dict[str, str], *flags: str) -> str:
+    """Returns the one sentence with which the command ends."""
+    result = subprocess.run(
+        [sys.executable, "-m", "flaxflair.main", "--distributed", *flags],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("flaxflair: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_a_process_without_others_is_refused(environment, tmp_path: Path):
     workdir = tmp_path / "run"
-    flags = ("--distributed", *flags)
-    processes.append(start(environment | variables, workdir, phantom, *flags))
-    ((status, _, errors),) = finish(processes)
-    assert status == 1
-    assert errors.startswith("flaxflair: ")
-    assert sentence in errors
-    assert errors.count("\n") == 1
+    error = refusal(environment, FLAGS[0], f"--workdir={workdir}")
+    assert "the other processes are not found (coordinator_address should be defined)" in error
+    assert "set JAX_COORDINATOR_ADDRESS (HOST:PORT of the first process), JAX_NUM_PROC" in error
     assert not workdir.exists()
+
+
+def test_a_universal_model_is_refused_before_processes_are_joined(environment):
+    error = refusal(environment, "--config=configs/universal.py")
+    assert "a universal model is trained by one process; omit the flag" in error
+
+
+@pytest.mark.parametrize(
+    ("count", "index", "sentence"),
+    [(None, "a", "JAX_PROCESS_ID is 'a'; it must be a number"), ("2", "2", "give 0 to 1")],
+)
+def test_unusable_variables_are_refused(
+    monkeypatch: pytest.MonkeyPatch, count: str | None, index: str, sentence: str
+):
+    monkeypatch.setenv("JAX_PROCESS_ID", index)
+    if count is not None:
+        monkeypatch.setenv("JAX_NUM_PROCESSES", count)
+    with pytest.raises(InputError, match=sentence):
+        read_environment()

@@ -13,6 +13,7 @@ from flaxflair.imaging.normalization import fit
 from flaxflair.training.batches import (
     Batch,
     Example,
+    Rows,
     by_shape,
     cut_batch,
     edges_of,
@@ -20,6 +21,7 @@ from flaxflair.training.batches import (
     make_draws,
     make_example,
     stack_examples,
+    take_rows,
 )
 
 WHOLE = {"window": (0, 0, 0), "windows_per_subject": 1, "batch": 1}
@@ -169,3 +171,42 @@ def test_gather_batch_equals_cut_batch(window):
 def test_examples_of_different_shapes_cannot_be_stacked():
     with pytest.raises(InputError, match=r"one grid and there are 2; set config.train.call"):
         stack_examples([example_of(0), example_of(1, (6, 5, 9))])
+
+
+def rows_of(held: tuple[int, ...]) -> tuple[list[Example], Rows]:
+    """Returns the examples of these of two rows, and the rows."""
+    return take_rows(EXAMPLES, held, 2), Rows(held, 2, len(EXAMPLES))
+
+
+@pytest.mark.parametrize("window", [(0, 0, 0), (3, 2, 0)])
+def test_rows_of_a_mesh_draw_the_same_in_one_process_and_in_two(window):
+    make = partial(make_batches, window=window, windows_per_subject=2, batch=4, address=(7, 1))
+    both, steps = make(rows_of((0, 1))[0], rows=rows_of((0, 1))[1])
+    first, _ = make(rows_of((0,))[0], rows=rows_of((0,))[1])
+    second, _ = make(rows_of((1,))[0], rows=rows_of((1,))[1])
+    for step in range(2 * steps):
+        parts = first(step), second(step)
+        assert_same(Batch(*map(np.concatenate, zip(*parts, strict=True))), both(step))
+        assert {number % 2 for number in seen(parts[0])} == {0}
+        assert {number % 2 for number in seen(parts[1])} == {1}
+
+
+def test_epoch_of_rows_has_every_subject_of_the_longest_row_once():
+    examples, rows = rows_of((0,))
+    batches, steps = make_batches(examples, **{**WHOLE, "batch": 2}, address=(0, 0), rows=rows)
+    assert steps == 3
+    assert sorted(number for step in range(steps) for number in seen(batches(step))) == [0, 2, 4]
+
+
+def test_single_row_draws_as_no_rows():
+    plain, steps = make_batches(EXAMPLES, **WHOLE, address=(3, 1))
+    rowed, _ = make_batches(EXAMPLES, **WHOLE, address=(3, 1), rows=Rows((0,), 1, len(EXAMPLES)))
+    for step in range(steps):
+        assert_same(plain(step), rowed(step))
+
+
+def test_more_rows_than_subjects_are_refused():
+    with pytest.raises(InputError, match=r"config.mesh.data is 6 and a fold trains on 5 sessions"):
+        make_draws(
+            EXAMPLES, **{**WHOLE, "batch": 6}, address=(0, 0), rows=Rows(tuple(range(6)), 6, 5)
+        )
