@@ -99,12 +99,17 @@ class _Conditioned:
         weights, condition = params
         conditions = jnp.broadcast_to(condition, (images.shape[0], condition.shape[0]))
 
-        def one(images: jax.Array) -> jax.Array:
-            return jnp.stack(self.apply(weights, images, conditions), axis=-1)
+        def turn(mirrored: jax.Array, values: jax.Array) -> jax.Array:
+            return jax.lax.cond(mirrored, lambda v: v[:, ::-1], lambda v: v, values)
 
-        # One after the other, in the memory of one.
-        plain, mirrored = jax.lax.map(one, jnp.stack([images, images[:, ::-1]]))
-        return (plain + mirrored[:, ::-1]) / 2
+        # One after the other, in the memory of one; a gradient computes each once more.
+        @jax.checkpoint
+        def add(total: jax.Array, mirrored: jax.Array) -> tuple[jax.Array, None]:
+            out = jnp.stack(self.apply(weights, turn(mirrored, images), conditions), axis=-1)
+            return total + turn(mirrored, out) / 2, None
+
+        zero = jnp.zeros((*images.shape[:4], 2), jnp.float32)
+        return jax.lax.scan(add, zero, jnp.array([False, True]))[0]
 
 
 @dataclass(frozen=True)
