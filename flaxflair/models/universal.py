@@ -34,7 +34,7 @@ from flaxflair.imaging.standard import (
 from flaxflair.models.error_scale import ErrorScale
 from flaxflair.models.inference import predict_streamed
 from flaxflair.models.saliency import p3s_streamed
-from flaxflair.networks.conditional import build
+from flaxflair.networks.conditional import OUTPUTS, build
 from flaxflair.networks.network import ConditionalNetwork, Params
 
 WARNING = "Warning"  # key of `UniversalModel.about`
@@ -108,7 +108,7 @@ class _Conditioned:
             out = jnp.stack(self.apply(weights, turn(mirrored, images), conditions), axis=-1)
             return total + turn(mirrored, out) / 2, None
 
-        zero = jnp.zeros((*images.shape[:4], 2), jnp.float32)
+        zero = jnp.zeros((*images.shape[:4], OUTPUTS), jnp.float32)
         return jax.lax.scan(add, zero, jnp.array([False, True]))[0]
 
 

@@ -18,6 +18,7 @@ from flaxflair.runtime.progress import EventLog
 from flaxflair.runtime.signals import Agree, wish_alone
 from flaxflair.training.batches import count_steps, take_rows
 from flaxflair.training.folds import split
+from flaxflair.training.sharding import process_share
 
 Session = TypeVar("Session")
 
@@ -45,7 +46,7 @@ class Team:
 
     def share(self, sessions: Sequence[Session]) -> list[Session]:
         """Returns the sessions of those given that this process predicts and scores."""
-        return list(sessions[self.index :: self.count])
+        return process_share(sessions, self.index, self.count)
 
     def collect(self, parts: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
         """Returns the parts of all sessions in the order of their names.

@@ -17,6 +17,7 @@ from flaxflair.pipelines.summary import summarize
 from flaxflair.runtime.peers import Peers, remove_earlier, wait_for, watch_peers
 from flaxflair.runtime.processes import Processes
 from flaxflair.runtime.signals import deferred
+from flaxflair.training.sharding import process_share
 
 FOLDER = ".processes"  # in the folder of the run: what the processes tell each other
 
@@ -46,7 +47,8 @@ def share_folds(
     with watch_peers(folder, processes) as peers:
         if not processes.is_first:
             job = start(Team(agree=peers.agree))
-            run_folds(job, _wait_for_folds(peers)[processes.index :: processes.count])
+            left = _wait_for_folds(peers)
+            run_folds(job, process_share(left, processes.index, processes.count))
             return summarize(workdir)
         with occupied(workdir):
             remove_earlier(folder, processes)
@@ -54,7 +56,7 @@ def share_folds(
             left = [fold for fold in job.wanted if not is_done(workdir, fold)]
             job.console.print(f"{len(left)} folds to do, dealt to {processes.count} processes")
             peers.tell({"folds": left})
-            run_folds(job, left[:: processes.count])
+            run_folds(job, process_share(left, 0, processes.count))
             _wait_for_others(peers, processes)
             summary = finish(job)
     shutil.rmtree(folder, ignore_errors=True)

@@ -65,12 +65,12 @@ def make_mesh(data: int, space: int, devices: Sequence[Any] | None = None) -> Me
 def process_share(
     names: Sequence[Item], process_index: int | None = None, process_count: int | None = None
 ) -> list[Item]:
-    """Returns the names that this process reads; every name is read by exactly one process.
+    """Returns the items of this process; every item is that of exactly one process.
 
-    Shares differ by at most one name. All processes must pass the same names in the same order.
+    Shares differ by at most one item. All processes must pass the same items in the same order.
 
     Args:
-      names: names of the subjects, or their files.
+      names: names of subjects, their files, or folds.
       process_index: index of this process; None for JAX's.
       process_count: number of processes; None for JAX's. If the slabs of a volume are on several
         processes, all of which read it, pass the index and number of these groups instead.

@@ -17,7 +17,7 @@ DATA holds `open-ms-brain`, `mslesseg`, and what brains are simulated from. Part
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from flaxflair.simulation.generator.generator import sample
 from flaxflair.simulation.generator.ranges import LesionRanges, Ranges
 from flaxflair.simulation.generator.splines import apply_along, sampling_matrix
 from flaxflair.training.batches import make_example
+from tests.benchmarks.bench_lesions import load_patients
 from tests.benchmarks.bench_model import choose
 from tests.benchmarks.record import describe_run
 
@@ -62,16 +63,6 @@ SUBSETS = (INPUTS, *(tuple(n for n in INPUTS if n != left) for left in INPUTS), 
 SUBSETS = (*SUBSETS, ("T1",), ("T2",), ("PD",), ("DIR",), ("T1SE",))
 
 Rows = list[dict[str, Any]]
-
-
-def load_patients(data: Path, names: Sequence[str] | None) -> Iterator[tuple[str, Subject]]:
-    """Yields name and session of the prepared real patients, with T1 and T2 where there is one."""
-    for root in (data / "open-ms-brain", data / "mslesseg"):
-        for files in find_sessions(root, (), flair="needed"):
-            inputs = tuple(name for name in ("T1", "T2") if name in files.sequences)
-            name = files.participant.removeprefix("sub-")
-            if names is None or name in names:
-                yield name, load_subject(replace(files, inputs=inputs), None)
 
 
 def sample_at(subject: Subject, voxel: tuple[float, float, float]) -> Subject:
@@ -147,8 +138,7 @@ def measure_resolution(model: UniversalModel, data: Path, names: Sequence[str] |
 
 def _count(found: Array, known: Array, voxel_volume: float) -> int:
     """Returns the number of lesions above `SMALLEST` that touch none of the known ones."""
-    labels = np.empty(found.shape, np.int32)
-    ndimage.label(found, np.ones((3, 3, 3)), output=labels)
+    labels, _ = lesion_segmentation.label_components(found)
     volume = np.bincount(labels.ravel()) * voxel_volume
     false = volume > SMALLEST
     false[0] = False  # the background
@@ -198,8 +188,8 @@ def measure_halves(model: UniversalModel, data: Path, names: Sequence[str] | Non
     rows = []
     for name, subject in load_patients(data, names):
         lesion, brain = subject.masks.lesion, subject.masks.brain
-        if lesion is None or subject.flair is None:
-            continue
+        assert lesion is not None
+        assert subject.flair is not None
         t1 = subject.images[..., subject.sequences.index("T1")]
         size, volume = subject.geometry.voxel_size, float(np.prod(subject.geometry.voxel_size))
         middle = int(np.argwhere(brain)[:, 0].mean().round())

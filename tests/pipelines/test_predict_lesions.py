@@ -33,7 +33,7 @@ CONFIG = ConditionalConfig(widths=(4,), convolutions=1, fine=2)
 def model() -> UniversalModel:
     """A network that calls whole parts of the ball lesion."""
     network = make_network(CONFIG)
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(8)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         return rng.normal(0, 0.5, leaf.shape).astype(np.float32)
@@ -87,9 +87,7 @@ def test_files_of_a_session_lie_beside_its_flair(
     # The row's place is in the image, and in a lesion.
     x, y, z = (float(rows[0][axis]) for axis in ("x", "y", "z"))
     at = np.linalg.inv(probability.geometry.affine) @ (x, y, z, 1)
-    around = tuple(slice(max(n - 1, 0), n + 2) for n in np.round(at[:3]).astype(int))
-    # Interpolated from the grid of 1 mm to larger voxels, in which a lesion may be small.
-    assert probability.array[around].max() > 0.3
+    assert probability.array[tuple(np.round(at[:3]).astype(int))] > 0.3
 
 
 def test_a_data_set_is_resumed_by_whether_lesions_are_there(
